@@ -1,0 +1,42 @@
+# Every target is one command on a bare machine with Python >= 3.10 and make: it makes its own virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export TOKENIZERS_PARALLELISM := false
+# How long PyTorch's threads spin while they wait, before they sleep. By default they spin so long that one other busy
+# process makes small models ten times slower.
+export GOMP_SPINCOUNT := 10000
+
+.PHONY: help install demo test test-slow check format clean
+
+help: ## Show this help
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make the virtual environment and install the package with all it needs
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: install ## The main job on rendered videos: distil, fine-tune, test and use a small model (about 10 minutes, no GPU)
+	$(BIN)/python scripts/demo.py --output_dir demo_output
+
+test: install ## Run the tests (under 10 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+test-slow: install ## Run the slow tests too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow"
+
+check: install ## Lint, check the format and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and everything made
+	rm -rf $(VENV) demo_output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,265 @@
+"""Configuration of AMD models: encoder, pixel decoder, alignment modules and heads in one flat config.
+
+This file is self-contained on purpose: it travels with published checkpoints as Hub remote code.
+"""
+
+import difflib
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+# Left over by `PreTrainedConfig` and by `from_pretrained`; everything else unknown is a misspelt option.
+_ALLOWED_EXTRA_KEYS = {
+    "model_type",
+    "num_labels",
+    "auto_map",
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "torch_dtype",
+    "transformers_version",
+    "output_attentions",
+    "custom_pipelines",
+    "use_cache",
+}
+
+
+@strict
+class AMDConfig(PreTrainedConfig):
+    r"""Configuration of every `AMD...` model. Defaults are the paper's ViT-S student.
+
+    Args:
+        image_size (`int` or `list[int]`, *optional*, defaults to 224):
+            Height and width of a frame in pixels; a pair is (height, width).
+        patch_size (`int`, *optional*, defaults to 16): Side of a square patch in pixels.
+        num_frames (`int`, *optional*, defaults to 16): Frames in a clip.
+        tubelet_size (`int`, *optional*, defaults to 2): Frames in a patch.
+        num_channels (`int`, *optional*, defaults to 3): Channels of a frame.
+        hidden_size (`int`, *optional*, defaults to 384): Width of the encoder.
+        num_hidden_layers (`int`, *optional*, defaults to 12): Blocks of the encoder.
+        num_attention_heads (`int`, *optional*, defaults to 6): Heads of the encoder's attention.
+        intermediate_size (`int`, *optional*): Width of the encoder's MLP; 4 x `hidden_size` when not given.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Stochastic depth of the last encoder block; it grows linearly from 0 at the first.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-6): Epsilon of every LayerNorm.
+        use_final_norm (`bool`, *optional*, defaults to `True`):
+            Whether the encoder ends in a LayerNorm: pre-training and detection. Classifiers switch it off.
+        initializer_range (`float`, *optional*, defaults to 0.02): Deviation of the truncated normal initialisation.
+        decoder_hidden_size (`int`, *optional*, defaults to 192): Width of the pixel decoder.
+        decoder_num_hidden_layers (`int`, *optional*, defaults to 4): Blocks of the pixel decoder.
+        decoder_num_attention_heads (`int`, *optional*, defaults to 3): Heads of the pixel decoder.
+        teacher_hidden_size (`int`, *optional*):
+            Width of the teacher. `None` builds no alignment modules (plain masked-autoencoder pre-training).
+        generator_num_hidden_layers (`int`, *optional*, defaults to 2): Blocks of each generator.
+        generator_num_attention_heads (`int`, *optional*):
+            Heads of each generator; heads of size 64 when not given (paper, section 3.3).
+        student_direct_layers, teacher_direct_layers (`list[int]`, *optional*, default to [6, 12] and [12, 24]):
+            Layers compared on the tokens both models see. Layers count from 1.
+        student_generation_layers, teacher_generation_layers (`list[int]`, *optional*):
+            As above ([6, 12] and [12, 24]): layers compared on the tokens only the teacher sees.
+        mask_type (`"tube"` or `"random"`, *optional*, defaults to `"tube"`):
+            `"tube"` hides the same patches in every frame, `"random"` draws over all tokens.
+        student_mask_ratio (`float`, *optional*, defaults to 0.9): Share of the tokens hidden from the student.
+        teacher_mask_ratio (`float`, *optional*, defaults to 0.75): Share hidden from the teacher, of the student's.
+        norm_pix_loss (`bool`, *optional*, defaults to `True`):
+            Whether the reconstruction target is normalised patch by patch and channel by channel.
+        image_mean, image_std (`list[float]`, *optional*, default to ImageNet's):
+            Mean and deviation of the input, in units of [0, 1], one per channel.
+        head_dropout (`float`, *optional*, defaults to 0.0): Dropout in front of the classification head.
+        classifier_init_scale (`float`, *optional*, defaults to 0.001): Factor on the initial weights of that head.
+
+    Raises:
+        ValueError: For an unknown option, sizes that do not divide, layer lists that do not fit, or mask ratios
+            outside 0 <= teacher <= student < 1.
+
+    Example:
+
+    ```python
+    >>> from amd_hf import AMDConfig, AMDModel
+
+    >>> config = AMDConfig(hidden_size=768, num_attention_heads=12)  # ViT-B
+    >>> model = AMDModel(config)
+    ```"""
+
+    model_type = "amd"
+
+    image_size: int | list[int] | tuple[int, ...] = 224
+    patch_size: int = 16
+    num_frames: int = 16
+    tubelet_size: int = 2
+    num_channels: int = 3
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 6
+    intermediate_size: int | None = None
+    drop_path_rate: float | int = 0.0
+    layer_norm_eps: float = 1e-6
+    use_final_norm: bool = True
+    initializer_range: float = 0.02
+    decoder_hidden_size: int = 192
+    decoder_num_hidden_layers: int = 4
+    decoder_num_attention_heads: int = 3
+    teacher_hidden_size: int | None = None
+    generator_num_hidden_layers: int = 2
+    generator_num_attention_heads: int | None = None
+    student_direct_layers: list[int] | tuple[int, ...] = (6, 12)
+    student_generation_layers: list[int] | tuple[int, ...] = (6, 12)
+    teacher_direct_layers: list[int] | tuple[int, ...] = (12, 24)
+    teacher_generation_layers: list[int] | tuple[int, ...] = (12, 24)
+    mask_type: Literal["tube", "random"] = "tube"
+    student_mask_ratio: float | int = 0.9
+    teacher_mask_ratio: float | int = 0.75
+    norm_pix_loss: bool = True
+    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    head_dropout: float | int = 0.0
+    classifier_init_scale: float | int = 0.001
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._refuse_unknown_keys(kwargs)
+        for name in ("image_size", "image_mean", "image_std", *self._layer_list_names()):
+            value = getattr(self, name)
+            if isinstance(value, tuple):  # JSON has lists only: keep one type before and after saving
+                setattr(self, name, list(value))
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        # Checked here and not in `validate_...` methods, whose errors reach the user as another type than ValueError.
+        self._check_geometry()
+        self._check_widths()
+        self._check_layers()
+        self._check_masks()
+        super().__post_init__(**kwargs)
+
+    @staticmethod
+    def _layer_list_names() -> tuple[str, ...]:
+        return (
+            "student_direct_layers",
+            "student_generation_layers",
+            "teacher_direct_layers",
+            "teacher_generation_layers",
+        )
+
+    def _refuse_unknown_keys(self, kwargs: dict) -> None:
+        unknown = [key for key in kwargs if key not in _ALLOWED_EXTRA_KEYS]
+        if not unknown:
+            return
+        known = list(self.__dataclass_fields__)
+        hints = []
+        for key in unknown:
+            match = difflib.get_close_matches(key, known, n=1)
+            hints.append(f"`{key}`" + (f" (did you mean `{match[0]}`?)" if match else ""))
+        raise ValueError(f"AMDConfig got unknown option(s): {', '.join(hints)}.")
+
+    def _check_geometry(self) -> None:
+        for name in ("patch_size", "num_frames", "tubelet_size", "num_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if isinstance(self.image_size, list) and len(self.image_size) != 2:
+            raise ValueError(f"`image_size` must be one number or (height, width), got {self.image_size}.")
+        for size in self.image_height_width:
+            if size < 1 or size % self.patch_size:
+                raise ValueError(
+                    f"`image_size` {self.image_size} must be a multiple of `patch_size` {self.patch_size}."
+                )
+        if self.num_frames % self.tubelet_size:
+            raise ValueError(
+                f"`num_frames` {self.num_frames} must be a multiple of `tubelet_size` {self.tubelet_size}."
+            )
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != self.num_channels:
+                raise ValueError(
+                    f"`{name}` must have one number per channel: got {len(getattr(self, name))}"
+                    f" for `num_channels` {self.num_channels}."
+                )
+        if min(self.image_std) <= 0:
+            raise ValueError(f"`image_std` must be positive, got {self.image_std}.")
+
+    def _check_widths(self) -> None:
+        pairs = [("hidden_size", "num_attention_heads"), ("decoder_hidden_size", "decoder_num_attention_heads")]
+        for width_name, heads_name in pairs:
+            width, heads = getattr(self, width_name), getattr(self, heads_name)
+            if width < 2 or width % 2:
+                raise ValueError(f"`{width_name}` must be even and positive (sine-cosine positions), got {width}.")
+            if heads < 1 or width % heads:
+                raise ValueError(f"`{width_name}` {width} must be a multiple of `{heads_name}` {heads}.")
+        for name in ("num_hidden_layers", "intermediate_size", "teacher_hidden_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.teacher_hidden_size is not None and self.teacher_hidden_size % self.generator_heads:
+            raise ValueError(
+                f"`teacher_hidden_size` {self.teacher_hidden_size} must be a multiple of the generators' heads "
+                f"({self.generator_heads}); give `generator_num_attention_heads`."
+            )
+        if not 0 <= self.drop_path_rate < 1 or not 0 <= self.head_dropout < 1:
+            raise ValueError(
+                f"`drop_path_rate` {self.drop_path_rate} and `head_dropout` {self.head_dropout} must be in [0, 1)."
+            )
+
+    def _check_layers(self) -> None:
+        for name in self._layer_list_names():
+            layers = getattr(self, name)
+            if any(layer < 1 for layer in layers) or any(b <= a for a, b in zip(layers, layers[1:], strict=False)):
+                raise ValueError(f"`{name}` must count from 1 and be strictly increasing, got {layers}.")
+        for kind in ("direct", "generation"):
+            student, teacher = getattr(self, f"student_{kind}_layers"), getattr(self, f"teacher_{kind}_layers")
+            if len(student) != len(teacher):
+                raise ValueError(
+                    f"`student_{kind}_layers` {student} and `teacher_{kind}_layers` {teacher} must be equally long."
+                )
+            if self.teacher_hidden_size is not None and student and student[-1] > self.num_hidden_layers:
+                raise ValueError(
+                    f"`student_{kind}_layers` {student} go beyond `num_hidden_layers` {self.num_hidden_layers}."
+                )
+
+    def _check_masks(self) -> None:
+        if not 0 <= self.teacher_mask_ratio <= self.student_mask_ratio < 1:
+            raise ValueError(
+                "Mask ratios must satisfy 0 <= `teacher_mask_ratio` <= `student_mask_ratio` < 1 (the teacher sees "
+                f"more than the student), got teacher {self.teacher_mask_ratio} and student {self.student_mask_ratio}."
+            )
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        return self.image_size[0], self.image_size[1]
+
+    @property
+    def grid_size(self) -> tuple[int, int, int]:
+        """Tokens along time, rows and columns."""
+        height, width = self.image_height_width
+        return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens of a clip."""
+        time, rows, columns = self.grid_size
+        return time * rows * columns
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in a patch, flattened as (frame, row, column, channel)."""
+        return self.tubelet_size * self.patch_size**2 * self.num_channels
+
+    @property
+    def generator_heads(self) -> int:
+        """Attention heads of each generator."""
+        if self.generator_num_attention_heads is not None:
+            return self.generator_num_attention_heads
+        return max(1, (self.teacher_hidden_size or 64) // 64)
+
+    def num_masked_patches(self, ratio: float) -> int:
+        """Tokens that a mask of this ratio hides in a clip (`mask_type` decides what is rounded)."""
+        time, rows, columns = self.grid_size
+        if self.mask_type == "tube":
+            return int(ratio * rows * columns) * time
+        return int(ratio * self.num_patches)
+
+
+__all__ = ["AMDConfig"]

@@ -1,0 +1,380 @@
+"""Official checkpoints to this package's models and back, every tensor accounted for.
+
+Reads pre-training and classification checkpoints of AMD, VideoMAE and VideoMAEv2, and folders of Transformers'
+`videomae`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers.utils import logging
+
+from .checkpoint_files import Checkpoint, read_checkpoint
+from .checkpoint_geometry import config_from_tensors
+from .checkpoint_keys import (
+    PATCH_EMBEDDING,
+    is_videomae,
+    rename,
+    rename_back,
+    to_convolution_embedding,
+    to_linear_embedding,
+    videomae_to_official,
+)
+from .configuration_amd import AMDConfig
+from .modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDPreTrainedModel, sincos_position_table
+
+
+logger = logging.get_logger(__name__)
+
+_MODELS: dict[str, type[AMDPreTrainedModel]] = {
+    "pretraining": AMDForPreTraining,
+    "classification": AMDForVideoClassification,
+}
+_DROPPED_NAMES = (
+    (r"generators\.\d+\.norm\.(weight|bias)", "in every official file, used and trained by nothing"),
+    (r".*attn\.k_bias", "a key bias adds the same number to all scores of a query: the softmax ignores it"),
+    (r"norm\.(weight|bias)", "a classifier takes the encoder without its final norm"),
+    (r"(encoder\.|decoder\.)?pos_embed", "the fixed sine-cosine table, which is computed"),
+)
+_NEW_AROUND_AN_ENCODER = ((r"(?!amd\.).+", "the checkpoint holds an encoder alone"),)
+_NEW_NAMES = ((r"alignment\.generators\.\d+\.mask_token", "the released code never saves it"),)
+
+
+@dataclass
+class ConversionReport:
+    """What became of each tensor, and where each size comes from.
+
+    Args:
+        source, wrapper, prefixes: Where the tensors were found.
+        task (`str`): `"pretraining"` or `"classification"`.
+        sizes (`dict[str, str]`): Config option -> "value (read from the tensors | looked up by width | given | ...)".
+        used (`dict[str, str]`): Official name -> our name.
+        dropped, new (`dict[str, str]`): Official name -> reason; our name -> reason.
+        ignored_entries (`list[str]`): Other entries of the file, such as the optimizer.
+    """
+
+    source: str
+    task: str
+    wrapper: str | None = None
+    prefixes: list[str] = field(default_factory=list)
+    sizes: dict[str, str] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    new: dict[str, str] = field(default_factory=dict)
+    ignored_entries: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        where = f" under `{self.wrapper}`" if self.wrapper else ""
+        prefixes = f", prefixes taken off: {' '.join(self.prefixes)}" if self.prefixes else ""
+        lines = [f"{self.source}: {self.task} checkpoint{where}{prefixes}", "sizes:"]
+        lines += [f"  {name} = {origin}" for name, origin in self.sizes.items()]
+        lines.append(f"tensors used: {len(self.used)}")
+        for title, entries in (("dropped", self.dropped), ("newly initialised", self.new)):
+            lines.append(f"tensors {title}: {len(entries)}")
+            lines += [f"  {name}: {reason}" for name, reason in entries.items()]
+        if self.ignored_entries:
+            lines.append(f"other entries of the file, not read: {', '.join(self.ignored_entries)}")
+        return "\n".join(lines)
+
+
+def convert_checkpoint(
+    source: str | Path | Mapping[str, Any] | Checkpoint,
+    config: AMDConfig | None = None,
+    task: str | None = None,
+    projection_by_position: bool = False,
+    **config_overrides: Any,
+) -> AMDPreTrainedModel:
+    """Converts a checkpoint to one of this package's models.
+
+    Args:
+        source (`str`, `Path` or `Mapping`):
+            An official `.pth`, a state dict with official names, or a folder of a Transformers `videomae` model (or
+            what [`read_source`] made of one).
+        config ([`AMDConfig`], *optional*): The whole config; by default it is read from the tensors.
+        task (`"pretraining"` or `"classification"`, *optional*):
+            Where the keys leave it open (an encoder alone), what to build around it, newly initialised.
+        projection_by_position (`bool`, *optional*, defaults to `False`):
+            The released code picks projections by their position in the layer lists. Where one of them would so serve
+            two student layers, copy it to both.
+        **config_overrides: Options of [`AMDConfig`] that the tensors do not tell, or that should differ.
+
+    Returns:
+        [`AMDForPreTraining`] or [`AMDForVideoClassification`] in eval mode, with the [`ConversionReport`] as
+        `conversion_report`.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `source`.
+        ValueError: If the file is unsafe or no checkpoint, a tensor has no place, is missing, has the wrong shape or
+            is not finite, or a size is neither told by the tensors nor given.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else read_source(source)
+    told = told_task(checkpoint)
+    task = _choose_task(checkpoint, told, task)
+    if task == "pretraining" and not any(key.startswith("encoder.") for key in checkpoint.tensors):
+        checkpoint.tensors = {f"encoder.{key}": tensor for key, tensor in checkpoint.tensors.items()}
+    config, sizes = config_from_tensors(checkpoint, task, config, config_overrides)
+    report = ConversionReport(
+        checkpoint.source, task, checkpoint.wrapper, checkpoint.prefixes, sizes, ignored_entries=checkpoint.left_out
+    )
+    state_dict = _rename_all(checkpoint, task, config, report)
+    if task == "pretraining" and config.teacher_hidden_size is not None:
+        state_dict = _place_by_layer(state_dict, config, projection_by_position)
+    model = _load(_MODELS[task], config, state_dict, report, _NEW_NAMES if told else _NEW_AROUND_AN_ENCODER)
+    model.conversion_report = report
+    logger.info(str(report))
+    return model
+
+
+def export_checkpoint(
+    model: AMDForPreTraining | AMDForVideoClassification, include_generator_mask_tokens: bool = False
+) -> dict[str, torch.Tensor]:
+    """The official state dict of a model: the reverse of [`convert_checkpoint`], bit for bit.
+
+    Args:
+        model ([`AMDForPreTraining`] or [`AMDForVideoClassification`]): What to export.
+        include_generator_mask_tokens (`bool`, *optional*, defaults to `False`):
+            They have no official name. Left out (and logged) unless asked for, as `generator_mask_tokens.{i}`.
+
+    Raises:
+        TypeError: For another kind of model.
+        ValueError: If direct and generation alignment start with different student layers: the official layout has no
+            place for their projections.
+    """
+    task = next((task for task, kind in _MODELS.items() if isinstance(model, kind)), None)
+    if task is None:
+        raise TypeError(f"Only {', '.join(kind.__name__ for kind in _MODELS.values())} have an official layout.")
+    config = model.config
+    positions = _positions_for_export(config) if task == "pretraining" else {}
+    official: dict[str, torch.Tensor] = {}
+    left_out = []
+    for key, tensor in model.state_dict().items():
+        key = re.sub(r"^(alignment\.\w+\.)(\d+)", lambda m: m[1] + str(positions[int(m[2])]), key)
+        official_key = rename_back(key, task)
+        if official_key.startswith("generator_mask_tokens.") and not include_generator_mask_tokens:
+            left_out.append(official_key)
+            continue
+        if key == PATCH_EMBEDDING:
+            tensor = to_convolution_embedding(tensor, config.num_channels, config.tubelet_size, config.patch_size)
+        official[official_key] = tensor
+    for position in range(len(config.student_generation_layers) if positions else 0):
+        width = config.teacher_hidden_size  # unused there, but every official file has them
+        official[f"generators.{position}.norm.weight"] = torch.ones(width, dtype=model.dtype)
+        official[f"generators.{position}.norm.bias"] = torch.zeros(width, dtype=model.dtype)
+    if left_out:
+        logger.warning(f"Left out of the export, as they have no official name: {', '.join(left_out)}.")
+    return official
+
+
+def _read_videomae_folder(folder: Path) -> Checkpoint:
+    """Tensors of a `videomae` folder, read from the files: some releases lose biases when they load the model."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: it is no folder of a Transformers model.")
+    settings = json.loads((folder / "config.json").read_text())
+    if settings.get("model_type") != "videomae":
+        raise ValueError(
+            f"{folder} holds a `{settings.get('model_type')}` model; only `videomae` folders are converted "
+            "(`amd` folders load with `from_pretrained`)."
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
+        tensors |= load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path).tensors
+    if not tensors:
+        raise FileNotFoundError(f"{folder} has neither *.safetensors nor pytorch_model*.bin.")
+    checkpoint = read_checkpoint(tensors)
+    checkpoint.source = str(folder)
+    checkpoint.run_arguments = {**settings, **_read_statistics(folder)}
+    return checkpoint
+
+
+def _read_statistics(folder: Path) -> dict[str, list[float]]:
+    """Mean and deviation of a `videomae` folder's input, if it has a file of its preprocessor."""
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        if (folder / name).is_file():
+            settings = json.loads((folder / name).read_text())
+            return {key: settings[key] for key in ("image_mean", "image_std") if key in settings}
+    return {}
+
+
+def read_source(source: str | Path | Mapping[str, Any]) -> Checkpoint:
+    """Reads a checkpoint for [`convert_checkpoint`]: tensors under official names, whatever the layout.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `source`.
+        ValueError: As for [`convert_checkpoint`].
+    """
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        checkpoint = _read_videomae_folder(Path(source))
+    else:
+        checkpoint = read_checkpoint(source)
+    if is_videomae(checkpoint.tensors):
+        checkpoint.tensors = videomae_to_official(checkpoint.tensors)
+        # A state dict alone says nothing of the epsilon; that of all `videomae` models differs from the official 1e-6.
+        checkpoint.run_arguments = {"model_type": "videomae", "layer_norm_eps": 1e-12, **checkpoint.run_arguments}
+    return checkpoint
+
+
+def told_task(checkpoint: Checkpoint) -> str | None:
+    """What the keys say the checkpoint is, or `None` for an encoder alone."""
+    if any(key.startswith(("decoder.", "encoder_to_decoder.")) for key in checkpoint.tensors):
+        return "pretraining"
+    return "classification" if "head.weight" in checkpoint.tensors else None
+
+
+def _choose_task(checkpoint: Checkpoint, told: str | None, asked: str | None) -> str:
+    if asked is not None and asked not in _MODELS:
+        raise ValueError(f"`task` must be one of {', '.join(_MODELS)}, got {asked!r}.")
+    if told is None and asked is None:
+        raise ValueError(
+            f"{checkpoint.source} holds an encoder alone: say what to build with `task` ({', '.join(_MODELS)})."
+        )
+    if told is not None and asked not in (None, told):
+        raise ValueError(f"{checkpoint.source} is a {told} checkpoint, but `task` is {asked!r}.")
+    return told or str(asked)
+
+
+def _rename_all(
+    checkpoint: Checkpoint, task: str, config: AMDConfig, report: ConversionReport
+) -> dict[str, torch.Tensor]:
+    """Tensors under our names; what has none must be on the list of those that are dropped."""
+    state_dict: dict[str, torch.Tensor] = {}
+    unknown = []
+    for key, tensor in checkpoint.tensors.items():
+        if reason := next((reason for pattern, reason in _DROPPED_NAMES if re.fullmatch(pattern, key)), None):
+            report.dropped[key] = reason + _unusual_values(key, tensor, config)
+        elif ours := rename(key, task):
+            # Copies: the source may be the caller's, or a memory-mapped file that is overwritten later.
+            state_dict[ours] = to_linear_embedding(tensor) if ours == PATCH_EMBEDDING else tensor.clone()
+            report.used[key] = ours
+        else:
+            unknown.append(key)
+    if unknown:
+        raise ValueError(
+            f"{report.source}: no place for {len(unknown)} tensor(s) of a {task} checkpoint: "
+            f"{', '.join(unknown[:10])}."
+        )
+    return state_dict
+
+
+def _unusual_values(key: str, tensor: torch.Tensor, config: AMDConfig) -> str:
+    """Says so where a dropped tensor is not what it is dropped for; raises where that changes the model."""
+    if re.fullmatch(r"generators\.\d+\.norm\.(weight|bias)", key):
+        expected = 1.0 if key.endswith("weight") else 0.0
+        return "" if bool((tensor == expected).all()) else f" (here not {expected:g} everywhere)"
+    if key.endswith("pos_embed"):
+        table = tensor.view(-1, tensor.shape[-1])
+        if table.shape[0] != config.num_patches:
+            raise ValueError(
+                f"`{key}` has {table.shape[0]} positions, but the config's clip has {config.num_patches} tokens: "
+                "give `num_frames` and `image_size`."
+            )
+        if not torch.allclose(table.float(), sincos_position_table(*table.shape), atol=1e-5):
+            raise ValueError(f"`{key}` is not the fixed 1-D sine-cosine table: a learned table is not supported.")
+    return ""
+
+
+def _place_by_layer(
+    state_dict: dict[str, torch.Tensor], config: AMDConfig, projection_by_position: bool
+) -> dict[str, torch.Tensor]:
+    """Moves projections and generators from their position in the layer lists to their student layer."""
+    owners = _projection_owners(config, projection_by_position)
+    placed: dict[str, torch.Tensor] = {}
+    for key, tensor in state_dict.items():
+        match = re.match(r"alignment\.(projections|generators)\.(\d+)\.(.+)", key)
+        if match is None:
+            placed[key] = tensor
+            continue
+        position = int(match[2])
+        layers = (
+            owners.get(position, []) if match[1] == "projections" else config.student_generation_layers[position:][:1]
+        )
+        if not layers:
+            raise ValueError(
+                f"The checkpoint has {match[1]} for layer number {position + 1}, but the config aligns fewer layers: "
+                "give `student_direct_layers`, `student_generation_layers` and the teacher's."
+            )
+        # One that serves several layers is copied: from here on each layer's projection is trained for itself.
+        for layer in layers:
+            placed[f"alignment.{match[1]}.{layer}.{match[3]}"] = tensor.clone() if len(layers) > 1 else tensor
+    return placed
+
+
+def _projection_owners(config: AMDConfig, projection_by_position: bool) -> dict[int, list[int]]:
+    """Position of a projection -> the student layers that it serves in the released code."""
+    owners: dict[int, list[int]] = {}
+    for layers in (config.student_direct_layers, config.student_generation_layers):
+        for position, layer in enumerate(layers):
+            if layer not in owners.setdefault(position, []):
+                owners[position].append(layer)
+    shared = {position: layers for position, layers in owners.items() if len(layers) > 1}
+    if shared and not projection_by_position:
+        raise ValueError(
+            "The released code picks projections by position, so with these layer lists one projection serves several "
+            f"student layers ({', '.join(map(str, shared.values()))}), which this package keeps apart. Pass "
+            "`projection_by_position=True` to copy it to each of them."
+        )
+    served = [layer for layers in owners.values() for layer in layers]
+    if twice := sorted({layer for layer in served if served.count(layer) > 1}):
+        raise ValueError(
+            f"Student layer(s) {twice} would need two projections: these layer lists cannot be converted."
+        )
+    return owners
+
+
+def _positions_for_export(config: AMDConfig) -> dict[int, int]:
+    if config.teacher_hidden_size is None:
+        return {}
+    shorter, longer = sorted([config.student_direct_layers, config.student_generation_layers], key=len)
+    if longer[: len(shorter)] != shorter:
+        raise ValueError(
+            "The official layout has one projection per position, so direct and generation alignment must start with "
+            f"the same student layers; they use {config.student_direct_layers} and {config.student_generation_layers}."
+        )
+    return {layer: position for position, layer in enumerate(longer)}
+
+
+def _load(
+    model_class: type[AMDPreTrainedModel],
+    config: AMDConfig,
+    state_dict: dict[str, torch.Tensor],
+    report: ConversionReport,
+    new_names: tuple[tuple[str, str], ...],
+) -> AMDPreTrainedModel:
+    _check_shapes(model_class, config, state_dict, report, new_names)
+    model, info = model_class.from_pretrained(None, config=config, state_dict=state_dict, output_loading_info=True)
+    for key in sorted(info["missing_keys"]):
+        report.new[key] = next(reason for pattern, reason in new_names if re.fullmatch(pattern, key))
+    return model.eval()
+
+
+def _check_shapes(
+    model_class: type[AMDPreTrainedModel],
+    config: AMDConfig,
+    state_dict: dict[str, torch.Tensor],
+    report: ConversionReport,
+    new_names: tuple[tuple[str, str], ...],
+) -> None:
+    """Every tensor of the model is there in its shape, but for those that official files never hold."""
+    with torch.device("meta"):
+        expected = {key: tuple(tensor.shape) for key, tensor in model_class(config).state_dict().items()}
+    official = {ours: theirs for theirs, ours in report.used.items()}
+    faults = [
+        f"{key} is missing"
+        for key in expected.keys() - state_dict.keys()
+        if not any(re.fullmatch(pattern, key) for pattern, _ in new_names)
+    ]
+    faults += [f"{official.get(key, key)} has no place in this model" for key in state_dict.keys() - expected.keys()]
+    faults += [
+        f"{official.get(key, key)} has shape {tuple(tensor.shape)}, {expected[key]} needed"
+        for key, tensor in state_dict.items()
+        if key in expected and tuple(tensor.shape) != expected[key]
+    ]
+    if faults:
+        raise ValueError(f"{report.source} does not fit: {'; '.join(sorted(faults)[:10])}.")

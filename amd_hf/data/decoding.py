@@ -1,0 +1,155 @@
+"""Decoders behind one protocol: indices in, uint8 RGB frames out, and one exception for a video that cannot be read.
+
+    open_video(row["video"]) -> VideoReader -> .frames([0, 4, 8]) -> uint8 (3, H, W, 3)
+
+Open a reader in the process that uses it: a decord reader opened before a fork hangs in the child.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from .video_readers import ArrayReader, FrameFolderReader, available_decoders, reader_class
+from .video_source import VideoReadError, VideoSource
+
+
+logger = logging.getLogger(__name__)
+
+MAX_DECODED_BYTES = 2 * 1024**3
+"""Most bytes of RGB frames that one call of `VideoReader.frames` may take (2 GiB: 16 x 4 frames of 4K fit)."""
+
+
+class VideoReader(Protocol):
+    """What every decoder offers. A context manager: leaving it frees the decoder's memory and threads."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read frames by index, in the order and with the repeats given.
+
+        Args:
+            indices (sequence of `int`): frame numbers, 0 <= index < `len(reader)`.
+
+        Returns:
+            `np.ndarray` of shape (n, H, W, 3), uint8, RGB.
+
+        Raises:
+            IndexError: an index lies outside the video.
+            VideoReadError: the frames cannot be decoded or would take too much memory.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> VideoReader: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def open_video(
+    source: Any,
+    decoder: str | None = None,
+    num_threads: int = 1,
+    *,
+    video_id: str | None = None,
+    cache: DecodedVideoCache | None = None,
+    max_decoded_bytes: int = MAX_DECODED_BYTES,
+) -> VideoReader:
+    """Open a video for reading frames by index.
+
+    Args:
+        source: a row's `video` value (`{"path", "bytes"}` or `{"frames": [paths]}`), a path, or the bytes of a file.
+        decoder (`str`, *optional*): `decord` or `pyav`; by default the first of them that is installed. Image files
+            (`frames`) need none.
+        num_threads (`int`, defaults to 1): decoder threads; 0 lets the decoder choose. More than 1 oversubscribes the
+            machine when the workers of a data loader decode.
+        video_id (`str`, *optional*): named in errors.
+        cache (`DecodedVideoCache`, *optional*): where whole decoded videos are kept and looked for.
+        max_decoded_bytes (`int`): most bytes that one call of `frames` may take.
+
+    Returns:
+        A `VideoReader`, to be used in a `with` block.
+
+    Raises:
+        VideoReadError: the file is missing, empty or no video.
+        ValueError: an unknown `decoder`, or a `source` that names no video.
+        ImportError: the decoder, or every decoder, is not installed.
+    """
+    parsed = VideoSource.parse(source)
+    if cache is not None and (kept := cache.get(parsed)) is not None:
+        return ArrayReader(kept, parsed)
+    parsed.check_exists(video_id)
+    if parsed.frame_paths is not None:
+        reader: VideoReader = FrameFolderReader(parsed, video_id, max_decoded_bytes)
+    else:
+        reader = reader_class(decoder)(parsed, video_id, max_decoded_bytes, num_threads)
+    return reader if cache is None else cache.keep(parsed, reader)
+
+
+class DecodedVideoCache:
+    """Whole decoded videos in memory, so that a small data set is decoded once per process, not once per epoch.
+
+    Each process of a data loader fills a cache of its own (use `persistent_workers`), so `max_bytes` counts once per
+    worker. Pickling hands over the bound, not the videos.
+
+    Args:
+        max_bytes (`int`): bound on the bytes of all videos kept. The first video that would exceed it ends the
+            caching: those in memory stay, others are decoded each time.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise ValueError(f"`max_bytes` must be at least 1, not {max_bytes}.")
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self.is_full = False
+        self._videos: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"max_bytes": self.max_bytes, "num_bytes": 0, "is_full": False, "_videos": {}}
+
+    def get(self, source: VideoSource) -> np.ndarray | None:
+        """Return the frames of `source`, uint8 (n, H, W, 3), or None where they are not kept."""
+        return None if source.path is None else self._videos.get(source.path)
+
+    def keep(self, source: VideoSource, reader: VideoReader) -> VideoReader:
+        """Decode all of `reader` into the cache where it fits, and return the reader to use from now on."""
+        if self.is_full or source.path is None:
+            return reader
+        num_bytes = len(reader) * reader.height * reader.width * 3
+        if self.num_bytes + num_bytes > self.max_bytes:
+            self.is_full = True
+            logger.warning(
+                "The cache of decoded videos is full: %d videos take %d of %d bytes, %s would add %d. Further videos "
+                "are decoded each time they are used; raise `max_bytes` to keep them.",
+                len(self), self.num_bytes, self.max_bytes, source, num_bytes,
+            )  # fmt: skip
+            return reader
+        with reader:
+            frames = reader.frames(range(len(reader)))
+        self._videos[source.path] = frames
+        self.num_bytes += frames.nbytes
+        return ArrayReader(frames, source)
+
+
+__all__ = [
+    "MAX_DECODED_BYTES",
+    "DecodedVideoCache",
+    "VideoReadError",
+    "VideoReader",
+    "available_decoders",
+    "open_video",
+]

@@ -1,0 +1,1 @@
+"""One module per data set layout; each yields the same `VideoRows` (see `rows`)."""

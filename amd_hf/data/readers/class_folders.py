@@ -1,0 +1,106 @@
+"""Class folders: `root/<class>/x.mp4` or `root/<split>/<class>/x.mp4`; a flat folder of videos has no labels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .rows import VIDEO_SUFFIXES, VideoRows, is_video_file
+
+
+SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+
+
+def read_class_folders(root: Path, split: str | None = None) -> VideoRows:
+    """List the videos of a folder, labelled by the names of its class folders in sorted order.
+
+    A split counts the classes of its sibling splits too, so that a label means the same in each of them.
+
+    Args:
+        root (`Path`): the data set's folder. A `video_id` is a path relative to it, with forward slashes.
+        split (`str`, *optional*): sub-folder of `root` to read.
+
+    Returns:
+        `VideoRows` in sorted order.
+
+    Raises:
+        FileNotFoundError: `root` or its split does not exist.
+        ValueError: no video where one is looked for, or a layout that can be read in two ways.
+    """
+    folder = _find_folder(root, split)
+    files = _video_names(folder)
+    class_names = _class_names(folder)
+    if files and class_names:
+        raise ValueError(
+            f"{folder} holds videos ({files[0]}, ...) and folders of videos ({class_names[0]}, ...): it is unclear "
+            "whether the videos have labels. Move the loose videos into a class folder, or all videos into one folder."
+        )
+    if files:
+        return _rows(root, [folder / name for name in files])
+    if not class_names:
+        raise ValueError(_no_video_message(folder, split))
+    if split is None and set(class_names) <= set(SPLIT_NAMES):
+        raise ValueError(
+            f"The folders of {root} are splits, not classes: {', '.join(class_names)}. Choose one with `split`."
+        )
+    label_names = sorted(set(class_names).union(*map(_class_names, _sibling_splits(root, split))))
+    paths = [folder / class_name / name for class_name in class_names for name in _video_names(folder / class_name)]
+    return _rows(root, paths, label_names)
+
+
+def _rows(root: Path, paths: list[Path], label_names: list[str] | None = None) -> VideoRows:
+    labels = None
+    if label_names is not None:
+        label_of = {name: label for label, name in enumerate(label_names)}
+        labels = [label_of[path.parent.name] for path in paths]
+    video_ids = [path.relative_to(root).as_posix() for path in paths]
+    return VideoRows([os.path.abspath(path) for path in paths], video_ids, labels, label_names)
+
+
+def _find_folder(root: Path, split: str | None) -> Path:
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(root)!r}. Give the folder that holds the class folders.")
+    folder = root / split if split is not None else root
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no split {split!r} in {root}; its folders are {_folder_names(root)}. Choose one of them as "
+            "`split`, or none where they are classes."
+        )
+    return folder
+
+
+def _sibling_splits(root: Path, split: str | None) -> list[Path]:
+    """The other splits of the data set, told by their names: an unknown folder may be another data set."""
+    if split not in SPLIT_NAMES:
+        return []
+    return [root / name for name in _folder_names(root) if name in SPLIT_NAMES and name != split]
+
+
+def _class_names(folder: Path) -> list[str]:
+    """Names of the sub-folders that hold a video, sorted."""
+    return [name for name in _folder_names(folder) if _has_video(folder / name)]
+
+
+def _has_video(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(is_video_file(entry.name) for entry in entries)
+
+
+def _video_names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if is_video_file(entry.name) and entry.is_file())
+
+
+def _folder_names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _no_video_message(folder: Path, split: str | None) -> str:
+    nested = [name for name in _folder_names(folder) if _class_names(folder / name)]
+    if nested and split is None:
+        return f"{folder} holds no videos, but its folders {nested} hold class folders. Choose one with `split`."
+    return (
+        f"Found no video in {folder} or in its sub-folders (looked for {', '.join(VIDEO_SUFFIXES)}). Expected "
+        "<class>/<video> for labelled videos, or the videos themselves for unlabelled ones."
+    )

@@ -1,0 +1,142 @@
+"""Crops of whole uint8 clips: a box is drawn once and holds for all frames, so that motion stays what it was.
+
+A box is (top, left, height, width) in pixels. All functions take and give uint8 (T, C, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional
+
+
+Box = tuple[int, int, int, int]
+
+MULTI_SCALE_FACTORS = (1.0, 0.875, 0.75, 0.66)
+# (row, column) of the crop's corner in quarters of the free room: 4 corners, centre, 4 edge middles, 4 quarter points.
+_CORNER_QUARTERS = (
+    (0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3),
+)  # fmt: skip
+
+
+def multi_scale_crop_box(height: int, width: int, crop_size: int, generator: np.random.Generator) -> Box:
+    """Draw the crop of pre-training: one of four sizes per side and one of 13 places.
+
+    With short side b the sides come from int(b * s) for s in 1, .875, .75, .66 (a side less than 3 pixels from
+    `crop_size` becomes it); height and width are at most one step of that list apart.
+
+    Args:
+        height (`int`): height of the frames, in pixels.
+        width (`int`): width of the frames, in pixels.
+        crop_size (`int`): side of the model's input, in pixels.
+        generator (`np.random.Generator`): what the box is drawn from.
+
+    Returns:
+        (top, left, height, width) inside the frame.
+    """
+    sides = [int(min(height, width) * factor) for factor in MULTI_SCALE_FACTORS]
+    sides = [crop_size if abs(side - crop_size) < 3 else side for side in sides]
+    # Becoming `crop_size` may push a side past the frame (222 pixels, input 224), and tiny frames give sides of 0.
+    heights = [max(min(side, height), 1) for side in sides]
+    widths = [max(min(side, width), 1) for side in sides]
+    steps = range(len(sides))
+    pairs = [(heights[row], widths[column]) for row in steps for column in steps if abs(row - column) <= 1]
+    box_height, box_width = pairs[generator.integers(len(pairs))]
+    row_quarters, column_quarters = _CORNER_QUARTERS[generator.integers(len(_CORNER_QUARTERS))]
+    top = row_quarters * ((height - box_height) // 4)
+    left = column_quarters * ((width - box_width) // 4)
+    return top, left, box_height, box_width
+
+
+def random_resized_crop_box(
+    height: int,
+    width: int,
+    generator: np.random.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """Draw the crop of fine-tuning, by torchvision's law: ten tries at an area and an aspect ratio, else the centre.
+
+    Args:
+        height (`int`): height of the frames, in pixels.
+        width (`int`): width of the frames, in pixels.
+        generator (`np.random.Generator`): what the box is drawn from.
+        scale (`tuple[float, float]`): share of the frame's area, drawn uniformly.
+        ratio (`tuple[float, float]`): width / height, drawn log-uniformly.
+
+    Returns:
+        (top, left, height, width) inside the frame.
+    """
+    for _ in range(10):
+        area = height * width * generator.uniform(*scale)
+        aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        box_width = round(math.sqrt(area * aspect))
+        box_height = round(math.sqrt(area / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(generator.integers(height - box_height + 1))
+            left = int(generator.integers(width - box_width + 1))
+            return top, left, box_height, box_width
+    # The largest centred box whose aspect is allowed.
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    box_width = min(width, round(height * aspect))
+    box_height = min(height, round(width / aspect))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def resize_crop(clip: torch.Tensor, box: Box, size: int, antialias: bool) -> torch.Tensor:
+    """Cut `box` out of all frames and resize it, bilinearly, to a square.
+
+    Args:
+        clip (`torch.Tensor` of shape (T, C, H, W), uint8): the frames.
+        box (`tuple[int, int, int, int]`): (top, left, height, width) inside the frames.
+        size (`int`): side of the result, in pixels.
+        antialias (`bool`): average over what a smaller pixel covers, as PIL does, or take 2 x 2 neighbours.
+
+    Returns:
+        `torch.Tensor` of shape (T, C, size, size), uint8.
+    """
+    top, left, height, width = box
+    crop = clip[..., top : top + height, left : left + width]
+    return functional.resize(crop, [size, size], antialias=antialias)
+
+
+def resize_short_side(clip: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize so that the short side becomes `size` and the long one int(size * long / short).
+
+    Bilinear, not antialiased, as in the released test.
+
+    Args:
+        clip (`torch.Tensor` of shape (T, C, H, W), uint8): the frames.
+        size (`int`): the new short side, in pixels.
+
+    Returns:
+        `torch.Tensor` of shape (T, C, H', W'), uint8.
+    """
+    height, width = clip.shape[-2:]
+    long_side = int(size * max(height, width) / min(height, width))
+    new_size = [long_side, size] if height > width else [size, long_side]
+    return functional.resize(clip, new_size, antialias=False)
+
+
+def center_crop_clip(clip: torch.Tensor, size: int) -> torch.Tensor:
+    """Cut the central square; odd free room leaves the larger part below and to the right, as in `evaluation_views`.
+
+    Args:
+        clip (`torch.Tensor` of shape (T, C, H, W), uint8): frames of at least `size` x `size`.
+        size (`int`): side of the result, in pixels.
+
+    Returns:
+        `torch.Tensor` of shape (T, C, size, size), uint8.
+
+    Raises:
+        ValueError: the frames are smaller than `size`.
+    """
+    height, width = clip.shape[-2:]
+    if min(height, width) < size:
+        raise ValueError(
+            f"A crop of {size} does not fit into frames of {height} x {width}: resize the short side first."
+        )
+    top, left = (height - size) // 2, (width - size) // 2
+    return clip[..., top : top + size, left : left + size]

@@ -1,0 +1,1 @@
+"""The multi-view test and probes of frozen features."""

@@ -1,0 +1,82 @@
+"""Linear probes: how much of the classes lies in a frozen encoder's features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+
+from ..data.loader import build_eval_loader
+
+
+@torch.no_grad()
+def pooled_features(
+    encoder: nn.Module,
+    rows: Sequence[Mapping[str, Any]],
+    collator: Callable,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean of the encoder's last hidden state over the tokens, for every readable row, on one process.
+
+    Args:
+        encoder ([`AMDModel`]): The frozen encoder.
+        rows (`Sequence`): Labelled rows.
+        collator (`Callable`): Gives `pixel_values` and `labels`, as a `ClassificationCollator` does.
+        accelerator (`accelerate.Accelerator`): Device and precision.
+        batch_size (`int`, *optional*, defaults to 64): Rows per forward pass.
+
+    Returns:
+        Features, float32 `(n, D)`, and labels, int64 `(n,)`, on the CPU.
+    """
+    encoder = encoder.eval().to(accelerator.device)
+    features, labels = [], []
+    for batch in build_eval_loader(rows, batch_size, collator):
+        if batch["pixel_values"] is None:
+            continue
+        with accelerator.autocast():
+            tokens = encoder(batch["pixel_values"].to(accelerator.device)).last_hidden_state
+        features.append(tokens.float().mean(dim=1).cpu())
+        labels.append(batch["labels"])
+    return torch.cat(features), torch.cat(labels)
+
+
+def linear_probe_accuracy(
+    train: tuple[torch.Tensor, torch.Tensor],
+    test: tuple[torch.Tensor, torch.Tensor],
+    num_classes: int,
+    l2: float = 1e-3,
+    max_iterations: int = 200,
+) -> float:
+    """Accuracy of multinomial logistic regression on standardised features, fitted by L-BFGS from zero weights.
+
+    Args:
+        train, test (`tuple[torch.Tensor, torch.Tensor]`): Features `(n, D)` and labels `(n,)`.
+        num_classes (`int`): Classes.
+        l2 (`float`, *optional*, defaults to 1e-3): Weight of half the squared norm of the weights, beside the mean
+            loss.
+        max_iterations (`int`, *optional*, defaults to 200): Of L-BFGS.
+
+    Returns:
+        `float`: Share of the test rows classified rightly; 1.0 is all.
+    """
+    mean, deviation = train[0].mean(dim=0), train[0].std(dim=0) + 1e-6
+    features, test_features = ((part - mean) / deviation for part in (train[0], test[0]))
+    probe = nn.Linear(features.shape[1], num_classes)
+    nn.init.zeros_(probe.weight)
+    nn.init.zeros_(probe.bias)
+    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=max_iterations, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(probe(features), train[1]) + l2 / 2 * probe.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        return (probe(test_features).argmax(dim=-1) == test[1]).float().mean().item()

@@ -1,0 +1,731 @@
+"""AMD models: a video transformer encoder, its pixel decoder, the alignment modules and the heads.
+
+The method is that of "Asymmetric Masked Distillation for Pre-Training Small Foundation Models" (arXiv 2311.03149).
+This file imports nothing of the package but the configuration: it travels with published checkpoints as remote code.
+
+Shapes in comments: B clips, T frames, C channels, H x W pixels, N tokens in raster order (time, row, column), V/X/M
+the tokens seen by both models / by the teacher alone / by neither, P numbers in a patch, D width.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_amd import AMDConfig
+
+
+@dataclass
+class AMDModelOutput(BaseModelOutput):
+    r"""Output of [`AMDModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(B, visible, D)`):
+            Output of the last block, through the final LayerNorm where `config.use_final_norm`.
+        hidden_states (`tuple` of `torch.FloatTensor`, *optional*):
+            Raw input of the first block and raw output of every block, with `output_hidden_states=True`.
+        attentions (`tuple` of `torch.FloatTensor` of shape `(B, heads, visible, visible)`, *optional*):
+            Attention weights, with `output_attentions=True` and eager attention.
+        layer_features (`dict[int, torch.FloatTensor]`, *optional*):
+            Raw block outputs `(B, visible, D)` of the layers asked for with `feature_layers`, which count from 1.
+    """
+
+    layer_features: dict[int, torch.Tensor] | None = None
+
+
+@dataclass
+class AMDForPreTrainingOutput(ModelOutput):
+    r"""Output of [`AMDForPreTraining`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): Mean squared error of the masked pixels, in float32.
+        logits (`torch.FloatTensor` of shape `(B, X + M, tubelet * patch * patch * channels)`):
+            Predicted patch vectors of the tokens hidden from the student, in raster order.
+        direct_features (`tuple` of `torch.FloatTensor` of shape `(B, V, teacher width)`, *optional*):
+            Student features mapped to the teacher's width, one tensor per layer of `config.student_direct_layers`.
+        generated_features (`tuple` of `torch.FloatTensor` of shape `(B, X, teacher width)`, *optional*):
+            Features generated for the tokens only the teacher sees, one tensor per layer of
+            `config.student_generation_layers`; `None` without a teacher mask.
+        losses (`dict[str, torch.FloatTensor]`): The parts of the loss by name, float32 scalars.
+        hidden_states, attentions: As in [`AMDModelOutput`].
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    direct_features: tuple[torch.Tensor, ...] | None = None
+    generated_features: tuple[torch.Tensor, ...] | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def sincos_position_table(num_positions: int, dim: int) -> torch.Tensor:
+    """Fixed 1-D sine-cosine table of shape (num_positions, dim), float32, on the CPU.
+
+    Position n, dimension j: angle n / 10000^(2 * (j // 2) / dim); sine for even j, cosine for odd j (VideoMAE's
+    released code, which computes it in float64 too).
+    """
+    dimensions = torch.arange(dim, dtype=torch.float64, device="cpu") // 2 * 2 / dim
+    positions = torch.arange(num_positions, dtype=torch.float64, device="cpu")
+    angles = positions[:, None] / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), dimensions)
+    table = torch.where(torch.arange(dim, device="cpu") % 2 == 0, angles.sin(), angles.cos())
+    return table.to(torch.float32)
+
+
+def interpolate_position_table(
+    table: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]
+) -> torch.Tensor:
+    """Stretches a table `(N, D)` of a grid (time, rows, columns) to another: bicubic in space, then linear in time."""
+    time, rows, columns = new_grid
+    table = table.view(*grid, -1).permute(0, 3, 1, 2)  # (time, D, rows, columns)
+    if grid[1:] != new_grid[1:]:
+        table = F.interpolate(table, size=(rows, columns), mode="bicubic", align_corners=False)
+    if grid[0] != time:
+        over_time = table.permute(2, 3, 1, 0).flatten(0, 1)  # (rows * columns, D, time)
+        over_time = F.interpolate(over_time, size=time, mode="linear", align_corners=False)
+        table = over_time.unflatten(0, (rows, columns)).permute(3, 2, 0, 1)
+    return table.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def gather_tokens(tokens: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """Picks `(B, n, D)` from `tokens` `(B, N, D)` at the integer positions `token_ids` `(B, n)`."""
+    return tokens.gather(1, token_ids[:, :, None].expand(-1, -1, tokens.shape[-1]))
+
+
+def count_masked(mask: torch.Tensor, num_masked: int | None, num_patches: int, default: int, name: str) -> int:
+    """How many tokens each row of a (B, N) mask hides, as a Python int.
+
+    `num_masked` is believed where reading the mask would stall the device; elsewhere the mask is counted and checked.
+    Under `torch.compile` nothing can be counted: without `num_masked` the `default` holds.
+
+    Raises:
+        ValueError: For rows that hide different numbers, another number than `num_masked`, or a wrong shape.
+    """
+    if torch.compiler.is_compiling():
+        return default if num_masked is None else num_masked
+    if num_masked is not None and mask.device.type != "cpu":
+        return num_masked
+    if mask.ndim != 2 or mask.shape[1] != num_patches:
+        raise ValueError(f"`{name}` must have shape (clips, {num_patches} tokens), got {tuple(mask.shape)}.")
+    counts = mask.sum(dim=1).tolist()
+    expected = counts[0] if num_masked is None else num_masked
+    for row, count in enumerate(counts):
+        if count != expected:
+            reference = f"row 0 hides {expected}" if num_masked is None else f"{expected} were announced"
+            raise ValueError(
+                f"Every row of `{name}` must hide the same number of tokens: {reference}, row {row} hides {count}."
+            )
+    return expected
+
+
+def check_nested(student: torch.Tensor, teacher: torch.Tensor) -> None:
+    """Raises `ValueError` where the teacher's mask hides a token that the student sees; names row and counts."""
+    for row, count in enumerate((teacher & ~student).sum(dim=1).tolist()):
+        if count:
+            raise ValueError(
+                f"`teacher_bool_masked_pos` must hide only what the student's mask hides: in row {row} it hides "
+                f"{count} tokens that the student sees (student hides {int(student[row].sum())}, teacher "
+                f"{int(teacher[row].sum())})."
+            )
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: None,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention over (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
+    weights = F.softmax(query @ key.transpose(-2, -1) * scaling, dim=-1)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class AMDQueryKeyValue(nn.Linear):
+    """One fused product for query, key and value; queries and values have a bias, keys have none.
+
+    A `Linear`, called as one, so that adapters (LoRA) and quantisers that replace linear layers take hold of it.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__(hidden_size, 3 * hidden_size, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(hidden_size))
+        self.v_bias = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return F.linear(
+            hidden_states, self.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        )
+
+
+class AMDAttention(nn.Module):
+    """Self-attention."""
+
+    is_causal = False
+
+    def __init__(self, config: AMDConfig, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config  # shared: `set_attn_implementation` reaches encoder, decoder and generators alike
+        self.num_heads = num_heads
+        self.scaling = (hidden_size // num_heads) ** -0.5
+        self.qkv = AMDQueryKeyValue(hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_size, num_tokens, width = hidden_states.shape
+        qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        context, weights = attention(self, query, key, value, None, scaling=self.scaling, is_causal=False)
+        return self.proj(context.reshape(batch_size, num_tokens, width)), weights
+
+
+class AMDMLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(hidden_states)))
+
+
+class AMDDropPath(nn.Module):
+    """Stochastic depth per clip: drops a residual branch with probability `rate` in training and rescales the rest."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return hidden_states
+        keep = 1 - self.rate
+        kept = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(keep)
+        return hidden_states * kept / keep
+
+
+class AMDLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block: the one block of encoder, decoder and generators."""
+
+    def __init__(
+        self, config: AMDConfig, hidden_size: int, num_heads: int, intermediate_size: int, drop_path: float = 0.0
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attention = AMDAttention(config, hidden_size, num_heads)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = AMDMLP(hidden_size, intermediate_size)
+        self.drop_path = AMDDropPath(drop_path)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+class AMDPositionTable(nn.Module):
+    """Fixed sine-cosine table, added to tokens at given positions; neither learned nor saved."""
+
+    def __init__(self, num_positions: int, dim: int):
+        super().__init__()
+        # Filled by `_init_weights`: `from_pretrained` leaves a non-persistent buffer uninitialised.
+        # float32 whatever dtype the model is loaded in.
+        self.register_buffer("table", torch.empty(num_positions, dim, dtype=torch.float32), persistent=False)
+
+    def forward(self, token_ids: torch.Tensor, like: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:
+        """Positions `(B, n, D)` of `token_ids` `(B, n)` in the dtype of `like`; `table` replaces the module's own."""
+        return (self.table if table is None else table)[token_ids].to(like.dtype)
+
+
+class AMDPatchEmbeddings(nn.Module):
+    """Cuts clips into patches once and embeds only the ones that are seen.
+
+    Patches of uint8 clips stay uint8 until they are picked, so hidden patches cost neither a product nor a cast.
+    """
+
+    def __init__(self, config: AMDConfig):
+        super().__init__()
+        self.config = config
+        self.projection = nn.Linear(config.patch_dim, config.hidden_size)
+        self.position = AMDPositionTable(config.num_patches, config.hidden_size)
+        self.register_buffer("mean", torch.empty(config.num_channels, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.empty(config.num_channels, dtype=torch.float32), persistent=False)
+
+    def patchify(self, pixel_values: torch.Tensor, any_size: bool = False) -> torch.Tensor:
+        """(B, T, C, H, W) -> (B, N, P), a patch flattened as (frame, row, column, channel); keeps the dtype."""
+        self._check_size(pixel_values, any_size)
+        time, rows, columns = self.grid_of(pixel_values)
+        config = self.config
+        tubelet, patch = config.tubelet_size, config.patch_size
+        patches = pixel_values.reshape(-1, time, tubelet, config.num_channels, rows, patch, columns, patch)
+        patches = patches.permute(0, 1, 4, 6, 2, 5, 7, 3)  # -> (B, time, rows, columns, frame, row, column, channel)
+        return patches.reshape(pixel_values.shape[0], time * rows * columns, config.patch_dim)
+
+    def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int, int]:
+        """Tokens of clips along time, rows and columns."""
+        _, frames, _, height, width = pixel_values.shape
+        patch = self.config.patch_size
+        return frames // self.config.tubelet_size, height // patch, width // patch
+
+    def _check_size(self, pixel_values: torch.Tensor, any_size: bool) -> None:
+        config, shape = self.config, tuple(pixel_values.shape)
+        tubelet, patch = config.tubelet_size, config.patch_size
+        expected = (config.num_frames, config.num_channels, *config.image_height_width)
+        is_divisible = len(shape) == 5 and not (shape[1] % tubelet or shape[3] % patch or shape[4] % patch)
+        if len(shape) == 5 and shape[1:] == expected or (any_size and is_divisible and shape[2] == expected[1]):
+            return
+        raise ValueError(
+            "`pixel_values` must have shape (clips, frames, channels, height, width) = "
+            f"(B, {', '.join(map(str, expected))}), got {shape}. Load the model with other `num_frames` and "
+            "`image_size`, or pass `interpolate_pos_encoding=True`, which takes multiples of "
+            f"{tubelet} frames and {patch} pixels."
+        )
+
+    def normalize(self, patches: torch.Tensor) -> torch.Tensor:
+        """Normalises raw uint8 patches (..., P) by the mean and deviation of their channels; passes floats on."""
+        if patches.dtype != torch.uint8:
+            return patches
+        pixels = patches.to(torch.float32).unflatten(-1, (-1, self.config.num_channels))
+        return ((pixels / 255 - self.mean) / self.std).flatten(-2)
+
+    def to_unit_range(self, patches: torch.Tensor) -> torch.Tensor:
+        """Pixels in [0, 1], float32, of patches (..., P) that are raw uint8 or normalised floats."""
+        patches_float = patches.to(torch.float32)
+        if patches.dtype == torch.uint8:
+            return patches_float / 255
+        pixels = patches_float.unflatten(-1, (-1, self.config.num_channels))
+        return (pixels * self.std + self.mean).flatten(-2)
+
+    def forward(
+        self, patches: torch.Tensor, visible_ids: torch.Tensor | None = None, grid: tuple[int, int, int] | None = None
+    ) -> torch.Tensor:
+        """Embeds patches (B, N, P), all of them or those at `visible_ids` (B, n), to tokens (B, n, D).
+
+        Where the patches have another `grid` than the config's, the position table is interpolated to it.
+        """
+        if visible_ids is None:
+            visible_ids = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[0], -1)
+        else:
+            patches = gather_tokens(patches, visible_ids)
+        tokens = self.projection(self.normalize(patches).to(self.projection.weight.dtype))
+        table = None
+        if grid not in (None, self.config.grid_size):
+            table = interpolate_position_table(self.position.table, self.config.grid_size, grid)
+        return tokens + self.position(visible_ids, tokens, table)
+
+
+class AMDDecoder(nn.Module):
+    """Pixel decoder: predicts the patch vectors of the hidden tokens from the encoder's visible ones (VideoMAE)."""
+
+    def __init__(self, config: AMDConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.embed = nn.Linear(config.hidden_size, width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = AMDPositionTable(config.num_patches, width)
+        self.layers = nn.ModuleList(
+            AMDLayer(config, width, config.decoder_num_attention_heads, 4 * width)
+            for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.head = nn.Linear(width, config.patch_dim)
+
+    def forward(self, tokens: torch.Tensor, visible_ids: torch.Tensor, masked_ids: torch.Tensor) -> torch.Tensor:
+        """Visible tokens (B, V, D) to predicted patches (B, X + M, P) in the order of `masked_ids`."""
+        visible = self.embed(tokens)
+        visible = visible + self.position(visible_ids, like=visible)
+        masked = self.mask_token.to(visible.dtype) + self.position(masked_ids, like=visible)
+        hidden_states = torch.cat([visible, masked], dim=1)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return self.head(self.norm(hidden_states[:, visible_ids.shape[1] :]))
+
+
+class AMDGenerator(nn.Module):
+    """Generates teacher features of the tokens only the teacher sees from the aligned features of the common ones."""
+
+    def __init__(self, config: AMDConfig):
+        super().__init__()
+        width = config.teacher_hidden_size
+        # A parameter, unlike in the released code, where it is never trained, saved or moved (DESIGN section 3).
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.layers = nn.ModuleList(
+            AMDLayer(config, width, config.generator_heads, 4 * width)
+            for _ in range(config.generator_num_hidden_layers)
+        )
+
+    def forward(self, aligned: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """(B, V, teacher width) and the positions (B, V + X, teacher width), V first, to features on X."""
+        num_visible = aligned.shape[1]
+        visible = aligned + positions[:, :num_visible]
+        generated = self.mask_token.to(aligned.dtype) + positions[:, num_visible:]
+        hidden_states = torch.cat([visible, generated], dim=1)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return hidden_states[:, num_visible:]
+
+
+class AMDAlignment(nn.Module):
+    """Maps student features to the teacher's width, and from there generates those of tokens the student never saw.
+
+    There is one projection per student layer, whether the layer is aligned directly, by generation, or both.
+    """
+
+    def __init__(self, config: AMDConfig):
+        super().__init__()
+        self.direct_layers = tuple(config.student_direct_layers)
+        self.generation_layers = tuple(config.student_generation_layers)
+        width = config.teacher_hidden_size
+        self.projections = nn.ModuleDict(
+            {str(layer): nn.Linear(config.hidden_size, width, bias=False) for layer in self.layers_used}
+        )
+        self.generators = nn.ModuleDict({str(layer): AMDGenerator(config) for layer in self.generation_layers})
+        self.position = AMDPositionTable(config.num_patches, width)
+
+    @property
+    def layers_used(self) -> list[int]:
+        """Student layers whose features are needed, in rising order."""
+        return sorted({*self.direct_layers, *self.generation_layers})
+
+    def forward(
+        self, features: dict[int, torch.Tensor], visible_ids: torch.Tensor, teacher_only_ids: torch.Tensor | None
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
+        """Student features {layer: (B, V, D)} to direct (B, V, teacher D) and generated (B, X, teacher D) ones."""
+        projected = {layer: self.projections[str(layer)](features[layer]) for layer in self.layers_used}
+        direct = tuple(projected[layer] for layer in self.direct_layers)
+        if teacher_only_ids is None:
+            return direct, None
+        if teacher_only_ids.shape[1] == 0:  # equal masks: nothing to generate
+            return direct, tuple(projected[layer][:, :0] for layer in self.generation_layers)
+        token_ids = torch.cat([visible_ids, teacher_only_ids], dim=1)
+        positions = self.position(token_ids, like=next(iter(projected.values())))
+        generated = tuple(self.generators[str(layer)](projected[layer], positions) for layer in self.generation_layers)
+        return direct, generated
+
+
+def split_tokens(mask: torch.Tensor, num_masked: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the visible (B, N - num_masked) and the masked (B, num_masked) tokens, each in raster order.
+
+    A stable sort instead of boolean indexing: shapes stay static, so `torch.compile` sees no graph break.
+    """
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    num_visible = mask.shape[1] - num_masked
+    return order[:, :num_visible], order[:, num_visible:]
+
+
+class AMDPreTrainedModel(PreTrainedModel):
+    """Base of all AMD models: what they support and how their weights start."""
+
+    config_class = AMDConfig
+    base_model_prefix = "amd"
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # every loss is a mean over the batch: the Trainer must divide by accumulation steps
+    _no_split_modules = ["AMDPatchEmbeddings", "AMDLayer", "AMDGenerator"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": AMDLayer, "attentions": AMDAttention}
+    _uses_xavier_init = False  # Xavier uniform for pre-training, truncated normal elsewhere, as in the released code
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        config = self.config
+        if isinstance(module, AMDPositionTable):
+            init.copy_(module.table, sincos_position_table(*module.table.shape))
+        elif isinstance(module, AMDPatchEmbeddings):
+            init.copy_(module.mean, torch.tensor(config.image_mean, device="cpu"))
+            init.copy_(module.std, torch.tensor(config.image_std, device="cpu"))
+            # A convolution in the released code, left there at PyTorch's default; overrides that of `nn.Linear`.
+            bound = config.patch_dim**-0.5
+            init.uniform_(module.projection.weight, -bound, bound)
+            init.uniform_(module.projection.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, AMDDecoder | AMDGenerator):
+            self._init_trunc_normal(module.mask_token, limit=config.initializer_range)
+        elif isinstance(module, nn.Linear):
+            self._init_linear(module)
+            if isinstance(module, AMDQueryKeyValue):
+                init.zeros_(module.q_bias)
+                init.zeros_(module.v_bias)
+
+    def _init_linear(self, module: nn.Linear) -> None:
+        if self._uses_xavier_init:
+            init.xavier_uniform_(module.weight)
+        else:
+            self._init_trunc_normal(module.weight, limit=2.0)
+        if module.bias is not None:
+            init.zeros_(module.bias)
+
+    def _init_trunc_normal(self, tensor: torch.Tensor, limit: float) -> None:
+        init.trunc_normal_(tensor, mean=0.0, std=self.config.initializer_range, a=-limit, b=limit)
+
+
+class AMDModel(AMDPreTrainedModel):
+    """The video transformer encoder, on all tokens of a clip or on the visible ones only.
+
+    Args:
+        config ([`AMDConfig`]): Sizes.
+        use_xavier_init (`bool`, *optional*, defaults to `False`): Initialise as for pre-training.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^alignment\.", r"^fc_norm\.", r"^classifier\."]
+
+    def __init__(self, config: AMDConfig, use_xavier_init: bool = False):
+        super().__init__(config)
+        self._uses_xavier_init = use_xavier_init
+        self.embeddings = AMDPatchEmbeddings(config)
+        rate_step = config.drop_path_rate / max(config.num_hidden_layers - 1, 1)
+        self.layers = nn.ModuleList(
+            AMDLayer(config, config.hidden_size, config.num_attention_heads, config.intermediate_size, i * rate_step)
+            for i in range(config.num_hidden_layers)
+        )
+        if config.use_final_norm:
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.projection
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        num_masked: int | None = None,
+        feature_layers: Sequence[int] = (),
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> AMDModelOutput:
+        r"""Encodes clips.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): Normalised floats, or raw uint8.
+            bool_masked_pos (`torch.BoolTensor` of shape `(B, N)`, *optional*):
+                `True` hides a token. Every row must hide the same number.
+            num_masked (`int`, *optional*):
+                That number. When given, nothing has to be read back from the device; under `torch.compile` it defaults
+                to what `config.student_mask_ratio` means.
+            feature_layers (`Sequence[int]`, *optional*): Layers, from 1, whose raw outputs go into `layer_features`.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Take clips of another size than the config's and interpolate the position table to their grid. (To have
+                the table computed for another size, as the released code does, load the model with that size.)
+
+        Raises:
+            ValueError: If the clip is not of the size in the config or the rows of the mask hide different numbers.
+        """
+        patches = self.embeddings.patchify(pixel_values, any_size=interpolate_pos_encoding)
+        visible_ids = None
+        if bool_masked_pos is not None:
+            default = self.config.num_masked_patches(self.config.student_mask_ratio)
+            num_masked = count_masked(bool_masked_pos, num_masked, patches.shape[1], default, "bool_masked_pos")
+            visible_ids, _ = split_tokens(bool_masked_pos, num_masked)
+        grid = self.embeddings.grid_of(pixel_values)
+        return self.encode(patches, visible_ids, feature_layers, grid, **kwargs)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def encode(
+        self,
+        patches: torch.Tensor,
+        visible_ids: torch.Tensor | None = None,
+        feature_layers: Sequence[int] = (),
+        grid: tuple[int, int, int] | None = None,
+        **kwargs: Any,
+    ) -> AMDModelOutput:
+        r"""Encodes patches that are already cut: `(B, N, P)`, of which those at `visible_ids` `(B, n)` are seen."""
+        hidden_states = self.embeddings(patches, visible_ids, grid)
+        layer_features = {}
+        for number, layer in enumerate(self.layers, start=1):
+            hidden_states = layer(hidden_states)
+            if number in feature_layers:
+                layer_features[number] = hidden_states
+        if self.config.use_final_norm:
+            hidden_states = self.norm(hidden_states)
+        return AMDModelOutput(last_hidden_state=hidden_states, layer_features=layer_features or None)
+
+
+class AMDForPreTraining(AMDPreTrainedModel):
+    """Encoder, pixel decoder and, where `config.teacher_hidden_size` is given, the alignment modules."""
+
+    _uses_xavier_init = True
+
+    def __init__(self, config: AMDConfig):
+        config = _with_final_norm(config, True)
+        super().__init__(config)
+        self.amd = AMDModel(config, use_xavier_init=True)
+        self.decoder = AMDDecoder(config)
+        self.alignment = AMDAlignment(config) if config.teacher_hidden_size is not None else None
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor,
+        teacher_bool_masked_pos: torch.Tensor | None = None,
+        num_masked: int | None = None,
+        num_teacher_masked: int | None = None,
+        **kwargs: Any,
+    ) -> AMDForPreTrainingOutput:
+        r"""Reconstructs the masked pixels and, with alignment modules, predicts the teacher's features.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): Normalised floats, or raw uint8.
+            bool_masked_pos (`torch.BoolTensor` of shape `(B, N)`): `True` hides a token from the student.
+            teacher_bool_masked_pos (`torch.BoolTensor` of shape `(B, N)`, *optional*):
+                `True` hides a token from the teacher; hides only tokens that the student's mask hides.
+            num_masked, num_teacher_masked (`int`, *optional*):
+                Tokens that each row of the masks hides. When given, nothing has to be read back from the device; under
+                `torch.compile` they default to what the config's ratios mean.
+
+        Raises:
+            ValueError: If the clip is not of the config's size, a mask's rows hide different numbers of tokens, the
+                student's mask hides nothing, or the teacher's hides a token that the student sees.
+        """
+        num_masked, num_teacher_masked = self._count_masked(
+            bool_masked_pos, teacher_bool_masked_pos, num_masked, num_teacher_masked
+        )
+        visible_ids, masked_ids = split_tokens(bool_masked_pos, num_masked)
+        patches = self.amd.embeddings.patchify(pixel_values)
+        layers = self.alignment.layers_used if self.alignment is not None else ()
+        outputs = self.amd.encode(patches, visible_ids, layers, return_dict=True, **kwargs)
+        logits = self.decoder(outputs.last_hidden_state, visible_ids, masked_ids)
+        target = self.reconstruction_target(gather_tokens(patches, masked_ids))
+        loss = F.mse_loss(logits.float(), target)
+
+        direct = generated = None
+        if self.alignment is not None:
+            teacher_only_ids = None
+            if teacher_bool_masked_pos is not None:
+                teacher_only = bool_masked_pos & ~teacher_bool_masked_pos
+                num_teacher_only = num_masked - num_teacher_masked
+                teacher_only_ids, _ = split_tokens(~teacher_only, patches.shape[1] - num_teacher_only)
+            direct, generated = self.alignment(outputs.layer_features, visible_ids, teacher_only_ids)
+        return AMDForPreTrainingOutput(
+            loss=loss,
+            logits=logits,
+            direct_features=direct,
+            generated_features=generated,
+            losses={"reconstruction": loss},
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @torch.no_grad()
+    def reconstruction_target(self, patches: torch.Tensor) -> torch.Tensor:
+        """What the decoder should predict for raw uint8 or normalised float patches (B, n, P): float32 (B, n, P).
+
+        Pixels in [0, 1], and with `config.norm_pix_loss` each channel of each patch normalised by its own mean and
+        unbiased variance: (x - mean) / (sqrt(var) + 1e-6), as in VideoMAE's released code.
+        """
+        pixels = self.amd.embeddings.to_unit_range(patches)
+        if not self.config.norm_pix_loss:
+            return pixels
+        pixels = pixels.unflatten(-1, (-1, self.config.num_channels))
+        variance, mean = torch.var_mean(pixels, dim=-2, keepdim=True)
+        return ((pixels - mean) / (variance.sqrt() + 1e-6)).flatten(-2)
+
+    def _count_masked(
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor | None,
+        num_masked: int | None,
+        num_teacher_masked: int | None,
+    ) -> tuple[int, int | None]:
+        config, total = self.config, self.config.num_patches
+        is_given = num_masked is not None and num_teacher_masked is not None and student.device.type != "cpu"
+        default = config.num_masked_patches(config.student_mask_ratio)
+        num_masked = count_masked(student, num_masked, total, default, "bool_masked_pos")
+        if not 0 < num_masked < total:
+            what = "no token: there is nothing to reconstruct" if num_masked == 0 else "every token"
+            raise ValueError(f"`bool_masked_pos` hides {what} (row 0 hides {num_masked} of {total}).")
+        if teacher is None:
+            return num_masked, None
+        if teacher.shape != student.shape:
+            raise ValueError(
+                f"`teacher_bool_masked_pos` must have the shape of `bool_masked_pos` {tuple(student.shape)}, got "
+                f"{tuple(teacher.shape)}."
+            )
+        default = config.num_masked_patches(config.teacher_mask_ratio)
+        num_teacher_masked = count_masked(teacher, num_teacher_masked, total, default, "teacher_bool_masked_pos")
+        if not is_given and not torch.compiler.is_compiling():
+            check_nested(student, teacher)
+        return num_masked, num_teacher_masked
+
+
+class AMDForVideoClassification(AMDPreTrainedModel):
+    """Encoder without its final LayerNorm, mean of the tokens, `fc_norm` and a linear classifier."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^alignment\.", r"^amd\.norm\."]
+
+    def __init__(self, config: AMDConfig):
+        config = _with_final_norm(config, False)
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.amd = AMDModel(config)
+        self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.classifier:
+            # Here and not in `__init__`, where the scale would be lost when a head is added to a loaded encoder.
+            scale = self.config.classifier_init_scale
+            scaled = torch.empty_like(module.weight, device="cpu")
+            nn.init.trunc_normal_(scaled, std=self.config.initializer_range)
+            init.copy_(module.weight, scaled * scale)
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> ImageClassifierOutput:
+        r"""Classifies clips.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): Normalised floats, or raw uint8.
+            labels (`torch.Tensor` of shape `(B,)`, int64, or `(B, num_labels)`, float, *optional*):
+                Class numbers or soft targets; the loss is the mean cross-entropy, in float32.
+        """
+        outputs = self.amd(pixel_values, return_dict=True, **kwargs)
+        pooled = self.fc_norm(outputs.last_hidden_state.mean(dim=1))
+        logits = self.classifier(self.dropout(pooled))
+        loss = F.cross_entropy(logits.float(), labels) if labels is not None else None
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def _with_final_norm(config: AMDConfig, use_final_norm: bool) -> AMDConfig:
+    """The config itself, or a copy in which the final LayerNorm is switched as the model needs it."""
+    if config.use_final_norm == use_final_norm:
+        return config
+    config = copy.deepcopy(config)
+    config.use_final_norm = use_final_norm
+    return config
+
+
+__all__ = ["AMDForPreTraining", "AMDForVideoClassification", "AMDModel", "AMDPreTrainedModel"]

@@ -1,0 +1,232 @@
+"""Command-line programs: a YAML recipe gives defaults, the command line overrides any of them.
+
+A recipe is a flat mapping of options; the section `model` holds options of [`AMDConfig`], which the command line
+overrides as `--model.hidden_size 192`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser
+
+from .errors import RunStopped
+
+
+# What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
+_USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RunStopped, StrictDataclassError)
+
+
+class _Parser(HfArgumentParser):
+    """Raises what it finds wrong instead of printing pages of usage; takes no shortened option names."""
+
+    def __init__(self, option_types: Sequence[type], **kwargs: Any):
+        super().__init__(option_types, allow_abbrev=False, **kwargs)
+        hints = {name: hint for option_type in option_types for name, hint in get_type_hints(option_type).items()}
+        for action in self._actions:
+            if callable(action.type) and type(None) in get_args(hints.get(action.dest)):
+                action.type = _nullable(action.type)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (`--help` lists the options).")
+
+
+def parse_recipe(
+    option_types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    has_model_options: bool = True,
+) -> tuple[Any, ...]:
+    """Reads `--recipe FILE` and the command line into option dataclasses.
+
+    Args:
+        option_types (`Sequence[type]`): Dataclasses whose fields are the options.
+        argv (`Sequence[str]`, *optional*): Arguments; those of the process when not given.
+        description (`str`, *optional*): First lines of `--help`.
+        has_model_options (`bool`, *optional*, defaults to `True`): Whether the program builds a model by options.
+
+    Returns:
+        One instance per option type, and last a `dict` with the options of the model's config.
+
+    Raises:
+        FileNotFoundError: If there is no such recipe.
+        ValueError: If the recipe is no mapping, an option is unknown (names it and the nearest known one), or a value
+            does not fit its option.
+    """
+    arguments, model_options = _split_model_options(list(sys.argv[1:] if argv is None else argv))
+    parser = _Parser(option_types, description=description)
+    parser.add_argument("--recipe", metavar="FILE", help="YAML file with defaults for any of these options.")
+    if has_model_options:
+        parser.epilog = "Options of the model's config (AMDConfig) are given as --model.NAME VALUE."
+    arguments = _with_flag_values(arguments)
+    recipe_path = _find_recipe(arguments)
+    if recipe_path is not None:
+        recipe = _read_recipe(recipe_path)
+        model_options = {**_model_section(recipe, recipe_path), **model_options}
+        _check_keys(recipe, parser, recipe_path)
+        arguments = [*_as_arguments(recipe, parser), *arguments]  # of two values the later one wins
+    if model_options and not has_model_options:
+        raise ValueError(f"This program loads its model as it is: it takes no model options, got {model_options}.")
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise ValueError(f"Unknown on the command line: {_with_hints(unknown, parser._option_string_actions)}.")
+    return *parsed, model_options
+
+
+def check_model_source(source: str | None, option: str) -> None:
+    """Checks that a folder of a model exists, before the name goes to the Hub, whose answer says nothing of folders.
+
+    Raises:
+        FileNotFoundError: If `source` is no folder here and cannot be a Hub id (`name` or `owner/name`).
+    """
+    if source is None or Path(source).exists():
+        return
+    owner, slash, _ = source.partition("/")
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) or (slash and Path(owner).is_dir()):
+        raise FileNotFoundError(f"There is no folder {source!r}, given as `--{option}`.")
+
+
+def run_program(main: Callable[[], Any]) -> None:
+    """Runs a program's `main`; what a user can mend ends it with one line and exit code 2, not with a traceback."""
+    try:
+        main()
+    except _USER_ERRORS as error:
+        if os.environ.get("AMD_HF_TRACEBACK"):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"\nerror: {message}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; a training run with checkpoints goes on with --resume_from_checkpoint\n")
+        raise SystemExit(130) from None
+
+
+def _split_model_options(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes `--model.NAME VALUE` and `--model.NAME=VALUE` out of the arguments; values are read as YAML."""
+    rest: list[str] = []
+    options: dict[str, Any] = {}
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not argument.startswith("--model."):
+            rest.append(argument)
+            continue
+        name, has_value, value = argument.removeprefix("--model.").partition("=")
+        if not has_value:
+            value = next(remaining, "--")
+            if value.startswith("--"):
+                raise ValueError(f"`--model.{name}` needs a value.")
+        options[name] = _number(_load_yaml(value, f"The value of `--model.{name}`"))
+    return rest, options
+
+
+def _load_yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not valid YAML: {error}") from error
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-6 as text: make it the number that was meant, also inside lists and mappings."""
+    if isinstance(value, dict):
+        return {key: _number(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    if isinstance(value, str) and value[:1] in "0123456789.+-" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _find_recipe(arguments: list[str]) -> Path | None:
+    for position, argument in enumerate(arguments):
+        if argument == "--recipe" and position + 1 < len(arguments):
+            return Path(arguments[position + 1])
+        if argument.startswith("--recipe="):
+            return Path(argument.removeprefix("--recipe="))
+    return None
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {path}.")
+    recipe = _load_yaml(path.read_text(), f"The recipe {path}")
+    if not isinstance(recipe, dict):
+        raise ValueError(f"The recipe {path} must be a mapping of options, it is a {type(recipe).__name__}.")
+    return recipe
+
+
+def _model_section(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
+    section = recipe.pop("model", None) or {}
+    if not isinstance(section, dict):
+        raise ValueError(f"The section `model` of the recipe {path} must be a mapping of options, it is {section!r}.")
+    return _number(section)
+
+
+def _check_keys(recipe: dict[str, Any], parser: HfArgumentParser, path: Path) -> None:
+    known = {action.dest for action in parser._actions} - {"help", "recipe"}
+    unknown = [str(key) for key in recipe if key not in known]
+    if unknown:
+        raise ValueError(f"The recipe {path} has unknown option(s): {_with_hints(unknown, known)}.")
+
+
+def _with_hints(unknown: list[str], known: Iterable[str]) -> str:
+    """Names what is unknown, each with the nearest known name."""
+    hints = []
+    for name in unknown:
+        match = difflib.get_close_matches(name.partition("=")[0], list(known), n=1)
+        hints.append(f"`{name}`" + (f" (did you mean `{match[0]}`?)" if match else ""))
+    return ", ".join(hints)
+
+
+def _as_arguments(recipe: dict[str, Any], parser: HfArgumentParser) -> list[str]:
+    """A recipe's options as they would stand on the command line, so that values are checked and converted alike."""
+    takes_many = {action.dest for action in parser._actions if action.nargs in ("+", "*")}
+    arguments: list[str] = []
+    for name, value in recipe.items():
+        if isinstance(value, list) and name not in takes_many:
+            parser.set_defaults(**{name: value})  # some options of the Trainer are one word or a list of them
+        elif isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is None:
+            arguments.append(f"--{name}=null")
+        else:
+            arguments.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return arguments
+
+
+def _nullable(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A converter that can unset an option: by `null`, as in YAML, and where words mean nothing else by `none`."""
+
+    @functools.wraps(convert)
+    def convert_or_unset(text: str) -> Any:
+        is_null = text == "null" or (convert in (int, float) and text.lower() == "none")
+        return None if is_null else convert(text)
+
+    return convert_or_unset
+
+
+def _with_flag_values(arguments: list[str]) -> list[str]:
+    """Lets `--resume_from_checkpoint` stand alone: from the last checkpoint of the output folder."""
+    result: list[str] = []
+    for position, argument in enumerate(arguments):
+        result.append(argument)
+        following = arguments[position + 1 : position + 2]
+        is_flag = argument in ("--resume_from_checkpoint", "--resume-from-checkpoint")
+        if is_flag and (not following or following[0].startswith("--")):
+            result.append("last")
+    return result

@@ -1,0 +1,250 @@
+"""Frozen teachers: loading one, checking that it fits the student, and its features on the tokens it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from .configuration_amd import AMDConfig
+from .modeling_amd import AMDModel, AMDPreTrainedModel, gather_tokens, split_tokens
+from .sources import load_model
+
+
+logger = logging.get_logger(__name__)
+
+# What a config says of an encoder. Of a checkpoint's other parts a teacher uses nothing.
+_ENCODER_OPTIONS = (
+    "image_size patch_size num_frames tubelet_size num_channels hidden_size num_hidden_layers num_attention_heads "
+    "intermediate_size layer_norm_eps image_mean image_std student_direct_layers student_generation_layers "
+    "teacher_direct_layers teacher_generation_layers"
+).split()
+_UNUSED_HEADS: dict[str, Any] = {"decoder_num_attention_heads": 1, "generator_num_attention_heads": 1}
+
+
+def load_teacher(
+    source: str | Path | Mapping[str, Any] | nn.Module,
+    *,
+    layers: Sequence[int],
+    config: AMDConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Loads a teacher: frozen, in eval mode, cut off after the last layer that is needed.
+
+    Args:
+        source (`str`, `Path`, `Mapping` or `torch.nn.Module`):
+            A Hub id or folder of an `amd` or Transformers `videomae` model, an official `.pth` file or state dict (see
+            [`convert_checkpoint`]), a loaded AMD model, or a module of one's own with
+            `forward(pixel_values, bool_masked_pos) -> {layer: (B, visible, D)}`: clips `(B, T, C, H, W)`, floats
+            normalised with the student's mean and deviation, and a bool mask `(B, N)`, `True` = hidden, to raw block
+            outputs on the visible tokens in raster order, for each layer (from 1) that is aligned. A module is frozen
+            as it is, not copied.
+        layers (`Sequence[int]`): Layers whose outputs are needed; they count from 1.
+        config ([`AMDConfig`], *optional*):
+            Replaces the config that the source comes with; of an official checkpoint it tells what leaves no trace in
+            the tensors (heads, frames, image size), as far as the encoder is concerned.
+        dtype (`torch.dtype`, *optional*): Of the weights; as stored when not given.
+
+    Returns:
+        [`AMDModel`] without its final LayerNorm, or the module of one's own.
+
+    Raises:
+        ValueError: If the teacher has fewer layers than asked for, or its weights were not all loaded: one is missing,
+            has no place, or is the same number everywhere.
+        OSError: If there is no model at `source`.
+
+    Example:
+
+    ```python
+    >>> from amd_hf import load_teacher
+
+    >>> teacher = load_teacher("MCG-NJU/videomae-large", layers=[12, 24])
+    ```"""
+    model = source if isinstance(source, nn.Module) else _read_model(source, config)
+    if isinstance(model, AMDPreTrainedModel):
+        model = _cut_after(model.base_model, max(layers))
+    model = model.eval().requires_grad_(False)
+    logger.info(f"Teacher: {_describe(model, _name_of(source), layers)}")
+    if dtype is not None:
+        for parameter in model.parameters():  # not the buffers: mean and deviation must stay exact
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _read_model(source: str | Path | Mapping[str, Any], config: AMDConfig | None) -> AMDPreTrainedModel:
+    """Reads a model of any supported layout and proves that its weights were loaded."""
+    options = {} if config is None else {name: getattr(config, name) for name in _ENCODER_OPTIONS}
+    is_official = isinstance(source, Mapping) or Path(source).is_file()
+    model = load_model(source, **options, **(_UNUSED_HEADS if is_official else {}))
+    _check_loaded(model, _name_of(source))
+    return model
+
+
+def _check_loaded(model: AMDPreTrainedModel, source: str) -> None:
+    """Raises where a weight matrix is constant, which no training leaves; warns where biases look lost."""
+    weights = model.base_model.state_dict()
+    constant = [
+        name for name, tensor in weights.items() if tensor.ndim > 1 and bool((tensor == tensor.flatten()[0]).all())
+    ]
+    if constant:
+        raise ValueError(
+            f"The teacher {source} was not loaded: {', '.join(constant[:10])} hold the same number everywhere."
+        )
+    if not any(bool(tensor.any()) for name, tensor in weights.items() if name.endswith((".q_bias", ".v_bias"))):
+        logger.warning(
+            f"All query and value biases of the teacher {source} are 0. Some releases of Transformers lose those of "
+            "`videomae` checkpoints when they load and save them: take the file as it was published."
+        )
+
+
+def _name_of(source: str | Path | Mapping[str, Any] | nn.Module) -> str:
+    if isinstance(source, nn.Module):
+        return "given as a module"
+    return "state dict" if isinstance(source, Mapping) else str(source)
+
+
+def _describe(model: nn.Module, source: str, layers: Sequence[int], width: int | None = None) -> str:
+    """One line: source, parameters, layers used, where it stops."""
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return (
+        f"{type(model).__name__} ({source})" + (f" of width {width}" if width else "") + ", "
+        f"{num_parameters / 1e6:.2f}M parameters, layers {', '.join(map(str, sorted(layers)))} used, "
+        f"stops after layer {max(layers)}"
+    )
+
+
+def _cut_after(model: AMDModel, last_layer: int) -> AMDModel:
+    depth = len(model.layers)
+    if last_layer > depth:
+        raise ValueError(f"The teacher has {depth} layers, but layer {last_layer} is to be aligned.")
+    if last_layer == depth and not model.config.use_final_norm:
+        return model
+    changes = {"num_hidden_layers": last_layer, "use_final_norm": False, "teacher_hidden_size": None}
+    config = AMDConfig.from_dict({**model.config.to_dict(), **changes})
+    config._attn_implementation = model.config._attn_implementation
+    with torch.device("meta"):
+        cut = AMDModel(config)
+    # Shares the weights it keeps: nothing is copied, and the source model stays whole.
+    cut.embeddings = model.embeddings
+    cut.layers = model.layers[:last_layer]
+    return cut
+
+
+class FrozenTeacher(nn.Module):
+    """A teacher beside its student: checks that they fit and sorts its features into common and teacher-only tokens.
+
+    Args:
+        model (`torch.nn.Module`): What [`load_teacher`] returns.
+        student_config ([`AMDConfig`]): Names the layers to align and the teacher's width.
+        source (`str`, *optional*): Where the model comes from, for `describe`.
+
+    Raises:
+        ValueError: If the teacher's width, layers, or grid of tokens do not fit; names every difference.
+    """
+
+    def __init__(self, model: nn.Module, student_config: AMDConfig, source: str = "given as a module"):
+        super().__init__()
+        self.model = model
+        self.source = source
+        self.direct_layers = tuple(student_config.teacher_direct_layers)
+        self.generation_layers = tuple(student_config.teacher_generation_layers)
+        self.width = student_config.teacher_hidden_size
+        self._statistics = (student_config.image_mean, student_config.image_std)
+        self.register_buffer("mean", torch.tensor(student_config.image_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(student_config.image_std).view(-1, 1, 1), persistent=False)
+        if isinstance(model, AMDModel):
+            _check_fit(model.config, student_config)
+
+    @classmethod
+    def fit(cls, source: str | Path | nn.Module, student_config: AMDConfig) -> FrozenTeacher:
+        """Loads `source` with [`load_teacher`] for the layers that the student's config aligns.
+
+        Raises:
+            ValueError: If the student has no alignment modules, or the teacher does not fit.
+        """
+        if student_config.teacher_hidden_size is None:
+            raise ValueError(
+                "The student has no alignment modules: build it with `teacher_hidden_size` set to the teacher's width."
+            )
+        layers = sorted({*student_config.teacher_direct_layers, *student_config.teacher_generation_layers})
+        if not layers:
+            raise ValueError("No layer is aligned: `teacher_direct_layers` and `teacher_generation_layers` are empty.")
+        return cls(load_teacher(source, layers=layers), student_config, _name_of(source))
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        student_mask: torch.Tensor,
+        teacher_mask: torch.Tensor,
+        num_masked: int,
+        num_teacher_masked: int,
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Features of the layers to align.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): uint8, or floats normalised for the student.
+            student_mask, teacher_mask (`torch.BoolTensor` of shape `(B, N)`): `True` = hidden.
+            num_masked, num_teacher_masked (`int`): Tokens that each row of the masks hides.
+
+        Returns:
+            Per direct layer the features `(B, V, D)` of tokens both see, and per generation layer those `(B, X, D)` of
+            tokens only the teacher sees, each in raster order.
+        """
+        features = self._features(pixel_values, teacher_mask, num_teacher_masked)
+        teacher_ids, _ = split_tokens(teacher_mask, num_teacher_masked)
+        # Where, among the tokens the teacher sees, are those the student sees too?
+        hidden_from_student = student_mask.gather(1, teacher_ids)
+        common, teacher_only = split_tokens(hidden_from_student, num_masked - num_teacher_masked)
+        direct = [gather_tokens(features[layer], common) for layer in self.direct_layers]
+        generation = [gather_tokens(features[layer], teacher_only) for layer in self.generation_layers]
+        return direct, generation
+
+    def _features(self, pixel_values: torch.Tensor, mask: torch.Tensor, num_masked: int) -> dict[int, torch.Tensor]:
+        layers = {*self.direct_layers, *self.generation_layers}
+        if isinstance(self.model, AMDModel):
+            clips = self._renormalized(pixel_values)
+            return self.model(clips, mask, num_masked=num_masked, feature_layers=layers).layer_features
+        features = self.model(self._normalized(pixel_values), mask)
+        visible = mask.shape[1] - num_masked
+        for layer in sorted(layers):
+            shape = tuple(features[layer].shape) if layer in features else None
+            if shape != (mask.shape[0], visible, self.width):
+                raise ValueError(
+                    f"The teacher must return layer {layer} with shape (clips, visible tokens, width) = "
+                    f"({mask.shape[0]}, {visible}, {self.width}), got {shape or f'only layers {sorted(features)}'}."
+                )
+        return features
+
+    def _normalized(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return (pixel_values / 255 - self.mean) / self.std if pixel_values.dtype == torch.uint8 else pixel_values
+
+    def _renormalized(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Floats normalised for the student, now for the teacher; the teacher's encoder takes uint8 as it is."""
+        config, embeddings = self.model.config, self.model.embeddings
+        if pixel_values.dtype == torch.uint8 or self._statistics == (config.image_mean, config.image_std):
+            return pixel_values
+        pixels = pixel_values * self.std + self.mean
+        return (pixels - embeddings.mean.view(-1, 1, 1)) / embeddings.std.view(-1, 1, 1)
+
+    def describe(self) -> str:
+        """One line: source, parameters, layers used, where it stops."""
+        return _describe(self.model, self.source, [*{*self.direct_layers, *self.generation_layers}], self.width)
+
+    def train(self, mode: bool = True) -> FrozenTeacher:
+        """Stays in eval mode whatever is asked."""
+        return super().train(False)
+
+
+def _check_fit(teacher: AMDConfig, student: AMDConfig) -> None:
+    pairs: list[tuple[str, Any, Any]] = [
+        (name, getattr(teacher, name), getattr(student, name))
+        for name in ("image_height_width", "num_frames", "tubelet_size", "patch_size", "num_channels")
+    ]
+    pairs.append(("width (`teacher_hidden_size`)", teacher.hidden_size, student.teacher_hidden_size))
+    different = [f"{name}: teacher {ours}, student {theirs}" for name, ours, theirs in pairs if ours != theirs]
+    if different:
+        raise ValueError("Teacher and student do not fit: " + "; ".join(different) + ".")

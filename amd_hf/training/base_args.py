@@ -1,0 +1,146 @@
+"""Arguments that pre-training and fine-tuning share: rate per 256 videos, warm-up in epochs, sampling, bad videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from transformers import SchedulerType, TrainingArguments
+
+
+_DEFAULT_LEARNING_RATE = next(f.default for f in fields(TrainingArguments) if f.name == "learning_rate")
+
+
+@dataclass
+class VideoTrainingArguments(TrainingArguments):
+    """[`~transformers.TrainingArguments`] for clips drawn from videos; not used by itself.
+
+    `per_device_train_batch_size` counts videos: a video stands for `num_repetitions` clips in the batch. These
+    defaults differ from those of `TrainingArguments`: `weight_decay` 0.05, `remove_unused_columns` False (rows hold
+    videos, which no model's `forward` names), `logging_nan_inf_filter` False (a loss that is not finite stops the
+    run), `average_tokens_across_devices` False (losses are means), `ddp_find_unused_parameters` False,
+    `lr_scheduler_type` cosine.
+
+    Raises:
+        ValueError: For a value out of its range, or two learning rates that contradict each other.
+    """
+
+    learning_rate: float = field(  # type: ignore[assignment]
+        default=_DEFAULT_LEARNING_RATE,
+        metadata={"help": "Highest learning rate; computed from `base_learning_rate` unless that is None."},
+    )
+    base_learning_rate: float | None = field(
+        default=1e-3,
+        metadata={
+            "help": "Learning rate per 256 videos in an optimizer step, a video counted once however often it is "
+            "repeated: the rate is base * videos per step / 256. `None` takes `learning_rate` as it is."
+        },
+    )
+    min_base_learning_rate: float = field(
+        default=1e-6, metadata={"help": "Rate at the end of the cosine, scaled like `base_learning_rate`."}
+    )
+    lr_scheduler_type: SchedulerType = field(
+        default=SchedulerType.COSINE, metadata={"help": "Must stay cosine, down to `min_base_learning_rate`."}
+    )
+    warmup_epochs: float = field(
+        default=5.0, metadata={"help": "Epochs of linear warm-up from 0; `warmup_steps`, when given, counts instead."}
+    )
+    num_repetitions: int = field(
+        default=1, metadata={"help": "Clips drawn from a video each time it is decoded (repeated augmentation)."}
+    )
+    sampling_rate: int = field(default=4, metadata={"help": "Step between the frames of a clip, in video frames."})
+    decoder: str | None = field(
+        default=None, metadata={"help": "Video decoder by name; by default the first that is installed."}
+    )
+    cache_decoded_bytes: int = field(
+        default=0,
+        metadata={"help": "Keep decoded videos in memory up to this many bytes per loading process, for small data."},
+    )
+    max_unreadable_share: float = field(
+        default=0.01,
+        metadata={"help": "Stop when more than this share of the videos tried (after 100) cannot be read."},
+    )
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay; none on biases and 1-D weights."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: rows hold videos."})
+    greater_is_better: bool | None = field(
+        default=None,
+        metadata={"help": "Of `metric_for_best_model`; by default false for the loss and its parts."},
+    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must stay False: NaN stops the run."})
+    average_tokens_across_devices: bool = field(default=False, metadata={"help": "Must stay False."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Off: every parameter is used."})
+
+    def __post_init__(self) -> None:
+        is_direction_given = self.greater_is_better is not None
+        super().__post_init__()
+        metric = (self.metric_for_best_model or "").removeprefix("eval_")
+        if metric.startswith("loss_") and not is_direction_given:
+            self.greater_is_better = (
+                False  # parts of the loss, which TrainingArguments knows by the ending "loss" alone
+            )
+        if self.lr_scheduler_type != SchedulerType.COSINE or self.lr_scheduler_kwargs:
+            raise ValueError(
+                "The schedule is always the released code's warm-up and cosine: leave `lr_scheduler_type` and "
+                "`lr_scheduler_kwargs` out and set `warmup_epochs` and `min_base_learning_rate`."
+            )
+        for name in ("remove_unused_columns", "logging_nan_inf_filter", "average_tokens_across_devices"):
+            if getattr(self, name):
+                raise ValueError(f"`{name}=True` is not supported: {type(self).__name__} needs it False.")
+        for name in (
+            "num_repetitions",
+            "sampling_rate",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("warmup_epochs", "cache_decoded_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if not 0 <= self.max_unreadable_share <= 1:
+            raise ValueError(f"`max_unreadable_share` must be between 0 and 1, got {self.max_unreadable_share}.")
+        self._check_rates()
+        self._scale_learning_rate()
+
+    def _check_rates(self) -> None:
+        name = "learning_rate" if self.base_learning_rate is None else "base_learning_rate"
+        highest = getattr(self, name)
+        if highest <= 0:
+            raise ValueError(f"`{name}` must be above 0, got {highest}.")
+        if not 0 <= self.min_base_learning_rate <= highest:
+            raise ValueError(
+                f"`min_base_learning_rate` {self.min_base_learning_rate} must lie between 0 and `{name}` {highest}: "
+                "the rate would rise towards the end."
+            )
+
+    def _scale_learning_rate(self) -> None:
+        if self.base_learning_rate is None:
+            return
+        scaled = self.base_learning_rate * self.videos_per_step / 256
+        if self.learning_rate not in (_DEFAULT_LEARNING_RATE, scaled):
+            raise ValueError(
+                f"Got both `learning_rate` {self.learning_rate} and `base_learning_rate` {self.base_learning_rate} "
+                f"(= {scaled:g} at {self.videos_per_step} videos per step). Leave `learning_rate` out, or set "
+                "`base_learning_rate` to None to use it as it is."
+            )
+        self.learning_rate = scaled
+
+    @property
+    def videos_per_step(self) -> int:
+        """Videos in an optimizer step, over accumulation and all processes."""
+        return (
+            self.per_device_train_batch_size * max(self.n_gpu, 1) * self.gradient_accumulation_steps * self.world_size
+        )
+
+    @property
+    def final_learning_rate_share(self) -> float:
+        """Rate at the end of the schedule as a share of the highest."""
+        if self.base_learning_rate is None:
+            return self.min_base_learning_rate / self.learning_rate
+        return self.min_base_learning_rate / self.base_learning_rate
+
+    def count_warmup_steps(self, num_training_steps: int, steps_per_epoch: int) -> int:
+        """Warm-up steps of a run: `warmup_steps` where given, else `warmup_epochs` epochs."""
+        if self.warmup_steps:
+            return self.get_warmup_steps(num_training_steps)
+        return int(self.warmup_epochs * steps_per_epoch)

@@ -1,0 +1,60 @@
+"""The collators that the trainers use when none is given: from a model's config and the training arguments."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from ..configuration_amd import AMDConfig
+from ..data.clips import ClipLoader
+from ..data.collators import ClassificationCollator, PreTrainingCollator
+from ..data.decoding import DecodedVideoCache
+from ..data.video_readers import reader_class
+from ..masking import MaskGenerator
+from .base_args import VideoTrainingArguments
+from .pretraining_args import AMDTrainingArguments
+
+
+def pretraining_collator(
+    config: AMDConfig, args: AMDTrainingArguments, has_teacher: bool, training: bool
+) -> PreTrainingCollator:
+    """Dense clips, the arguments' crop and the config's masks; the middle clip and centre crop in evaluation."""
+    loader = clip_loader(config, args, augmentation=args.train_crop)
+    return PreTrainingCollator(loader, MaskGenerator(config, has_teacher), training=training)
+
+
+def classification_collator(
+    config: AMDConfig, args: VideoTrainingArguments, training: bool, **loader_options: Any
+) -> ClassificationCollator:
+    """Clips and labels; `loader_options` go to [`~amd_hf.data.clips.ClipLoader`]."""
+    return ClassificationCollator(clip_loader(config, args, **loader_options), training=training)
+
+
+def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any) -> ClipLoader:
+    """A loader of clips as large as the config says, seeded by the arguments.
+
+    Raises:
+        ValueError: If frames are not square or there is no such decoder.
+        ImportError: If the decoder is not installed.
+    """
+    height, width = config.image_height_width
+    if height != width:
+        raise ValueError(f"Clips are cropped square: `image_size` {config.image_size} needs a collator of your own.")
+    if args.decoder is not None:
+        reader_class(args.decoder)  # a wrong name is told now, not by a worker of the loader
+    return ClipLoader(
+        num_frames=config.num_frames,
+        sampling_rate=args.sampling_rate,
+        image_size=height,
+        repetitions=args.num_repetitions,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        decoder=args.decoder,
+        cache=process_cache(args.cache_decoded_bytes),
+        **options,
+    )
+
+
+@functools.cache
+def process_cache(max_bytes: int) -> DecodedVideoCache | None:
+    """The cache of decoded videos of this process: all stages of a run share it. `None` for 0 bytes."""
+    return DecodedVideoCache(max_bytes) if max_bytes else None

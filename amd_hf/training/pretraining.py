@@ -1,0 +1,148 @@
+"""Masked pre-training with or without a teacher (paper, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput
+from ..teacher import FrozenTeacher
+from .base import VideoTrainer
+from .collators import pretraining_collator
+from .losses import alignment_loss, normalize_features
+from .pretraining_args import AMDTrainingArguments
+
+
+logger = logging.get_logger(__name__)
+
+
+class AMDTrainer(VideoTrainer):
+    """Pre-trains an [`AMDForPreTraining`] student, guided by a frozen teacher that sees more of each clip.
+
+    Loss = `reconstruction_weight` * pixels + `direct_weight` * direct alignment + `generation_weight` * generation
+    alignment, each part logged by name. The teacher is no part of the model: it is neither optimised nor saved.
+
+    Args:
+        model ([`AMDForPreTraining`]): The student. Its `config.teacher_hidden_size` is the teacher's width.
+        args ([`AMDTrainingArguments`]): Arguments.
+        teacher_model (`AMDModel`, `torch.nn.Module`, `str` or `Path`, *optional*):
+            An encoder, a module of one's own behind the protocol of [`load_teacher`], or what [`load_teacher`] loads.
+            Without one this is plain masked-autoencoder pre-training (VideoMAE).
+        train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows from [`load_video_dataset`].
+        data_collator, eval_collator (`Callable`, *optional*): Replace the built-in ones, which decode, crop and mask;
+            `data_collator` alone serves evaluation too.
+
+    Raises:
+        ValueError: If student and teacher do not fit (widths, layers, grids of tokens).
+    """
+
+    args: AMDTrainingArguments
+
+    def __init__(
+        self,
+        model: AMDForPreTraining,
+        args: AMDTrainingArguments,
+        teacher_model: nn.Module | str | Path | None = None,
+        data_collator: Callable | None = None,
+        eval_collator: Callable | None = None,
+        **kwargs: Any,
+    ):
+        self.teacher = FrozenTeacher.fit(teacher_model, model.config) if teacher_model is not None else None
+        has_teacher = self.teacher is not None
+        _freeze_what_no_loss_reaches(model, has_teacher)
+        super().__init__(
+            model,
+            args,
+            data_collator or pretraining_collator(model.config, args, has_teacher, training=True),
+            eval_collator or data_collator or pretraining_collator(model.config, args, has_teacher, training=False),
+            **kwargs,
+        )
+        if self.teacher is not None:
+            self.teacher.to(args.device)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, AMDForPreTrainingOutput]:
+        """The weighted sum of the losses; `outputs.losses` holds the parts, unweighted, by name."""
+        if self.teacher is None:
+            inputs = {name: value for name, value in inputs.items() if "teacher" not in name}
+        elif inputs.get("teacher_bool_masked_pos") is None:
+            raise ValueError("Distillation needs `teacher_bool_masked_pos` in the batch: the collator left it out.")
+        outputs = model(**inputs)
+        args = self.args
+        total = args.reconstruction_weight * outputs.losses["reconstruction"]
+        if self.teacher is not None:
+            outputs.losses = {**outputs.losses, **self._alignment_losses(self.teacher, outputs, inputs)}
+            total = total + args.direct_weight * outputs.losses["direct"]
+            total = total + args.generation_weight * outputs.losses["generation"]
+        if model.training:
+            self._record_losses(total, outputs.losses)
+        return (total, outputs) if return_outputs else total
+
+    def _alignment_losses(
+        self, teacher: FrozenTeacher, outputs: AMDForPreTrainingOutput, inputs: dict[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        with torch.no_grad(), self.accelerator.autocast():
+            direct, generation = teacher(
+                inputs["pixel_values"],
+                inputs["bool_masked_pos"],
+                inputs["teacher_bool_masked_pos"],
+                *self._mask_counts(inputs),
+            )
+        if self.args.teacher_feature_norm:
+            direct = [normalize_features(features) for features in direct]
+            generation = [normalize_features(features) for features in generation]
+        kind = self.args.alignment_loss
+        return {
+            "direct": alignment_loss(outputs.direct_features or (), direct, kind),
+            "generation": alignment_loss(outputs.generated_features or (), generation, kind),
+        }
+
+    @staticmethod
+    def _mask_counts(inputs: dict[str, Any]) -> tuple[int, int]:
+        """Tokens that student's and teacher's masks hide; read from the masks where the collator does not say."""
+        masks = (inputs["bool_masked_pos"], inputs["teacher_bool_masked_pos"])
+        counts = (inputs.get("num_masked"), inputs.get("num_teacher_masked"))
+        num_masked, num_teacher_masked = (
+            int(mask[0].sum()) if count is None else count for mask, count in zip(masks, counts, strict=True)
+        )
+        return num_masked, num_teacher_masked
+
+    def evaluation_parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        total, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return {"loss": total, **{f"loss_{name}": value for name, value in (outputs.losses or {}).items()}}
+
+    def evaluation_names(self) -> list[str]:
+        parts = ["reconstruction"] if self.teacher is None else ["reconstruction", "direct", "generation"]
+        return ["loss", *(f"loss_{name}" for name in parts)]
+
+
+def _freeze_what_no_loss_reaches(model: AMDForPreTraining, has_teacher: bool) -> None:
+    """Freezes alignment modules that get no gradient, which several processes would wait for, and says so."""
+    alignment, config = model.alignment, model.config
+    if alignment is None:
+        return
+    alignment.requires_grad_(has_teacher)  # true again after an earlier run of the same model without a teacher
+    if not has_teacher:
+        logger.warning(
+            "The student has alignment modules but there is no `teacher_model`: they stay as they are and only pixels "
+            "are learnt. Build the student with `teacher_hidden_size=None` if no teacher will follow."
+        )
+    elif config.num_masked_patches(config.teacher_mask_ratio) == config.num_masked_patches(config.student_mask_ratio):
+        logger.warning(
+            f"Teacher and student see the same tokens (`teacher_mask_ratio` {config.teacher_mask_ratio}, "
+            f"`student_mask_ratio` {config.student_mask_ratio}): there is nothing to generate and the generators stay "
+            "as they are."
+        )
+        alignment.generators.requires_grad_(False)
+        for layer in {*alignment.generation_layers} - {*alignment.direct_layers}:
+            alignment.projections[str(layer)].requires_grad_(False)

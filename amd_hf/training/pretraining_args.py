@@ -1,0 +1,55 @@
+"""Arguments of masked pre-training, distilled or not. Defaults are the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .base_args import VideoTrainingArguments
+from .losses import ALIGNMENT_LOSSES
+
+
+@dataclass
+class AMDTrainingArguments(VideoTrainingArguments):
+    """Arguments of [`AMDTrainer`]: those of [`~transformers.TrainingArguments`], `VideoTrainingArguments` and these.
+
+    The defaults are the released recipe's for Kinetics-400 and Something-Something V2: base rate 1.2e-3 down to 1e-5
+    with 10 epochs of warm-up, AdamW betas (0.9, 0.95), gradients clipped to norm 0.02, 4 repetitions of each video.
+
+    Raises:
+        ValueError: For an unknown `alignment_loss`, a negative weight, or no weight above 0.
+    """
+
+    reconstruction_weight: float = field(default=1.0, metadata={"help": "Weight of the pixel loss."})
+    direct_weight: float = field(default=1.0, metadata={"help": "Weight of the direct alignment loss."})
+    generation_weight: float = field(default=1.0, metadata={"help": "Weight of the generation alignment loss."})
+    alignment_loss: str = field(
+        default="l2", metadata={"help": "Distance of features.", "choices": list(ALIGNMENT_LOSSES)}
+    )
+    teacher_feature_norm: bool = field(
+        default=False,
+        metadata={"help": "Normalise the teacher's features (LayerNorm without parameters) before comparing."},
+    )
+    train_crop: str = field(
+        default="multi_scale_crop",
+        metadata={
+            "help": "Crop of training clips.",
+            "choices": ["multi_scale_crop", "random_resized_crop", "center_crop"],
+        },
+    )
+    base_learning_rate: float | None = field(default=1.2e-3, metadata={"help": "Learning rate per 256 videos."})
+    min_base_learning_rate: float = field(default=1e-5, metadata={"help": "Rate at the end, per 256 videos."})
+    warmup_epochs: float = field(default=10.0, metadata={"help": "Epochs of linear warm-up from 0."})
+    num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over the videos."})
+    num_repetitions: int = field(default=4, metadata={"help": "Clips drawn from each video it decodes."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW."})
+    max_grad_norm: float = field(default=0.02, metadata={"help": "Gradients are clipped to this norm."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alignment_loss not in ALIGNMENT_LOSSES:
+            raise ValueError(
+                f"`alignment_loss` must be one of {', '.join(ALIGNMENT_LOSSES)}, got {self.alignment_loss!r}."
+            )
+        weights = {name: getattr(self, f"{name}_weight") for name in ("reconstruction", "direct", "generation")}
+        if min(weights.values()) < 0 or max(weights.values()) == 0:
+            raise ValueError(f"Loss weights must be at least 0 and not all 0, got {weights}.")

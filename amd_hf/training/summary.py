@@ -1,0 +1,64 @@
+"""What a run will do, in a few lines, before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from .base import VideoTrainer
+
+
+def count_parameters(model: nn.Module, only_trainable: bool = False) -> int:
+    """Parameters of a module."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not only_trainable)
+
+
+def describe_model(model: nn.Module) -> str:
+    """Class, parameters and input of a model in one line."""
+    config = model.config
+    height, width = config.image_height_width
+    return (
+        f"{type(model).__name__}, {count_parameters(model) / 1e6:.2f}M parameters "
+        f"({count_parameters(model, only_trainable=True) / 1e6:.2f}M trained), {config.num_hidden_layers} layers of "
+        f"width {config.hidden_size}, {config.num_frames} x {height} x {width} frames, {config.num_patches} tokens"
+    )
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics in one line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def describe_run(trainer: VideoTrainer, **more: Any) -> str:
+    """Data, model, effective batch, steps and rate of a run, one item a line; `more` adds lines of one's own.
+
+    Raises:
+        ValueError: If the training set does not fill one optimizer step.
+    """
+    args = trainer.args
+    num_videos = len(trainer.train_dataset)
+    batches_per_epoch = len(trainer.get_train_dataloader())
+    steps_per_epoch = batches_per_epoch // args.gradient_accumulation_steps
+    num_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+    warmup = args.count_warmup_steps(num_steps, steps_per_epoch)
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    lines = {
+        "training videos": f"{num_videos:,}",
+        **({"evaluation videos": f"{len(trainer.eval_dataset):,}"} if trainer.eval_dataset is not None else {}),
+        "model": describe_model(trainer.model),
+        **more,
+        "batch": (
+            f"{args.videos_per_step} videos x {args.num_repetitions} repetitions = "
+            f"{args.videos_per_step * args.num_repetitions} clips per step ({args.per_device_train_batch_size} per "
+            f"device x {args.gradient_accumulation_steps} accumulation steps x {args.world_size} processes)"
+        ),
+        "steps": f"{num_steps:,} ({num_steps / steps_per_epoch:g} epochs of {steps_per_epoch}), {warmup} of warm-up",
+        "learning rate": f"{args.learning_rate:g} down to {args.learning_rate * args.final_learning_rate_share:g}",
+        "device": f"{args.device}, {precision}",
+        "output": args.output_dir,
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name:>{width}}: {value}" for name, value in lines.items())

@@ -1,0 +1,158 @@
+"""Video processor of AMD models: samples frames, resizes, crops and normalises.
+
+This file is self-contained on purpose: it travels with published checkpoints as Hub remote code. It decodes with PyAV,
+whose wheels bring their own FFmpeg and which the video-classification pipeline needs anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import PILImageResampling
+from transformers.processing_utils import VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+
+class AMDVideosKwargs(VideosKwargs, total=False):
+    """Options of [`AMDVideoProcessor`] beside those of every video processor."""
+
+    sampling_rate: int
+
+
+class AMDVideoProcessor(BaseVideoProcessor):
+    r"""Turns videos (paths, or arrays `(T, H, W, C)` or `(T, C, H, W)`) into `pixel_values` `(B, T, C, H, W)`.
+
+    Of a longer video it takes the clip in the middle: `num_frames` frames, `sampling_rate` apart; of a shorter one the
+    last frame is repeated. An array that already has `num_frames` frames is taken as it is. The short side is resized
+    to `size` (bilinear, not antialiased, as in the released test), then the centre is cropped.
+
+    Raises:
+        ValueError: If a file cannot be read as a video.
+        ImportError: If a file is given and PyAV is not installed.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from amd_hf import AMDVideoProcessor
+
+    >>> processor = AMDVideoProcessor()
+    >>> processor([np.zeros((64, 240, 320, 3), dtype=np.uint8)])["pixel_values"].shape
+    torch.Size([1, 16, 3, 224, 224])
+    ```"""
+
+    valid_kwargs = AMDVideosKwargs
+    model_input_names = ["pixel_values"]
+    resample = PILImageResampling.BILINEAR
+    size = {"shortest_edge": 224}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    image_mean = [0.485, 0.456, 0.406]
+    image_std = [0.229, 0.224, 0.225]
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_sample_frames = True
+    num_frames = 16
+    sampling_rate = 4
+
+    @classmethod
+    def for_model(cls, config: Any, **options: Any) -> AMDVideoProcessor:
+        """A processor that gives a model what its [`AMDConfig`] asks for; `options` override."""
+        height, width = config.image_height_width
+        options = {
+            "size": {"shortest_edge": min(height, width)},
+            "crop_size": {"height": height, "width": width},
+            "image_mean": config.image_mean,
+            "image_std": config.image_std,
+            "num_frames": config.num_frames,
+            **options,
+        }
+        return cls(**options)
+
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, sampling_rate: int | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Indices `(num_frames,)`, int64, of the clip in the middle of a video."""
+        num_frames = self.num_frames if num_frames is None else num_frames
+        sampling_rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        total = metadata.total_num_frames
+        if metadata.fps is None and total == num_frames:
+            return np.arange(num_frames)  # an array that was sampled before
+        start = max(total - num_frames * sampling_rate, 0) // 2
+        indices = np.arange(start, min(start + num_frames * sampling_rate, total), sampling_rate)
+        return np.pad(indices, (0, num_frames - len(indices)), mode="edge")
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable | None = None) -> Any:
+        """Decodes one file, or each of a list; frames `(T, H, W, C)`, uint8, and their metadata."""
+        if isinstance(video_url_or_urls, list):
+            return list(zip(*[self.fetch_videos(path, sample_indices_fn) for path in video_url_or_urls], strict=True))
+        return _read_video(str(video_url_or_urls), sample_indices_fn)
+
+    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+        """See [`AMDVideoProcessor`]; `kwargs` override its options for this call."""
+        batch = super().preprocess(videos, **kwargs)
+        batch["pixel_values"] = batch.pop("pixel_values_videos")
+        return batch
+
+    def resize(self, image: torch.Tensor, size: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Resizes the short side of `(..., H, W)` frames, the long side to int(size * long / short)."""
+        height, width = image.shape[-2:]
+        short = size.shortest_edge
+        if short is None:
+            return functional.resize(image, [size.height, size.width], antialias=False)
+        long = int(short * max(height, width) / min(height, width))
+        new_size = [short, long] if height <= width else [long, short]
+        return functional.resize(image, new_size, antialias=False)
+
+
+def _read_video(path: str, sample_indices_fn: Callable | None) -> tuple[np.ndarray, VideoMetadata]:
+    """Sampled frames `(n, H, W, C)`, uint8, of a file, and what is known of it."""
+    # Imported here because `import amd_hf` must load no decoder, and inside `try` because Hub remote code refuses to
+    # load where an unguarded import is not installed.
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("Reading video files needs PyAV: `pip install av`.") from error
+    try:
+        metadata = _probe(av, path)
+        sampled = (
+            range(metadata.total_num_frames) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
+        )
+        metadata.frames_indices = np.asarray(sampled)
+        return _decode(av, path, metadata.frames_indices.tolist()), metadata
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ValueError(f"Cannot read {path} as a video: {error}") from error
+
+
+def _probe(av: Any, path: str) -> VideoMetadata:
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        total = stream.frames or sum(1 for _ in container.decode(stream))  # WebM and others do not say
+        return VideoMetadata(total_num_frames=total, fps=float(stream.average_rate or 25), video_backend="pyav")
+
+
+def _decode(av: Any, path: str, indices: list[int]) -> np.ndarray:
+    wanted, last = set(indices), max(indices)
+    frames: dict[int, np.ndarray] = {}
+    with av.open(path) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                frames[number] = frame.to_ndarray(format="rgb24")
+            if number == last:
+                break
+    if last not in frames:
+        raise ValueError(f"Cannot read {path} as a video: it has no frame {last}, which its header promises.")
+    return np.stack([frames[index] for index in indices])
+
+
+__all__ = ["AMDVideoProcessor"]

@@ -1,0 +1,137 @@
+"""Pictures of a run: loss curves, and what student and teacher see of a clip beside its reconstruction.
+
+Needs matplotlib (`pip install "amd_hf[demo]"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .modeling_amd import AMDForPreTraining, gather_tokens, split_tokens
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_HIDDEN_GREY = 0.5
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('Pictures need matplotlib: `pip install "amd_hf[demo]"`.') from error
+    return Figure(figsize=(width, height), layout="constrained")  # without pyplot: no display, no global state
+
+
+def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
+    """Draws every `loss...` entry of one or more Trainer log histories over the steps, one panel per run.
+
+    Args:
+        histories (`Mapping[str, Sequence[Mapping]]`): Title of a panel -> `trainer.state.log_history`.
+        path (`str` or `Path`): Where the PNG goes.
+
+    Raises:
+        ValueError: If a history holds no training loss.
+    """
+    figure = _new_figure(4.2 * len(histories), 3.4)
+    for panel, (title, history) in enumerate(histories.items(), start=1):
+        entries = [entry for entry in history if "loss" in entry]
+        if not entries:
+            raise ValueError(f"The log of {title!r} holds no training loss.")
+        axes = figure.add_subplot(1, len(histories), panel)
+        parts = sorted({name for entry in entries for name in entry if name.startswith("loss_")}) or ["loss"]
+        for name in parts:
+            steps, values = zip(*((entry["step"], entry[name]) for entry in entries if name in entry), strict=True)
+            axes.plot(steps, values, label=name.removeprefix("loss_"))
+        axes.set(title=title, xlabel="step", yscale="log" if len(parts) > 1 else "linear")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+@torch.no_grad()
+def reconstruct_clips(
+    model: AMDForPreTraining,
+    clips: torch.Tensor,
+    student_mask: torch.Tensor,
+    teacher_mask: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """What to look at, as frames in [0, 1].
+
+    The model predicts patches normalised by their own mean and deviation, so those of the true patches have to be
+    put back before there is anything to see: brightness and contrast of hidden patches are given away, only their
+    structure is predicted.
+
+    Args:
+        model ([`AMDForPreTraining`]): The pre-trained model.
+        clips (`torch.Tensor` of shape `(B, T, C, H, W)`, uint8): The clips.
+        student_mask, teacher_mask (`torch.BoolTensor` of shape `(B, N)`): `True` = hidden; the teacher's is optional.
+
+    Returns:
+        Name of a row -> float tensor `(B, T, C, H, W)`: "original", "student sees", "teacher sees" (with a teacher's
+        mask), "reconstruction".
+    """
+    model.eval()
+    embeddings = model.amd.embeddings
+    pixels = embeddings.to_unit_range(embeddings.patchify(clips))
+    _, masked_ids = split_tokens(student_mask, int(student_mask[0].sum()))
+    predicted = model(clips, student_mask).logits.float()
+    if model.config.norm_pix_loss:
+        hidden = gather_tokens(pixels, masked_ids).unflatten(-1, (-1, model.config.num_channels))
+        variance, mean = torch.var_mean(hidden, dim=-2, keepdim=True)
+        predicted = predicted.unflatten(-1, (-1, model.config.num_channels)) * (variance.sqrt() + 1e-6) + mean
+        predicted = predicted.flatten(-2)
+    reconstruction = pixels.scatter(1, masked_ids[:, :, None].expand_as(predicted), predicted)
+    rows = {"original": pixels, "student sees": _hide(pixels, student_mask)}
+    if teacher_mask is not None:
+        rows["teacher sees"] = _hide(pixels, teacher_mask)
+    rows["reconstruction"] = reconstruction.clamp(0, 1)
+    return {name: _unpatchify(patches, model) for name, patches in rows.items()}
+
+
+def _hide(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return pixels.masked_fill(mask[:, :, None], _HIDDEN_GREY)
+
+
+def _unpatchify(patches: torch.Tensor, model: AMDForPreTraining) -> torch.Tensor:
+    """(B, N, P) -> (B, T, C, H, W): the reverse of `patchify`."""
+    config = model.config
+    time, rows, columns = config.grid_size
+    tubelet, patch, channels = config.tubelet_size, config.patch_size, config.num_channels
+    grid = patches.reshape(-1, time, rows, columns, tubelet, patch, patch, channels)
+    grid = grid.permute(0, 1, 4, 7, 2, 5, 3, 6)  # -> (B, time, frame, channel, rows, row, columns, column)
+    return grid.reshape(patches.shape[0], config.num_frames, channels, *config.image_height_width)
+
+
+def draw_reconstructions(rows: Mapping[str, torch.Tensor], path: str | Path, max_frames: int = 8) -> Path:
+    """Draws the outcome of [`reconstruct_clips`] as one picture: a block per clip, a line per row, a column per frame.
+
+    Args:
+        rows (`Mapping[str, torch.Tensor]`): Name -> float frames in [0, 1], `(B, T, C, H, W)`.
+        path (`str` or `Path`): Where the PNG goes.
+        max_frames (`int`, *optional*, defaults to 8): Frames shown, evenly spread.
+    """
+    num_clips, num_frames = next(iter(rows.values())).shape[:2]
+    shown = np.linspace(0, num_frames - 1, min(max_frames, num_frames)).round().astype(int)
+    figure = _new_figure(1.1 * len(shown) + 1.2, 1.15 * len(rows) * num_clips + 0.6)
+    figure.suptitle(
+        "Mean and contrast of hidden patches are taken from the original: only their structure is predicted.",
+        fontsize=8,
+    )
+    axes = figure.subplots(num_clips * len(rows), len(shown), squeeze=False)
+    for clip in range(num_clips):
+        for line, (name, frames) in enumerate(rows.items()):
+            for column, frame in enumerate(shown):
+                cell = axes[clip * len(rows) + line, column]
+                cell.imshow(frames[clip, frame].permute(1, 2, 0).numpy(), interpolation="nearest")
+                cell.set(xticks=[], yticks=[])
+            axes[clip * len(rows) + line, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    figure.savefig(path, dpi=110)
+    return Path(path)

@@ -1,0 +1,81 @@
+"""Convert an official AMD or VideoMAE checkpoint, or a Transformers `videomae` folder, to our format, or back.
+
+python scripts/convert_checkpoint.py --source checkpoint.pth --output_dir converted/
+python scripts/convert_checkpoint.py --source converted/ --to_official checkpoint.pth
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForPreTraining, AutoModelForVideoClassification
+
+from amd_hf import AMDConfig, AMDVideoProcessor, convert_checkpoint, export_checkpoint
+from amd_hf.checkpoint_files import CONFIG_ENTRY
+from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.training.summary import describe_model
+
+
+@dataclass
+class ConvertOptions:
+    """What to convert, and where to."""
+
+    source: str | None = field(default=None, metadata={"help": "File or folder to convert."})
+    output_dir: str | None = field(default=None, metadata={"help": "New folder for the converted model."})
+    to_official: str | None = field(
+        default=None, metadata={"help": "Write `source`, an `amd` folder, as an official file of this name instead."}
+    )
+    task: str | None = field(
+        default=None, metadata={"help": "`pretraining` or `classification`, where the file leaves it open."}
+    )
+    projection_by_position: bool = field(
+        default=False, metadata={"help": "Copy a projection that serves several student layers to each of them."}
+    )
+    include_generator_mask_tokens: bool = field(
+        default=False, metadata={"help": "With `to_official`: write them too, under a name of our own."}
+    )
+    sampling_rate: int = field(default=4, metadata={"help": "Step between frames, kept in the video processor."})
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    options, model_options = parse_recipe((ConvertOptions,), argv, __doc__)
+    if options.source is None or (options.output_dir is None) == (options.to_official is None):
+        raise ValueError("Give `--source` and either `--output_dir` (to our format) or `--to_official` (back).")
+    target = Path(options.output_dir or options.to_official)
+    if target.exists() and (target.is_file() or any(target.iterdir())):
+        raise ValueError(f"{target} exists already: choose another name, or remove it first.")
+    if options.to_official:
+        write_official(options, target)
+    else:
+        model = convert_checkpoint(
+            options.source,
+            task=options.task,
+            projection_by_position=options.projection_by_position,
+            **model_options,
+        )
+        print(model.conversion_report)
+        guessed = [name for name, origin in model.conversion_report.sizes.items() if "(default" in origin]
+        if guessed:
+            print(f"Check {' and '.join(guessed)}: nothing tells them; give --model.NAME VALUE where they differ.")
+        model.save_pretrained(target)
+        AMDVideoProcessor.for_model(model.config, sampling_rate=options.sampling_rate).save_pretrained(target)
+        print(f"{describe_model(model)}\nThe converted model is in {target}")
+    return target
+
+
+def write_official(options: ConvertOptions, target: Path) -> None:
+    """Writes an `amd` folder as the authors' code would save it, under `model`."""
+    config = AMDConfig.from_pretrained(options.source)
+    is_pretraining = "AMDForPreTraining" in (config.architectures or [])
+    auto_class = AutoModelForPreTraining if is_pretraining else AutoModelForVideoClassification
+    state_dict = export_checkpoint(auto_class.from_pretrained(options.source), options.include_generator_mask_tokens)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": state_dict, CONFIG_ENTRY: config.to_dict()}, target)  # the way back needs no options then
+    print(f"{len(state_dict)} tensors under official names are in {target}")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,217 @@
+"""The main job from nothing, on rendered videos: distil a small video model, fine-tune it, test it, use it.
+
+Renders MotionShapes (eight classes that only motion tells apart) as real mp4 files, pre-trains a teacher without
+labels, distils a student from it, fine-tunes the student with few labels and tests it over several views. Beside it,
+with the same steps and settings: the student pre-trained without a teacher, and the student from scratch.
+
+python scripts/demo.py --output_dir demo_output
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import finetune
+import pretrain
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
+from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.motion_shapes import MOTION_CLASSES, write_motion_shapes
+from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
+from amd_hf.flops import count_flops
+from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.training.collators import clip_loader
+from amd_hf.training.summary import count_parameters
+from amd_hf.visualization import draw_reconstructions, plot_losses, reconstruct_clips
+
+
+RECIPES = Path(__file__).resolve().parents[1] / "configs" / "demo"
+ARMS = {
+    "distilled": "distilled from the teacher",
+    "no_teacher": "pre-trained without a teacher",
+    "scratch": "from scratch",
+}
+
+
+@dataclass
+class DemoOptions:
+    """Where everything goes, and how large it is."""
+
+    output_dir: str = field(default="demo_output", metadata={"help": "Everything is written here."})
+    seed: int = field(default=0, metadata={"help": "Of data, weights and order."})
+    num_unlabelled: int = field(default=4000, metadata={"help": "Clips to pre-train on."})
+    num_labelled: int = field(default=320, metadata={"help": "Clips to fine-tune on."})
+    num_validation: int = field(default=400, metadata={"help": "Clips to test on."})
+    smoke: bool = field(
+        default=False, metadata={"help": "A few steps of everything: shows that it runs, learns nothing."}
+    )
+
+
+class Demo:
+    """The stages, their times and their results."""
+
+    def __init__(self, options: DemoOptions):
+        self.options = options
+        self.folder = Path(options.output_dir)
+        self.data = self.folder / "data"
+        self.seconds: dict[str, float] = {}
+        self.trainers: dict[str, pretrain.AMDTrainer] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def timed(self, name: str, stage: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs a stage under a headline and keeps its time."""
+        print(f"\n=== {name} ===", flush=True)
+        start = time.perf_counter()
+        outcome = stage(*arguments)
+        self.seconds[name] = time.perf_counter() - start
+        return outcome
+
+    def render(self) -> None:
+        """Writes the splits, each from seeds of its own."""
+        options = self.options
+        sizes = {
+            "unlabelled": options.num_unlabelled,
+            "train": options.num_labelled,
+            "tuning": options.num_validation,
+            "validation": options.num_validation,
+        }
+        for number, (split, num_videos) in enumerate(sizes.items()):
+            seed = 1000 * options.seed + number
+            write_motion_shapes(self.data, split, num_videos, seed=seed, labelled=split != "unlabelled")
+
+    def pretrain(self, name: str, recipe: str, *overrides: str) -> None:
+        arguments = self._arguments(recipe, name, "--train_split", "unlabelled", *overrides)
+        self.trainers[name] = pretrain.main(arguments)
+
+    def fine_tune(self, name: str, start: Path | None, *overrides: str) -> dict[str, float]:
+        recipe = yaml.safe_load((RECIPES / "student.yaml").read_text())["model"]
+        model = [f"--model.{key}={json.dumps(value)}" for key, value in recipe.items()]
+        where = ["--model_name_or_path", str(start)] if start else model
+        splits = ["--train_split", "train", "--test_split", "validation"]
+        finetune.main(self._arguments("finetune.yaml", f"{name}_classifier", *splits, *where, *overrides))
+        return json.loads((self.folder / f"{name}_classifier" / "test_results.json").read_text())
+
+    def _arguments(self, recipe: str, name: str, *more: str) -> list[str]:
+        smoke = ["--max_steps", "4", "--warmup_steps", "1", "--logging_steps", "2"] if self.options.smoke else []
+        output = ["--output_dir", str(self.folder / name), "--seed", str(self.options.seed)]
+        return ["--recipe", str(RECIPES / recipe), "--data", str(self.data), *output, *more, *smoke]
+
+    def probe(self, name: str) -> float:
+        """Accuracy of a linear classifier on the frozen encoder of an arm."""
+        if name == "scratch":
+            set_seed(self.options.seed)
+            encoder = AMDForPreTraining(AMDConfig.from_pretrained(self.folder / "no_teacher")).amd
+        else:
+            encoder = AMDModel.from_pretrained(self.folder / name)
+        loader = clip_loader(encoder.config, self.trainers["distilled"].args)
+        collator = ClassificationCollator(loader, training=False)
+        accelerator = Accelerator(mixed_precision="bf16")
+        train, test = (
+            pooled_features(encoder, load_video_dataset(self.data, split=split), collator, accelerator)
+            for split in ("train", "validation")
+        )
+        return linear_probe_accuracy(train, test, len(MOTION_CLASSES))
+
+    def draw(self) -> None:
+        """Loss curves, and what student and teacher see of a few validation clips."""
+        histories = {name: trainer.state.log_history for name, trainer in self.trainers.items()}
+        plot_losses(histories, self.folder / "losses.png")
+        student = AMDForPreTraining.from_pretrained(self.folder / "distilled")
+        rows = load_video_dataset(self.data, split="validation")
+        batch = self.trainers["distilled"].eval_collator(
+            [rows[index] for index in range(0, len(rows), max(len(rows) // 3, 1))][:3]
+        )
+        masks = batch["bool_masked_pos"], batch["teacher_bool_masked_pos"]
+        frames = reconstruct_clips(student, batch["pixel_values"], *masks)
+        draw_reconstructions(frames, self.folder / "reconstructions.png")
+
+    def predict(self) -> str:
+        """What `predict.py` says of one validation video, in a process of its own."""
+        video = sorted((self.data / "validation").glob("*/*.mp4"))[0]
+        program = Path(__file__).with_name("predict.py")
+        model = self.folder / "distilled_classifier"
+        command = [
+            sys.executable,
+            str(program),
+            "--model_name_or_path",
+            str(model),
+            "--videos",
+            str(video),
+            "--top_k",
+            "3",
+        ]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def table(self) -> str:
+        """Accuracies of all arms, sizes of both models, times."""
+        lines = [f"{'student':<32}{'fine-tuned':>12}{'per view':>10}{'linear probe':>14}"]
+        for name, title in ARMS.items():
+            result = self.results[name]
+            lines.append(
+                f"{title:<32}{result['accuracy']:>12.1%}{result['clip_accuracy']:>10.1%}{result['probe']:>14.1%}"
+            )
+        one_frame = self.results["one_frame"]
+        lines.append(f"{'from scratch, one frame repeated':<32}{one_frame['accuracy']:>12.1%}   (chance: 12.5%)")
+        lines.append("")
+        lines.append(f"{'model':<32}{'parameters':>12}{'GFLOPs per clip':>18}")
+        for name, sizes in self.results["sizes"].items():
+            lines.append(f"{name:<32}{sizes['parameters'] / 1e6:>11.2f}M{sizes['flops'] / 1e9:>18.2f}")
+        lines.append("")
+        lines += [f"{name:<44}{seconds:>7.0f} s" for name, seconds in self.seconds.items()]
+        lines.append(f"{'all':<44}{sum(self.seconds.values()):>7.0f} s")
+        return "\n".join(lines)
+
+    def run(self) -> None:
+        self.timed("rendering", self.render)
+        self.timed("teacher", self.pretrain, "teacher", "teacher.yaml")
+        teacher = str(self.folder / "teacher")
+        self.timed("student, distilled", self.pretrain, "distilled", "student.yaml", "--teacher", teacher)
+        without = ("--model.teacher_hidden_size=null",)
+        self.timed("student, without a teacher", self.pretrain, "no_teacher", "student.yaml", *without)
+        for name, title in ARMS.items():
+            start = None if name == "scratch" else self.folder / name
+            self.results[name] = self.timed(f"fine-tuning, {title}", self.fine_tune, name, start)
+            self.results[name]["probe"] = self.timed(f"linear probe, {title}", self.probe, name)
+        one_frame = ("--sampling_rate", "1000")  # beyond the end of the video: its first frame, repeated
+        self.results["one_frame"] = self.timed(
+            "fine-tuning, one frame repeated", self.fine_tune, "one_frame", None, *one_frame
+        )
+        self.results["sizes"] = {
+            name: {"parameters": count_parameters(encoder), "flops": count_flops(encoder)}
+            for name in ("teacher", "distilled")
+            for encoder in [AMDModel.from_pretrained(self.folder / name)]
+        }
+        self.timed("pictures", self.draw)
+
+
+def main(argv: Sequence[str] | None = None) -> Demo:
+    options, _ = parse_recipe((DemoOptions,), argv, __doc__, has_model_options=False)
+    demo = Demo(options)
+    for earlier in [path for path in demo.folder.glob("*") if path.name != "data"]:
+        print(f"Replacing the outcome of an earlier demo: {earlier}")
+        shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
+    demo.run()
+    report = f"{demo.table()}\n"
+    prediction = demo.predict()
+    (demo.folder / "results.json").write_text(json.dumps({**demo.results, "seconds": demo.seconds}, indent=2) + "\n")
+    (demo.folder / "results.txt").write_text(report)
+    print(f"\n=== results ===\n{report}\n=== predict.py on a validation video ===\n{prediction}")
+    print(f"The distilled, fine-tuned model: {demo.folder / 'distilled_classifier'}")
+    print(f"Loss curves: {demo.folder / 'losses.png'}")
+    print(f"What student and teacher see: {demo.folder / 'reconstructions.png'}")
+    return demo
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,90 @@
+"""Fine-tune a video classifier on labelled videos and test it over several views.
+
+python scripts/finetune.py --recipe configs/finetune/custom.yaml --model_name_or_path pretrained/ --data videos/ \
+    --output_dir out
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import set_seed
+
+from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer, AMDVideoProcessor, load_video_dataset
+from amd_hf.classifiers import build_classifier, check_labels_fit, import_function, label_names_of
+from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.training.checkpoints import find_checkpoint
+from amd_hf.training.summary import describe_metrics, describe_run
+
+
+@dataclass
+class FineTuneOptions:
+    """What to train, on what, and what to test it on."""
+
+    data: str | None = field(default=None, metadata={"help": "Class folders or list file `path label`."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder that paths in a list file start from."})
+    train_split: str | None = field(default=None, metadata={"help": "Sub-folder of `data` to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "Sub-folder to evaluate on while training."})
+    test_split: str | None = field(default=None, metadata={"help": "Sub-folder for the multi-view test at the end."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pre-trained model: Hub id or folder; none: from scratch, by `--model.*`."}
+    )
+    clip_augmentation: str | None = field(
+        default=None, metadata={"help": "Your own `module:function` (clip, label, generator) -> (clip, label)."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
+    options, args, model_options = parse_recipe((FineTuneOptions, AMDFineTuningArguments), argv, __doc__)
+    if options.data is None:
+        raise ValueError("Say what to train on: `--data FOLDER_OR_LIST`.")
+    checkpoint = find_checkpoint(args)
+    check_model_source(options.model_name_or_path, "model_name_or_path")
+
+    def load(split: str | None) -> object:
+        return load_video_dataset(options.data, split=split, root=options.data_root)
+
+    train = load(options.train_split)
+    evaluation, test = (load(split) if split else None for split in (options.eval_split, options.test_split))
+    set_seed(args.seed)  # before the weights are drawn, which the Trainer would not see to
+    model = build_classifier(options.model_name_or_path, label_names_of(train), **model_options)
+    for rows in [rows for rows in (evaluation, test) if rows is not None]:
+        check_labels_fit(rows, model.config)
+    trainer = AMDFineTuningTrainer(
+        model,
+        args,
+        clip_augmentation=import_function(options.clip_augmentation) if options.clip_augmentation else None,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=AMDVideoProcessor.for_model(model.config, sampling_rate=args.sampling_rate),
+    )
+    if args.process_index == 0:
+        start = options.model_name_or_path or "from scratch"
+        print(describe_run(trainer, start=start, classes=model.config.num_labels), flush=True)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if evaluation is not None:
+        metrics = trainer.evaluate()
+        trainer.save_metrics("eval", metrics)
+        if args.process_index == 0:
+            print(f"evaluation: {describe_metrics(metrics)}")
+    trainer.save_state()
+    if test is not None:
+        report_test(trainer, trainer.test(test).metrics())
+    if args.process_index == 0:
+        print(f"The fine-tuned model is in {args.output_dir}", flush=True)
+    return trainer
+
+
+def report_test(trainer: AMDFineTuningTrainer, metrics: dict[str, float | int]) -> None:
+    """Prints the metrics of the multi-view test and writes them to the output folder."""
+    if trainer.args.process_index == 0:
+        Path(trainer.args.output_dir, "test_results.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        print(f"test: {describe_metrics(metrics)}")
+
+
+if __name__ == "__main__":
+    run_program(main)

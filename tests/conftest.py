@@ -1,0 +1,97 @@
+"""Fixtures of all tests: the golden figures, tiny models made once and copied, and random states left as they were."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the network, nor wait for it
+
+import torch  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel  # noqa: E402
+from tests.helpers.models import nested_masks, random_clips, randomize, tiny_config, tiny_teacher_config  # noqa: E402
+
+
+_ROOT = Path(__file__).parents[1]
+
+torch.set_num_threads(1)  # tiny models: threads cost more than they gain, and much more when tests share the cores
+transformers_logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def _random_states() -> Iterator[None]:
+    """Every test starts from the same random numbers and leaves those of others alone."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Folder of the authors' figures; where it is absent tests skip, or fail with AMD_REQUIRE_ALL=1."""
+    folder = Path(os.environ.get("AMD_GOLDEN_DIR", _ROOT / "../shared/golden"))
+    if not folder.is_dir():
+        reason = f"the golden figures are absent: no folder {folder} (set AMD_GOLDEN_DIR)"
+        if os.environ.get("AMD_REQUIRE_ALL") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture
+def config() -> AMDConfig:
+    return tiny_config()
+
+
+@pytest.fixture(scope="session")
+def _models() -> dict[str, torch.nn.Module]:
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    models = {
+        "pretraining": AMDForPreTraining(tiny_config()),
+        "classifier": AMDForVideoClassification(tiny_config()),
+        "teacher": AMDModel(tiny_teacher_config()),
+    }
+    torch.set_rng_state(state)
+    return {name: randomize(model).eval() for name, model in models.items()}
+
+
+@pytest.fixture
+def pretraining_model(_models: dict[str, torch.nn.Module]) -> AMDForPreTraining:
+    return copy.deepcopy(_models["pretraining"])
+
+
+@pytest.fixture
+def classifier(_models: dict[str, torch.nn.Module]) -> AMDForVideoClassification:
+    return copy.deepcopy(_models["classifier"])
+
+
+@pytest.fixture
+def teacher_model(_models: dict[str, torch.nn.Module]) -> AMDModel:
+    return copy.deepcopy(_models["teacher"])
+
+
+@pytest.fixture
+def clips() -> torch.Tensor:
+    """Two uint8 clips of the size of `config`."""
+    return random_clips(tiny_config())
+
+
+@pytest.fixture
+def masks() -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks of student (8 of 12 tokens) and teacher (4 of 12), as many as the ratios of `config` mean."""
+    return nested_masks(12, 8, 4)

@@ -1,0 +1,121 @@
+"""What one process and two must agree on. Run by `torchrun`, each process writes what it found to OUTPUT/RANK.pt.
+
+torchrun --nproc_per_node 2 tests/helpers/processes.py VIDEOS OUTPUT
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from amd_hf import (
+    AMDFineTuningTrainer,
+    AMDForPreTraining,
+    AMDForVideoClassification,
+    AMDModel,
+    AMDTrainer,
+    load_video_dataset,
+)
+from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
+from tests.helpers.training import finetuning_args, labelled_rows, logged, pretraining_args, weights_of
+
+
+GLOBAL_BATCH = 4
+_MODEL = {"image_size": 16, "num_labels": 8}
+_RUN = {"max_steps": 3, "base_learning_rate": 0.1, "adam_epsilon": 1e-4, "sampling_rate": 2}
+
+
+def _outcome(trainer: Any) -> dict[str, Any]:
+    names = ("loss", "loss_reconstruction", "loss_direct", "loss_generation", "learning_rate")
+    logs = {name: logged(trainer, name) for name in names}
+    return {"logs": logs, "weights": weights_of(trainer.model), "steps": trainer.state.global_step}
+
+
+def _distillation(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """Training on real videos with accumulation, then evaluation of an odd number of them, one of which is bad."""
+    student = randomize(AMDForPreTraining(tiny_config(**_MODEL)))
+    teacher = randomize(AMDModel(tiny_teacher_config(**_MODEL)))
+    options = {"per_device_train_batch_size": batch_size // 2, "gradient_accumulation_steps": 2, **_RUN}
+    args = pretraining_args(output / "distilled", per_device_eval_batch_size=2, num_repetitions=2, **options)
+    rows = load_video_dataset(videos, split="train")
+    trainer = AMDTrainer(student, args, teacher_model=teacher, train_dataset=rows)
+    trainer.train()
+    metrics = trainer.evaluate(load_video_dataset(videos, split="test"))
+    return _outcome(trainer) | {"metrics": metrics, "world_size": args.world_size}
+
+
+def _fine_tuning(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """Training with labels in the batch, evaluation, and the multi-view test."""
+    model = randomize(AMDForVideoClassification(tiny_config(**_MODEL)))
+    args = finetuning_args(
+        output / "fine_tuned", per_device_train_batch_size=batch_size, test_num_segments=2, test_num_crops=1, **_RUN
+    )
+    trainer = AMDFineTuningTrainer(model, args, train_dataset=load_video_dataset(videos, split="train"))
+    trainer.train()
+    rows = load_video_dataset(videos, split="test")
+    return _outcome(trainer) | {"metrics": trainer.evaluate(rows), "test": trainer.test(rows)}
+
+
+class OneUnreadable:
+    """Collator of ready rows, of which that with number 0 cannot be read."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        good = [row for row in rows if row["number"] != 0]
+        report = {"num_tried": len(rows), "unreadable": [("0", "bad") for _ in range(len(rows) - len(good))]}
+        if not good:
+            return {"pixel_values": None, **report}
+        return {name: torch.stack([row[name] for row in good]) for name in ("pixel_values", "labels")} | report
+
+
+def _unreadable_on_one(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """A batch that one process alone cannot read: 4 videos, one per process and step."""
+    model = randomize(AMDForVideoClassification(tiny_config()))
+    args = finetuning_args(output / "skipped", per_device_train_batch_size=1, **{**_RUN, "max_steps": 4})
+    trainer = AMDFineTuningTrainer(
+        model, args, data_collator=OneUnreadable(), train_dataset=labelled_rows(model.config, 4)
+    )
+    trainer.train()
+    log = trainer.reading_log
+    counts = (log.num_tried, log.num_unreadable, sorted(log.reasons))
+    return _outcome(trainer) | {"counts": counts}
+
+
+def _equal_masks(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """Nothing to generate: parameters that no loss reaches would make the processes wait for each other."""
+    config = tiny_config(**_MODEL, teacher_mask_ratio=0.7)
+    teacher = randomize(AMDModel(tiny_teacher_config(**_MODEL)))
+    args = pretraining_args(output / "equal", per_device_train_batch_size=batch_size, **_RUN)
+    rows = load_video_dataset(videos, split="train")
+    trainer = AMDTrainer(randomize(AMDForPreTraining(config)), args, teacher_model=teacher, train_dataset=rows)
+    trainer.train()
+    return _outcome(trainer)
+
+
+SCENES: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
+    "distillation": _distillation,
+    "fine_tuning": _fine_tuning,
+    "unreadable_on_one": _unreadable_on_one,
+    "equal_masks": _equal_masks,
+}
+
+
+def play(videos: Path, output: Path, num_processes: int, names: tuple[str, ...] = tuple(SCENES)) -> dict[str, Any]:
+    """The outcome of every scene in this process; the batch of a step is the same for any number of processes."""
+    outcomes = {}
+    for name in names:
+        torch.manual_seed(0)
+        outcomes[name] = SCENES[name](videos, output, GLOBAL_BATCH // num_processes)
+    return outcomes
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = play(Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["WORLD_SIZE"]))
+    torch.save(found, Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
+    dist.destroy_process_group()

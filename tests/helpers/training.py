@@ -1,0 +1,151 @@
+"""What the tests of training share: rows of ready clips, arguments, and a plain reading of the losses."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from amd_hf import AMDConfig, AMDFineTuningArguments, AMDForPreTraining, AMDModel, AMDTrainingArguments
+from tests.helpers.models import nested_masks, random_clips
+
+
+ROOT = Path(__file__).parents[2]
+_QUIET = {"use_cpu": True, "report_to": [], "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True}
+
+
+def pretraining_args(output_dir: Path, **changes: Any) -> AMDTrainingArguments:
+    """Arguments of a short, silent run on the CPU that logs every step and starts at the full rate."""
+    options = {"num_repetitions": 1, "warmup_epochs": 0, "max_grad_norm": 1.0, **_QUIET, **changes}
+    return AMDTrainingArguments(output_dir=str(output_dir), **options)
+
+
+def finetuning_args(output_dir: Path, **changes: Any) -> AMDFineTuningArguments:
+    """The same for fine-tuning."""
+    options = {"num_repetitions": 1, "warmup_epochs": 0, **_QUIET, **changes}
+    return AMDFineTuningArguments(output_dir=str(output_dir), **options)
+
+
+def masked_rows(config: AMDConfig, num_rows: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of one uint8 clip and its masks, numbered."""
+    clips = random_clips(config, num_rows, seed)
+    counts = [config.num_masked_patches(ratio) for ratio in (config.student_mask_ratio, config.teacher_mask_ratio)]
+    student, teacher = nested_masks(config.num_patches, *counts, batch_size=num_rows, seed=seed)
+    columns = {"pixel_values": clips, "bool_masked_pos": student, "teacher_bool_masked_pos": teacher}
+    return [{name: column[row] for name, column in columns.items()} | {"number": row} for row in range(num_rows)]
+
+
+def labelled_rows(config: AMDConfig, num_rows: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of one uint8 clip and its class, numbered."""
+    clips = random_clips(config, num_rows, seed)
+    return [
+        {"pixel_values": clips[row], "labels": torch.tensor(row % config.num_labels), "number": row}
+        for row in range(num_rows)
+    ]
+
+
+class StackRows:
+    """Collator that stacks the tensors of ready rows and remembers the numbers of each batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        self.batches.append([row["number"] for row in rows])
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "number"}
+
+
+class GradientRecorder(TrainerCallback):
+    """Keeps the gradients that each optimizer step is made with."""
+
+    def __init__(self) -> None:
+        self.gradients: list[dict[str, torch.Tensor | None]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        self.gradients.append(
+            {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+        )
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def logged(trainer: Any, name: str) -> list[float]:
+    """What was logged under a name, in the order of the steps."""
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def plain_losses(
+    student: AMDForPreTraining,
+    teacher: AMDModel,
+    batch: Mapping[str, torch.Tensor],
+    kind: str = "l2",
+    normalize: bool = False,
+) -> dict[str, torch.Tensor]:
+    """The parts of the distillation loss, clip by clip with boolean indices, from the paper's description."""
+    config = student.config
+    distance = {
+        "l2": lambda x: x.square(),
+        "l1": lambda x: x.abs(),
+        "smooth_l1": lambda x: torch.where(x.abs() < 1, 0.5 * x.square(), x.abs() - 0.5),
+    }[kind]
+    outputs = student(**{name: batch[name] for name in batch})
+    with torch.no_grad():
+        raw = teacher.eval()(batch["pixel_values"], batch["teacher_bool_masked_pos"], output_hidden_states=True)
+    parts: dict[str, list[torch.Tensor]] = {"direct": [], "generation": []}
+    for row, (hidden, teacher_hidden) in enumerate(
+        zip(batch["bool_masked_pos"], batch["teacher_bool_masked_pos"], strict=True)
+    ):
+        only_teacher = hidden[~teacher_hidden]  # among the tokens that the teacher sees
+        for part, features, layers, wanted in (
+            ("direct", outputs.direct_features, config.teacher_direct_layers, ~only_teacher),
+            ("generation", outputs.generated_features, config.teacher_generation_layers, only_teacher),
+        ):
+            for ours, layer in zip(features, layers, strict=True):
+                target = raw.hidden_states[layer][row][wanted]
+                if normalize:
+                    deviation = (target.var(dim=-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+                    target = (target - target.mean(dim=-1, keepdim=True)) / deviation
+                parts[part].append(distance(ours[row] - target).mean())
+    return {"reconstruction": outputs.loss} | {name: torch.stack(values).mean() for name, values in parts.items()}
+
+
+def run_script(name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """One of the programs as a process of its own, as a user starts it."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+    outcome = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=200)
+    assert not check or outcome.returncode == 0, outcome.stderr[-3000:]
+    return outcome
+
+
+def load_script(name: str) -> ModuleType:
+    """One of the programs as a module under a name of its own (`evaluate` is also a library)."""
+    spec = importlib.util.spec_from_file_location(f"amd_hf_script_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # before it is executed: its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+def script_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+def one_error_line(stderr: str) -> str:
+    """The one line in which a program says what is wrong, without a traceback."""
+    assert "Traceback" not in stderr
+    (line,) = re.findall(r"^error: .*$", stderr, flags=re.MULTILINE)
+    return line

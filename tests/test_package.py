@@ -1,0 +1,197 @@
+"""The package as a whole: what an import costs, which way imports point, how large files are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import amd_hf
+
+
+_ROOT = Path(__file__).parents[1]
+_PACKAGE = _ROOT / "amd_hf"
+
+# Layers of DESIGN section 2, lowest first: a module imports from layers below its own, or from its own.
+_LAYERS = (
+    ("errors", "configuration_amd"),
+    ("modeling_amd", "video_processing_amd"),
+    (
+        "masking",
+        "teacher",
+        "conversion",
+        "checkpoint_files",
+        "checkpoint_geometry",
+        "checkpoint_keys",
+        "sources",
+        "classifiers",
+        "flops",
+    ),
+    ("data",),
+    ("evaluation",),
+    ("visualization", "cards"),
+    ("training",),
+    ("hub", "recipes"),
+    ("__init__",),
+)
+_RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
+_SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
+    "configuration_amd": set(),
+    "modeling_amd": {"configuration_amd"},
+    "video_processing_amd": set(),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Importing
+# ---------------------------------------------------------------------------------------------------------------------
+
+_UNWANTED = ("datasets", "evaluate", "decord", "av", "torchcodec", "transformers.trainer", "amd_hf.training")
+
+
+def test_import_pulls_in_no_datasets_evaluate_decoder_or_trainer() -> None:
+    code = f"import sys, amd_hf; print([name for name in {_UNWANTED} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(amd_hf.__all__))
+def test_public_name_is_importable_and_listed(name: str) -> None:
+    value = getattr(amd_hf, name)
+    assert value.__name__ == name
+    assert value.__doc__
+    assert name in dir(amd_hf)
+
+
+def test_public_names_are_those_agreed() -> None:
+    agreed = {
+        "AMDConfig",
+        "AMDModel",
+        "AMDForPreTraining",
+        "AMDForVideoClassification",
+        "AMDVideoProcessor",
+        "AMDTrainer",
+        "AMDTrainingArguments",
+        "AMDFineTuningTrainer",
+        "AMDFineTuningArguments",
+        "load_teacher",
+        "convert_checkpoint",
+        "export_checkpoint",
+        "load_video_dataset",
+    }
+    assert agreed <= set(amd_hf.__all__)
+
+
+def test_unknown_name_raises() -> None:
+    with pytest.raises(AttributeError, match="module 'amd_hf' has no attribute 'AMDModle'"):
+        amd_hf.AMDModle  # noqa: B018
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Direction of imports
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _modules() -> dict[str, Path]:
+    """Dotted name inside the package -> file; a folder's `__init__` has the folder's name."""
+    modules = {}
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        parts = path.relative_to(_PACKAGE).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)] = path
+    return modules
+
+
+def _imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere, also inside functions and `if TYPE_CHECKING`."""
+    folder = path.parent.relative_to(_PACKAGE).parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[2] or "__init__" for alias in node.names if _is_ours(alias.name)}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == 0:
+                if not _is_ours(module):
+                    continue
+                base = module.split(".")[1:]
+            else:
+                base = [*folder[: len(folder) - node.level + 1], *filter(None, module.split("."))]
+            # `from . import x` names modules, `from .x import y` names things in one.
+            found |= {".".join(base)} if base else {alias.name for alias in node.names}
+    return found
+
+
+def _is_ours(name: str) -> bool:
+    return name.split(".")[0] == "amd_hf"
+
+
+def test_every_module_has_a_layer() -> None:
+    unknown = {name.split(".")[0] for name in _modules()} - _RANKS.keys()
+    assert not unknown, f"say in _LAYERS which layer (DESIGN section 2) these belong to: {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("name", list(_modules()))
+def test_imports_point_downwards(name: str) -> None:
+    rank = _RANKS[name.split(".")[0]]
+    upwards = {other for other in _imports(_modules()[name]) if _RANKS[other.split(".")[0]] > rank}
+    assert not upwards, f"{name} imports {sorted(upwards)}, which stand above it (DESIGN section 2)"
+
+
+@pytest.mark.parametrize("name", list(_SELF_CONTAINED))
+def test_remote_code_imports_nothing_else_of_ours(name: str) -> None:
+    assert _imports(_modules()[name]) <= _SELF_CONTAINED[name]
+
+
+def test_no_import_cycle_within_a_layer() -> None:
+    graph = {name: _imports(path) & _modules().keys() for name, path in _modules().items() if name != "__init__"}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"import cycle: {' -> '.join((*trail, name))}"
+        if name in done:
+            return
+        for other in graph.get(name, ()):
+            visit(other, (*trail, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_walking_imports_finds_them_all() -> None:
+    assert _imports(_PACKAGE / "teacher.py") == {"configuration_amd", "modeling_amd", "sources"}
+    assert {"data.loader", "training.optim"} <= _imports(_PACKAGE / "training/base.py")
+    assert "modeling_amd" in _imports(_PACKAGE / "__init__.py")
+
+
+def test_package_does_not_import_scripts_or_tests() -> None:
+    for path in _modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.split(".")[0] in ("scripts", "tests") for name in names), path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sizes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _limit(path: Path) -> int:
+    if path.parts[0] == "tests":
+        return 600
+    return 750 if path.name == "modeling_amd.py" else 400
+
+
+@pytest.mark.parametrize("folder", ["amd_hf", "scripts", "benchmarks", "tests"])
+def test_files_stay_readable(folder: str) -> None:
+    too_long = {}
+    for path in sorted((_ROOT / folder).rglob("*.py")):
+        relative, lines = path.relative_to(_ROOT), len(path.read_text().splitlines())
+        if lines > _limit(relative):
+            too_long[str(relative)] = lines
+    assert not too_long, f"split these files (lines): {too_long}"

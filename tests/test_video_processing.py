@@ -1,0 +1,238 @@
+"""The video processor: which frames, which pixels, and the pipeline on a real file without other decoders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional
+from transformers import AutoVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from amd_hf import AMDForVideoClassification, AMDVideoProcessor
+from tests.helpers.models import normalized, tiny_config
+from tests.helpers.videos import frame_numbers, text_file, truncate, write_video
+
+
+_ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 numbered frames of 48 x 64."""
+    return write_video(tmp_path_factory.mktemp("videos") / "forty.mp4", 40, 48, 64)
+
+
+def _processor(**options: Any) -> AMDVideoProcessor:
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "num_frames": 4}
+    return AMDVideoProcessor(**{**sizes, **options})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Saving
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_imagenets_statistics_and_16_frames_of_224() -> None:
+    processor = AMDVideoProcessor()
+    assert (list(processor.image_mean), list(processor.image_std)) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert (processor.num_frames, processor.sampling_rate) == (16, 4)
+    pixels = processor([np.zeros((20, 50, 40, 3), dtype=np.uint8)], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 16, 3, 224, 224)
+
+
+def test_saved_processor_loads_equal_through_auto_class(tmp_path: Path) -> None:
+    processor = _processor(sampling_rate=3, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    processor.save_pretrained(tmp_path)
+    loaded = AutoVideoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is AMDVideoProcessor
+    assert loaded.to_dict() == processor.to_dict()
+    assert (loaded.sampling_rate, loaded.num_frames) == (3, 4)
+
+
+@pytest.mark.parametrize(("image_size", "short"), [(32, 32), ([16, 24], 16), ([24, 16], 16)])
+def test_processor_for_a_model_gives_what_its_config_asks_for(image_size: Any, short: int) -> None:
+    config = tiny_config(image_size=image_size, image_mean=[0.1, 0.2, 0.3])
+    processor = AMDVideoProcessor.for_model(config, sampling_rate=2)
+    pixels = processor([np.zeros((9, 50, 80, 3), dtype=np.uint8)], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 4, 3, *config.image_height_width)
+    assert processor.size["shortest_edge"] == short
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3]
+    assert processor.sampling_rate == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which frames
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("total", "num_frames", "sampling_rate", "expected"),
+    [
+        (40, 4, 4, [12, 16, 20, 24]),  # the 16 frames in the middle
+        (41, 4, 4, [12, 16, 20, 24]),
+        (16, 4, 4, [0, 4, 8, 12]),
+        (13, 4, 4, [0, 4, 8, 12]),
+        (12, 4, 4, [0, 4, 8, 8]),  # shorter: the last one repeated
+        (5, 4, 4, [0, 4, 4, 4]),
+        (1, 4, 4, [0, 0, 0, 0]),
+        (4, 4, 1, [0, 1, 2, 3]),
+        (4, 4, 4, [0, 0, 0, 0]),
+        (10, 3, 2, [2, 4, 6]),
+    ],
+)
+def test_frames_of_a_video_are_the_clip_in_its_middle(
+    total: int, num_frames: int, sampling_rate: int, expected: list[int]
+) -> None:
+    metadata = VideoMetadata(total_num_frames=total, fps=25.0)
+    processor = _processor(num_frames=num_frames, sampling_rate=sampling_rate)
+    indices = processor.sample_frames(metadata)
+    assert indices.tolist() == expected
+    given = _processor().sample_frames(metadata, num_frames=num_frames, sampling_rate=sampling_rate)
+    assert given.tolist() == expected
+
+
+def test_array_with_the_right_number_of_frames_is_taken_as_it_is() -> None:
+    frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.full((1, 32, 32, 3), 60, dtype=np.uint8)
+    plain = {"do_normalize": False, "do_rescale": False}
+    pixels = _processor(**plain)([frames], return_tensors="pt")["pixel_values"]
+    assert pixels[0, :, 0, 0, 0].tolist() == [0, 60, 120, 180]
+
+
+def test_longer_array_is_sampled() -> None:
+    frames = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), dtype=np.uint8)
+    plain = {"do_normalize": False, "do_rescale": False}
+    pixels = _processor(**plain)([frames], return_tensors="pt")["pixel_values"]
+    assert pixels[0, :, 0, 0, 0].tolist() == [12, 16, 20, 24]
+
+
+def test_frames_of_a_file_are_those_its_numbers_say(video: Path) -> None:
+    plain = {"do_normalize": False, "do_rescale": False}
+    processor = _processor(**plain)
+    pixels = processor(str(video), return_tensors="pt")["pixel_values"]
+    assert frame_numbers(pixels[0].numpy(), channel_axis=1) == [12, 16, 20, 24]
+    both = processor([str(video), str(video)], sampling_rate=9, return_tensors="pt")["pixel_values"]
+    assert [frame_numbers(clip.numpy(), channel_axis=1) for clip in both] == [[2, 11, 20, 29]] * 2
+
+
+@pytest.mark.parametrize(("num_frames", "expected"), [(1, [0, 0, 0, 0]), (6, [0, 4, 4, 4])])
+def test_short_file_repeats_its_last_frame(num_frames: int, expected: list[int], tmp_path: Path) -> None:
+    file = write_video(tmp_path / "short.mp4", num_frames, 48, 64)
+    pixels = _processor(do_normalize=False, do_rescale=False)(str(file), return_tensors="pt")["pixel_values"]
+    assert frame_numbers(pixels[0].numpy(), channel_axis=1) == expected
+
+
+def test_file_whose_header_does_not_count_frames_is_counted(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "video.webm", 12, 48, 64, codec="libvpx-vp9")
+    pixels = _processor(do_normalize=False, do_rescale=False)(str(file), return_tensors="pt")["pixel_values"]
+    assert frame_numbers(pixels[0].numpy(), channel_axis=1) == [0, 4, 8, 8]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which pixels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (33, 71), (20, 20), (32, 32)])
+def test_short_side_is_resized_and_the_centre_cropped(height: int, width: int) -> None:
+    frames = torch.randint(256, (4, 3, height, width), dtype=torch.uint8)
+    pixels = _processor()([frames], return_tensors="pt")["pixel_values"]
+    long = int(32 * max(height, width) / min(height, width))
+    new_size = [32, long] if height <= width else [long, 32]
+    expected = functional.resize(frames, new_size, antialias=False)
+    expected = functional.center_crop(expected, [32, 32]) / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (expected - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(pixels[0], expected, atol=1e-5, rtol=0)
+
+
+def test_channels_may_come_last() -> None:
+    frames = np.random.default_rng(0).integers(256, size=(4, 40, 50, 3), dtype=np.uint8)
+    processor = _processor()
+    last = processor([frames], return_tensors="pt")["pixel_values"]
+    first = processor([frames.transpose(0, 3, 1, 2)], return_tensors="pt")["pixel_values"]
+    assert torch.equal(first, last)
+
+
+def test_processed_clip_gives_the_logits_of_the_raw_one(classifier: AMDForVideoClassification) -> None:
+    """A clip of the right size: normalised by the processor, or raw and normalised in the model."""
+    clips = torch.randint(256, (2, 4, 3, 16, 24), dtype=torch.uint8)
+    processor = AMDVideoProcessor.for_model(classifier.config)
+    pixels = processor(list(clips), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, normalized(clips, classifier.config), atol=1e-6, rtol=0)
+    torch.testing.assert_close(classifier(pixels).logits, classifier(clips).logits, atol=1e-5, rtol=0)
+
+
+def test_unknown_option_in_a_call_raises() -> None:
+    with pytest.raises(TypeError, match="sampling_ratio"):
+        _processor()([np.zeros((4, 32, 32, 3), dtype=np.uint8)], sampling_ratio=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_unreadable_file_raises_and_is_named(tmp_path: Path) -> None:
+    for file in (
+        text_file(tmp_path / "text.mp4"),
+        truncate(write_video(tmp_path / "cut.mp4", 40, 48, 64)),
+        tmp_path / "missing.mp4",
+    ):
+        with pytest.raises(ValueError, match=rf"Cannot read .*{file.name} as a video"):
+            _processor()(str(file))
+
+
+def test_empty_file_raises(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(ValueError, match=r"Cannot read .*empty\.mp4 as a video"):
+        _processor()(str(tmp_path / "empty.mp4"))
+
+
+_PIPELINE = """
+import builtins, sys
+real_import = builtins.__import__
+def guarded(name, *args, **kwargs):
+    if name.split(".")[0] in ("decord", "torchcodec"):
+        raise ImportError(f"{name} is hidden")
+    return real_import(name, *args, **kwargs)
+builtins.__import__ = guarded
+import transformers
+import amd_hf
+classify = transformers.pipeline("video-classification", model=sys.argv[1], device="cpu")
+for name in ("decord", "torchcodec"):
+    assert name not in sys.modules, name
+print([(entry["label"], round(entry["score"], 6)) for entry in classify(sys.argv[2], top_k=5)])
+"""
+
+
+def test_pipeline_classifies_a_file_with_pyav_alone(
+    classifier: AMDForVideoClassification, video: Path, tmp_path: Path
+) -> None:
+    classifier.config.id2label = dict(enumerate(["left", "right", "up", "down", "still"]))
+    classifier.config.label2id = {name: number for number, name in classifier.config.id2label.items()}
+    classifier.save_pretrained(tmp_path)
+    processor = AMDVideoProcessor.for_model(classifier.config)
+    processor.save_pretrained(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", _PIPELINE, str(tmp_path), str(video)],
+        cwd=_ROOT, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = eval(done.stdout.strip().splitlines()[-1])
+    pixels = processor(str(video), return_tensors="pt")["pixel_values"]
+    scores = classifier(pixels).logits.softmax(-1)[0]
+    expected = sorted(zip(classifier.config.id2label.values(), scores.tolist(), strict=True), key=lambda x: -x[1])
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+
+
+def test_missing_pyav_raises_with_the_command_to_install_it(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match="pip install av"):
+        _processor()(str(video))

@@ -1,0 +1,99 @@
+"""Two real processes against one: one start of `torchrun` shows all of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.processes import play
+from tests.helpers.training import ROOT, script_environment
+from tests.helpers.videos import text_file
+
+
+@pytest.fixture(scope="module")
+def videos(motion_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rendered videos, and a split `test` of 11 of which one cannot be read: two processes share them unevenly."""
+    root = tmp_path_factory.mktemp("shared") / "videos"
+    shutil.copytree(motion_videos / "train", root / "train")
+    shutil.copytree(motion_videos / "validation", root / "test")
+    text_file(root / "test" / "left" / "broken.mp4")
+    for extra in list((root / "test").glob("*/*.mp4"))[:1]:
+        shutil.copy(extra, extra.with_name("extra.mp4"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def two(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    output = tmp_path_factory.mktemp("two")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        str(ROOT / "tests" / "helpers" / "processes.py"), str(videos), str(output),
+    ]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=200)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return [torch.load(output / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process finds."""
+    output = tmp_path_factory.mktemp("one")
+    return play(videos, output, 1, names=("distillation", "fine_tuning", "equal_masks"))
+
+
+def test_two_processes_know_of_each_other(two: list[dict[str, Any]]) -> None:
+    assert [found["distillation"]["world_size"] for found in two] == [2, 2]
+
+
+@pytest.mark.parametrize("scene", ["distillation", "fine_tuning", "equal_masks"])
+def test_same_videos_in_a_step_give_the_same_losses_and_weights(
+    one: dict[str, Any], two: list[dict[str, Any]], scene: str
+) -> None:
+    expected = one[scene]
+    for found in two:
+        assert found[scene]["steps"] == expected["steps"] == 3
+        for name, values in expected["logs"].items():
+            assert found[scene]["logs"][name] == pytest.approx(values, rel=1e-5), name
+        for name, value in expected["weights"].items():
+            torch.testing.assert_close(found[scene]["weights"][name], value, atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("scene", ["distillation", "fine_tuning"])
+def test_evaluation_counts_each_video_once(one: dict[str, Any], two: list[dict[str, Any]], scene: str) -> None:
+    expected = one[scene]["metrics"]
+    assert (expected["eval_videos_expected"], expected["eval_videos_read"]) == (11, 10)
+    for found in two:
+        for name, value in expected.items():
+            if "runtime" not in name and "per_second" not in name:
+                assert found[scene]["metrics"][name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_multi_view_test_is_whole_on_every_process(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    expected = one["fine_tuning"]["test"]
+    for found in two:
+        result = found["fine_tuning"]["test"]
+        assert [video_id for video_id, _ in result.unreadable] == ["test/left/broken.mp4"]
+        assert [p["video_id"] for p in result.predictions] == [p["video_id"] for p in expected.predictions]
+        for ours, theirs in zip(result.predictions, expected.predictions, strict=True):
+            np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-4)
+        assert result.metrics() == expected.metrics()
+
+
+def test_batch_that_one_process_cannot_read_is_skipped_on_both(two: list[dict[str, Any]]) -> None:
+    # 4 videos, 2 in a step: in each of two epochs one step is lost, on whichever process the bad video falls.
+    first, second = (found["unreadable_on_one"] for found in two)
+    for found in (first, second):
+        assert found["steps"] == 4
+        assert found["counts"][:2] == (8, 2)
+        assert sum(loss != loss for loss in found["logs"]["loss"]) == 2
+    assert sorted(first["counts"][2] + second["counts"][2]) in (["0"], ["0", "0"])  # named where it was met
+    for name, value in first["weights"].items():
+        assert torch.equal(second["weights"][name], value), name

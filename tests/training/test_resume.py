@@ -1,0 +1,179 @@
+"""Runs that end too early and go on: killed, resumed, and never started over by mistake."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from amd_hf import (
+    AMDConfig,
+    AMDFineTuningTrainer,
+    AMDForPreTraining,
+    AMDForVideoClassification,
+    AMDTrainer,
+    load_video_dataset,
+)
+from amd_hf.training.checkpoints import find_checkpoint
+from tests.helpers.models import tiny_config
+from tests.helpers.training import (
+    ROOT,
+    finetuning_args,
+    load_script,
+    logged,
+    pretraining_args,
+    run_script,
+    script_environment,
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The weights after resuming
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _trainer(stage: str, config: AMDConfig, rows: Any, output_dir: Path, **options: Any) -> Any:
+    options = {
+        "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "num_repetitions": 2, "sampling_rate": 2,
+        "max_steps": 6, "base_learning_rate": 0.1, "save_strategy": "steps", "save_steps": 1, **options,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    if stage == "pretraining":
+        model = AMDForPreTraining(config)
+        return AMDTrainer(model, pretraining_args(output_dir, **options), train_dataset=rows)
+    model = AMDForVideoClassification(config)
+    return AMDFineTuningTrainer(model, finetuning_args(output_dir, **options), train_dataset=rows)
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
+@pytest.mark.parametrize("step", [2, 3], ids=["at the end of an epoch", "within an epoch"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_run_gives_the_weights_of_one_never_stopped_bit_for_bit(
+    motion_videos: Path, tmp_path: Path, stage: str, step: int, workers: int
+) -> None:
+    # 16 videos, 6 in a step: epochs of 2 steps. Drop path and dropout draw from the global generator.
+    config = tiny_config(
+        image_size=16, num_labels=8, teacher_hidden_size=None, drop_path_rate=0.3, head_dropout=0.2
+    )  # fmt: skip
+    rows = load_video_dataset(motion_videos, split="train")
+    whole = _trainer(stage, config, rows, tmp_path / "out")
+    whole.train()
+    resumed = _trainer(stage, config, rows, tmp_path / "again", dataloader_num_workers=workers)
+    torch.manual_seed(123)  # what happened before must not matter
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+    assert resumed.state.global_step == 6
+    assert logged(resumed, "loss") == logged(whole, "loss")
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A killed process
+# ---------------------------------------------------------------------------------------------------------------------
+
+_TINY_MODEL = {
+    "image_size": 16, "patch_size": 4, "num_frames": 4, "hidden_size": 16, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+}  # fmt: skip
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "the program ended before it could be killed"
+        assert time.monotonic() < deadline, f"no {path} after {seconds} s"
+        time.sleep(0.005)
+
+
+def test_killed_program_goes_on_to_the_end_and_to_the_same_weights(motion_videos: Path, tmp_path: Path) -> None:
+    model = [f"--model.{name}={value}" for name, value in _TINY_MODEL.items()]
+    options = {
+        "data": motion_videos, "train_split": "train", "sampling_rate": 2, "per_device_train_batch_size": 4,
+        "num_repetitions": 1, "max_steps": 30, "warmup_epochs": 0, "save_steps": 5, "use_cpu": True,
+    }  # fmt: skip
+    arguments = [*model, *(f"--{name}={value}" for name, value in options.items())]
+    killed = tmp_path / "killed"
+    command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *arguments, f"--output_dir={killed}"]
+    with subprocess.Popen(
+        command, env=script_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
+        try:
+            _wait_for(killed / "checkpoint-5" / "trainer_state.json", run)
+        finally:
+            run.send_signal(signal.SIGKILL)
+    assert run.returncode == -signal.SIGKILL
+    assert not (killed / "model.safetensors").exists()
+
+    resumed = run_script("pretrain", *arguments, f"--output_dir={killed}", "--resume_from_checkpoint")
+    assert f"The pre-trained model is in {killed}" in resumed.stdout
+    assert (killed / "checkpoint-30").is_dir()
+    whole = tmp_path / "whole"
+    expected = load_script("pretrain").main([*arguments, f"--output_dir={whole}"]).model.state_dict()
+    for name, value in load_file(killed / "model.safetensors").items():
+        assert torch.equal(value, expected[name]), name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which checkpoint is taken
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _checkpoint(folder: Path, step: int, state: str | None = "{}") -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "model.safetensors").touch()
+    if state is not None:
+        (path / "trainer_state.json").write_text(state)
+    return path
+
+
+@pytest.mark.parametrize("wanted", ["last", "true", True])
+def test_last_complete_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture, wanted: Any) -> None:
+    expected = _checkpoint(tmp_path, 9)
+    _checkpoint(tmp_path, 5)
+    _checkpoint(tmp_path, 10, state=None)
+    _checkpoint(tmp_path, 11, state='{"global_')
+    assert find_checkpoint(pretraining_args(tmp_path, resume_from_checkpoint=wanted)) == str(expected)
+    assert "checkpoint-10 is incomplete" in caplog.text
+    assert "checkpoint-11 is incomplete" in caplog.text
+
+
+def test_resuming_with_nothing_to_resume_starts_from_the_beginning_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert find_checkpoint(pretraining_args(tmp_path / "new", resume_from_checkpoint="last")) is None
+    assert "no checkpoint in" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", [None, "false", False])
+def test_output_folder_of_a_run_is_refused_without_the_flag(tmp_path: Path, wanted: Any) -> None:
+    _checkpoint(tmp_path, 5, state=None)  # even an incomplete one: it is somebody's run
+    args = pretraining_args(tmp_path, resume_from_checkpoint=wanted)
+    with pytest.raises(
+        ValueError, match=r"already holds checkpoints of a run \(checkpoint-5\).*--resume_from_checkpoint"
+    ):
+        find_checkpoint(args)
+
+
+def test_new_output_folder_needs_no_flag(tmp_path: Path) -> None:
+    assert find_checkpoint(pretraining_args(tmp_path / "new")) is None
+
+
+def test_named_checkpoint_is_taken_from_wherever_it_lies(tmp_path: Path) -> None:
+    named = _checkpoint(tmp_path / "elsewhere", 7)
+    _checkpoint(tmp_path / "out", 9)
+    assert find_checkpoint(pretraining_args(tmp_path / "out", resume_from_checkpoint=str(named))) == str(named)
+
+
+def test_named_folder_that_is_no_checkpoint_raises(tmp_path: Path) -> None:
+    args = pretraining_args(tmp_path / "out", resume_from_checkpoint=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="is no complete checkpoint: it has no readable trainer_state.json"):
+        find_checkpoint(args)
