@@ -147,7 +147,7 @@ def _decode(av: Any, path: str, indices: list[int]) -> np.ndarray:
         container.streams.video[0].thread_type = "AUTO"
         for number, frame in enumerate(container.decode(video=0)):
             if number in wanted:
-                frames[number] = frame.to_ndarray(format="rgb24")
+                frames[number] = frame.to_ndarray(format="rgb24", threads=1)
             if number == last:
                 break
     if last not in frames:

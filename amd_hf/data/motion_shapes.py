@@ -378,6 +378,8 @@ def encode_video(clip: np.ndarray) -> bytes:
         stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND, options=options)
         stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
         for picture in clip:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            # One thread: with more, on a busy machine, FFmpeg's conversion now and then gives another picture.
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", threads=1)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()

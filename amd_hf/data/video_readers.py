@@ -216,7 +216,7 @@ class PyAVVideoReader(BaseVideoReader):
 
 def _upright_rgb(frame: Any) -> np.ndarray:
     """Turn a PyAV frame into uint8 (H, W, 3), rotated as its metadata asks (decord does so by itself)."""
-    image = frame.to_ndarray(format="rgb24")
+    image = frame.to_ndarray(format="rgb24", threads=1)
     return np.rot90(image, frame.rotation // 90) if frame.rotation else image
 
 
