@@ -59,7 +59,7 @@ VERTICAL_FLIP_LABELS = _label_map(up="down", clockwise="anticlockwise")
 TRANSPOSE_LABELS = _label_map(left="up", right="down", clockwise="anticlockwise")
 TIME_REVERSAL_LABELS = _label_map(left="right", up="down", clockwise="anticlockwise", nearer="farther")
 
-_RENDERER_VERSION = 2  # raise it when the pictures change, so that old files are not mixed with new ones
+_RENDERER_VERSION = 3  # raise it when the pictures change, so that old files are not mixed with new ones
 _FRAMES_PER_SECOND = 8
 
 
@@ -374,12 +374,12 @@ def encode_video(clip: np.ndarray) -> bytes:
     time. Groups of pictures are short and closed, and there are no B frames, so any frame is quick to reach."""
     buffer = io.BytesIO()
     options = {"crf": "12", "preset": "veryfast", "g": "8", "bf": "0", "threads": "1", "flags": "+cgop+bitexact"}
+    # Without it x264 plans bits with approximate vector instructions, whose results change now and then on a busy CPU.
+    options["x264-params"] = "cpu-independent=1"
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND, options=options)
         stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
         for picture in clip:
-            # One thread: with more, on a busy machine, FFmpeg's conversion now and then gives another picture.
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", threads=1)
-            container.mux(stream.encode(frame))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()

@@ -53,9 +53,8 @@ def write_video(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = 8  # several key frames, so that readers have something to seek to
         stream.codec_context.thread_count = 1
-        for frame in frames:  # threads: with more than one, FFmpeg's conversion is not always the same
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p", threads=1)
-            container.mux(stream.encode(picture))
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
 
