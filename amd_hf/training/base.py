@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from datasets import IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.loader import EpochBatchSampler, build_eval_loader, build_train_loader
+from ..data.stream_loader import StreamDataLoader, iterate_once
+from ..data.streams import StreamReader, stream_length
 from ..sources import check_processor
 from ..video_processing_amd import AMDVideoProcessor
 from .base_args import VideoTrainingArguments
 from .metrics import FiniteLossGuard, LossMeter
 from .optim import cosine_schedule, parameter_groups
 from .reading_log import ReadingLog
+from .step_batches import StepBatches
+from .stream_runs import load_position, prepare_arguments, save_position
 
 
 class VideoTrainer(Trainer):
@@ -35,7 +38,7 @@ class VideoTrainer(Trainer):
 
     Raises:
         ValueError: If one process is to drive several GPUs, or there is no such `metric_for_best_model`.
-        TypeError: If the training set is a stream.
+        TypeError: If the training set is a stream of another kind than `datasets.IterableDataset`.
     """
 
     args: VideoTrainingArguments
@@ -65,19 +68,22 @@ class VideoTrainer(Trainer):
             raise ValueError(
                 f"`metric_for_best_model` must be one of {', '.join(self.evaluation_names())}, got {metric!r}."
             )
-        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
-        if self.train_dataset is not None and not hasattr(self.train_dataset, "__len__"):
+        rows = kwargs.get("train_dataset")
+        if isinstance(rows, IterableDataset):
+            prepare_arguments(args, rows)
+        elif rows is not None and not hasattr(rows, "__len__"):
             raise TypeError(
-                f"`train_dataset` is a stream ({type(self.train_dataset).__name__}): training needs a set of known "
-                "length, such as `load_video_dataset` gives with `streaming=False`."
+                f"`train_dataset` is a stream of a kind ({type(rows).__name__}) whose place cannot be saved: give a "
+                "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` does, or rows of known length."
             )
+        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         self.eval_collator = eval_collator or self.data_collator
         self.reading_log = ReadingLog(args.max_unreadable_share)
+        self._stream_loader: StreamDataLoader | None = None
         self._meter = LossMeter()
         self._finite_guard = FiniteLossGuard()
-        self._num_usable_batches = 0  # of the optimizer step under way
-        # Counts of unreadable videos travel between hosts, so that the accelerator is never waited for.
-        self._host_group = dist.new_group(backend="gloo") if args.world_size > 1 else None
+        self._step_batches = StepBatches(self.reading_log, args.world_size)
+        self._num_clips = 1  # of the batch under way that count
 
     # ---- To be defined by subclasses ----
 
@@ -95,17 +101,37 @@ class VideoTrainer(Trainer):
 
     # ---- Data ----
 
+    @property
+    def num_train_videos(self) -> int | None:
+        """Videos in a pass over the training set; None for a stream that does not say."""
+        rows = self.train_dataset
+        return stream_length(rows) if isinstance(rows, IterableDataset) else len(rows)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps in a pass over the training set; None for a stream that does not say its length."""
+        num_videos = self.num_train_videos
+        return None if num_videos is None else max(num_videos // self.args.videos_per_step, 1)
+
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
         if self.train_dataset is None:
             raise ValueError("Training needs a `train_dataset`.")
+        seed = args.seed if args.data_seed is None else args.data_seed
+        processes = {"num_processes": args.world_size, "process_index": args.process_index}
+        if isinstance(self.train_dataset, IterableDataset):
+            reader = StreamReader(self.train_dataset, seed, buffer_rows=args.stream_buffer_rows, **processes)
+            num_batches = args.max_steps * args.gradient_accumulation_steps
+            self._stream_loader = StreamDataLoader(
+                reader, self._train_batch_size, self.data_collator, num_batches, **self._loader_options()
+            )
+            return self._stream_loader
         batch_sampler = EpochBatchSampler(
             len(self.train_dataset),
             self._train_batch_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
+            seed=seed,
             batches_per_step=args.gradient_accumulation_steps,
-            num_processes=args.world_size,
-            process_index=args.process_index,
+            **processes,
         )
         return build_train_loader(self.train_dataset, batch_sampler, self.data_collator, **self._loader_options())
 
@@ -114,14 +140,11 @@ class VideoTrainer(Trainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if rows is None:
             raise ValueError("Evaluation needs an `eval_dataset`.")
-        return build_eval_loader(
-            rows,
-            args.eval_batch_size,
-            self.eval_collator,
-            num_processes=args.world_size,
-            process_index=args.process_index,
-            **self._loader_options(),
-        )
+        processes = {"num_processes": args.world_size, "process_index": args.process_index}
+        if isinstance(rows, IterableDataset):
+            reader = StreamReader(rows, args.seed, shuffle=False, buffer_rows=1, **processes)
+            return iterate_once(reader, args.eval_batch_size, self.eval_collator, **self._loader_options())
+        return build_eval_loader(rows, args.eval_batch_size, self.eval_collator, **processes, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
         args = self.args
@@ -135,27 +158,8 @@ class VideoTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
-        """Batches of one optimizer step; one in which no video could be read is emptied on all processes alike.
-
-        An empty batch keeps its place in the count of steps, so that schedule, epochs and resuming stay in line.
-        """
-        batches = [batch if self._is_usable_everywhere(batch) else {} for batch in islice(epoch_iterator, num_batches)]
-        self._num_usable_batches = sum(map(bool, batches))
-        # Empty ones first: gradients are exchanged between processes with the last batch of a step.
-        return sorted(batches, key=bool), None
-
-    def _is_usable_everywhere(self, batch: dict[str, Any]) -> bool:
-        """Takes the reading report out of a batch and says whether every process has clips to train on."""
-        if "num_tried" not in batch:
-            return True
-        num_tried, unreadable = batch.pop("num_tried"), batch.pop("unreadable")
-        self.reading_log.name(unreadable)
-        counts = torch.tensor([num_tried, len(unreadable), int(batch["pixel_values"] is None)])
-        if self._host_group is not None:
-            dist.all_reduce(counts, group=self._host_group)
-        num_tried, num_unreadable, num_empty = counts.tolist()
-        self.reading_log.count(num_tried, num_unreadable)
-        return num_empty == 0
+        """Batches of one optimizer step, agreed on by all processes; see [`StepBatches`]."""
+        return self._step_batches.fetch(epoch_iterator, num_batches), None
 
     # ---- Optimizer and schedule ----
 
@@ -175,11 +179,10 @@ class VideoTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.lr_scheduler is None:
             args = self.args
-            steps_per_epoch = max(len(self.train_dataset) // args.videos_per_step, 1)
             self.lr_scheduler = cosine_schedule(
                 optimizer or self.optimizer,
                 num_training_steps,
-                args.count_warmup_steps(num_training_steps, steps_per_epoch),
+                args.count_warmup_steps(num_training_steps, self.steps_per_epoch),
                 args.final_learning_rate_share,
             )
             self._created_lr_scheduler = True
@@ -195,15 +198,15 @@ class VideoTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Loss and gradients of one batch; an empty one (no video could be read) has none."""
+        self._num_clips, self.current_gradient_accumulation_steps = self._step_batches.next_weight()
         if not inputs:
             return torch.zeros((), device=self.args.device)
-        self.current_gradient_accumulation_steps = self._num_usable_batches
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _record_losses(self, total: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
         """Watches a training loss and adds it and its parts to the next log."""
         self._finite_guard.watch(self.state.global_step + 1, {**parts, "total": total})
-        self._meter.add({"loss": total, **{f"loss_{name}": value for name, value in parts.items()}})
+        self._meter.add({"loss": total, **{f"loss_{name}": value for name, value in parts.items()}}, self._num_clips)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -211,12 +214,36 @@ class VideoTrainer(Trainer):
             # The Trainer's own "loss" would count a skipped batch as one with loss 0.
             means = self._meter.reduce(self.accelerator) if self._meter else {"loss": float("nan")}
             logs = {**logs, **means, **self.reading_log.summary()}
+        if self._stream_loader is not None:
+            self.state.epoch = self._passes_of_stream()
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As for [`~transformers.Trainer`]; weights spoilt by a loss that is not finite are not saved."""
         self._finite_guard.check()
         super().save_model(output_dir, _internal_call)
+
+    # ---- The place in a stream, saved and gone back to ----
+
+    def _passes_of_stream(self) -> float:
+        """Passes over the stream so far; whole ones where nobody knows how long it is."""
+        assert self._stream_loader is not None
+        length = stream_length(self.train_dataset)
+        if length is None:
+            return float(self._stream_loader.position["epoch"])
+        return self.state.global_step * self.args.videos_per_step / length
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As for [`~transformers.Trainer`]; called on every process before the checkpoint is complete."""
+        super()._save_rng_state(output_dir)
+        if self._stream_loader is not None:
+            save_position(output_dir, self.args.process_index, self._stream_loader.position)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As for [`~transformers.Trainer`], which calls it on resuming, before the first batch of a stream is read."""
+        super()._load_rng_state(checkpoint)
+        if self._stream_loader is not None and checkpoint is not None:
+            self._stream_loader.load_position(load_position(checkpoint, self.args.process_index))
 
     # ---- Evaluation ----
 

@@ -55,6 +55,9 @@ class VideoTrainingArguments(TrainingArguments):
         default=0,
         metadata={"help": "Keep decoded videos in memory up to this many bytes per loading process, for small data."},
     )
+    stream_buffer_rows: int = field(
+        default=256, metadata={"help": "Rows of a stream that are held in memory and shuffled together."}
+    )
     max_unreadable_share: float = field(
         default=0.01,
         metadata={"help": "Stop when more than this share of the videos tried (after 100) cannot be read."},
@@ -91,6 +94,7 @@ class VideoTrainingArguments(TrainingArguments):
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
+            "stream_buffer_rows",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -139,8 +143,17 @@ class VideoTrainingArguments(TrainingArguments):
             return self.min_base_learning_rate / self.learning_rate
         return self.min_base_learning_rate / self.base_learning_rate
 
-    def count_warmup_steps(self, num_training_steps: int, steps_per_epoch: int) -> int:
-        """Warm-up steps of a run: `warmup_steps` where given, else `warmup_epochs` epochs."""
+    def count_warmup_steps(self, num_training_steps: int, steps_per_epoch: int | None) -> int:
+        """Warm-up steps of a run: `warmup_steps` where given, else `warmup_epochs` epochs.
+
+        Raises:
+            ValueError: If epochs are to be counted and nobody knows how long one is.
+        """
         if self.warmup_steps:
             return self.get_warmup_steps(num_training_steps)
-        return int(self.warmup_epochs * steps_per_epoch)
+        if steps_per_epoch is None and self.warmup_epochs:
+            raise ValueError(
+                f"`warmup_epochs` {self.warmup_epochs} cannot be counted: the stream does not say how many videos it "
+                "has. Give `warmup_steps` (below 1 a share of all steps), or set `warmup_epochs` to 0."
+            )
+        return int(self.warmup_epochs * (steps_per_epoch or 0))

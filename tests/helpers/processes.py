@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from datasets import Features, IterableDataset, Value
 
 from amd_hf import (
     AMDFineTuningTrainer,
@@ -97,11 +98,74 @@ def _equal_masks(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
     return _outcome(trainer)
 
 
+class NumberedClips:
+    """Collator of the rows of a stream: clip and label by the number that is the row's id; keeps what it was given."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.rows = labelled_rows(tiny_config(), num_rows)
+        self.seen: list[tuple[int, int]] = []
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        self.seen += [(row["epoch"], int(row["video_id"])) for row in rows]
+        ready = [self.rows[int(row["video_id"])] for row in rows]
+        batch = {name: torch.stack([row[name] for row in ready]) for name in ("pixel_values", "labels")}
+        return batch | {"num_tried": len(rows), "unreadable": []}
+
+
+def shards_of_rows(shards: list[list[int]]) -> Iterator[dict[str, str]]:
+    """Rows of numbered clips, for `datasets.IterableDataset.from_generator`."""
+    for shard in shards:
+        yield from ({"video_id": str(number)} for number in shard)
+
+
+def numbered_stream(*shards: list[int]) -> IterableDataset:
+    """A stream of numbered clips in these shards."""
+    features = Features({"video_id": Value("string")})
+    return IterableDataset.from_generator(shards_of_rows, features=features, gen_kwargs={"shards": list(shards)})
+
+
+def _stream_passes(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """Two passes and more over 5 shards of uneven size: one process ends long before the other."""
+    stream = numbered_stream([0, 1, 2, 3, 4, 5, 6], [7], [8, 9], [10, 11, 12], [13, 14, 15, 16, 17, 18])
+    collator = NumberedClips(19)
+    model = randomize(AMDForVideoClassification(tiny_config()))
+    options = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": 2, "save_strategy": "steps"}
+    args = finetuning_args(output / "stream", **{**_RUN, "max_steps": 9, "save_steps": 2, **options})
+    trainer = AMDFineTuningTrainer(model, args, data_collator=collator, train_dataset=stream)
+    trainer.train()
+    found = _outcome(trainer) | {"seen": list(collator.seen)}
+    again = AMDFineTuningTrainer(
+        randomize(AMDForVideoClassification(tiny_config())), args, data_collator=collator, train_dataset=stream
+    )
+    again.train(resume_from_checkpoint=f"{args.output_dir}/checkpoint-4")
+    evaluation = trainer.evaluate(numbered_stream([0, 1, 2], [3], [4, 5, 6, 7, 8]))
+    return found | {"resumed_weights": weights_of(again.model), "metrics": evaluation}
+
+
+def _uneven_step(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """A step of 3 clips: 2 on one process and 1 on the other; then one of 2 clips on one process alone."""
+    shards = ([0, 1], [2]) if batch_size < GLOBAL_BATCH else ([0, 1, 2],)
+    outcomes = []
+    for rows in (shards, ([0, 1, 3, 4], [2])):
+        model = randomize(AMDForVideoClassification(tiny_config()))
+        args = finetuning_args(
+            output / "uneven", per_device_train_batch_size=batch_size, **{**_RUN, "max_steps": len(outcomes) + 1}
+        )
+        trainer = AMDFineTuningTrainer(
+            model, args, data_collator=NumberedClips(5), train_dataset=numbered_stream(*rows)
+        )
+        trainer.train()
+        outcomes.append(_outcome(trainer))
+    return {"first": outcomes[0], "second": outcomes[1]}
+
+
 SCENES: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
     "distillation": _distillation,
     "fine_tuning": _fine_tuning,
     "unreadable_on_one": _unreadable_on_one,
     "equal_masks": _equal_masks,
+    "stream_passes": _stream_passes,
+    "uneven_step": _uneven_step,
 }
 
 

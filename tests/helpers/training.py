@@ -21,6 +21,11 @@ from tests.helpers.models import nested_masks, random_clips
 
 
 ROOT = Path(__file__).parents[2]
+# Nothing that mixes or changes clips: what the augmentations do is tested where they are.
+_PLAIN = {
+    "rand_augment": None, "erase_probability": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0,
+    "label_smoothing_factor": 0.0,
+}  # fmt: skip
 _QUIET = {"use_cpu": True, "report_to": [], "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True}
 
 
@@ -31,8 +36,8 @@ def pretraining_args(output_dir: Path, **changes: Any) -> AMDTrainingArguments:
 
 
 def finetuning_args(output_dir: Path, **changes: Any) -> AMDFineTuningArguments:
-    """The same for fine-tuning."""
-    options = {"num_repetitions": 1, "warmup_epochs": 0, **_QUIET, **changes}
+    """The same for fine-tuning, without augmentation or mixing."""
+    options = {"num_repetitions": 1, "warmup_epochs": 0, **_PLAIN, **_QUIET, **changes}
     return AMDFineTuningArguments(output_dir=str(output_dir), **options)
 
 

@@ -419,5 +419,5 @@ def test_too_few_videos_for_a_step_raise(make_trainer: MakeTrainer) -> None:
 
 
 def test_stream_as_training_set_raises(make_trainer: MakeTrainer) -> None:
-    with pytest.raises(TypeError, match=r"is a stream \(generator\).*`streaming=False`"):
+    with pytest.raises(TypeError, match=r"is a stream of a kind \(generator\).*`datasets.IterableDataset`"):
         make_trainer(train_dataset=(row for row in []), max_steps=1)

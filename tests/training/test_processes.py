@@ -46,7 +46,7 @@ def two(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
 def one(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process finds."""
     output = tmp_path_factory.mktemp("one")
-    return play(videos, output, 1, names=("distillation", "fine_tuning", "equal_masks"))
+    return play(videos, output, 1, names=("distillation", "fine_tuning", "equal_masks", "uneven_step"))
 
 
 def test_two_processes_know_of_each_other(two: list[dict[str, Any]]) -> None:
@@ -95,5 +95,51 @@ def test_batch_that_one_process_cannot_read_is_skipped_on_both(two: list[dict[st
         assert found["counts"][:2] == (8, 2)
         assert sum(loss != loss for loss in found["logs"]["loss"]) == 2
     assert sorted(first["counts"][2] + second["counts"][2]) in (["0"], ["0", "0"])  # named where it was met
+    for name, value in first["weights"].items():
+        assert torch.equal(second["weights"][name], value), name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Streams
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_uneven_stream_gives_each_video_once_in_every_pass(two: list[dict[str, Any]]) -> None:
+    passes: dict[int, list[int]] = {}
+    for found in two:
+        for epoch, number in found["stream_passes"]["seen"]:
+            passes.setdefault(epoch, []).append(number)
+    for epoch in (0, 1):
+        assert sorted(passes[epoch]) == list(range(19))
+    shares = [sum(epoch == 0 for epoch, _ in found["stream_passes"]["seen"]) for found in two]
+    assert abs(shares[0] - shares[1]) >= 4  # uneven enough for one process to wait for the other
+    assert [found["stream_passes"]["steps"] for found in two] == [9, 9]
+
+
+def test_resumed_stream_gives_the_same_weights_on_both_processes(two: list[dict[str, Any]]) -> None:
+    for name, value in two[0]["stream_passes"]["weights"].items():
+        for found in two:
+            assert torch.equal(found["stream_passes"]["weights"][name], value), name
+            assert torch.equal(found["stream_passes"]["resumed_weights"][name], value), name
+
+
+def test_evaluation_of_a_stream_counts_each_video_once(two: list[dict[str, Any]]) -> None:
+    first, second = (found["stream_passes"]["metrics"] for found in two)
+    assert first["eval_videos_read"] == second["eval_videos_read"] == 9
+    assert first["eval_loss"] == second["eval_loss"]
+
+
+def test_gradient_of_an_uneven_step_is_the_mean_over_its_clips(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    expected = one["uneven_step"]["first"]
+    for found in two:
+        assert found["uneven_step"]["first"]["logs"]["loss"] == pytest.approx(expected["logs"]["loss"], rel=1e-5)
+        for name, value in expected["weights"].items():
+            torch.testing.assert_close(found["uneven_step"]["first"]["weights"][name], value, atol=1e-5, rtol=0)
+
+
+def test_process_whose_stream_has_ended_adds_nothing(two: list[dict[str, Any]]) -> None:
+    first, second = (found["uneven_step"]["second"] for found in two)
+    assert first["steps"] == second["steps"] == 2
+    assert first["logs"]["loss"] == second["logs"]["loss"]
     for name, value in first["weights"].items():
         assert torch.equal(second["weights"][name], value), name

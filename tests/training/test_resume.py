@@ -74,6 +74,42 @@ def test_resumed_run_gives_the_weights_of_one_never_stopped_bit_for_bit(
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_stream_gives_the_weights_of_one_never_stopped_bit_for_bit(
+    motion_videos: Path, tmp_path: Path, stage: str, workers: int
+) -> None:
+    # 16 videos in batches of 3, 2 in a step: passes end with a batch of 1, and within a step. Stopped in two of them.
+    config = tiny_config(
+        image_size=16, num_labels=8, teacher_hidden_size=None, drop_path_rate=0.3, head_dropout=0.2
+    )  # fmt: skip
+    options = {"stream_buffer_rows": 5, "max_steps": 7}
+
+    def stream() -> Any:
+        return load_video_dataset(motion_videos, split="train", streaming=True)
+
+    whole = _trainer(stage, config, stream(), tmp_path / "out", **options)
+    whole.train()
+    for step, output in ((2, "again"), (5, "third")):
+        resumed = _trainer(stage, config, stream(), tmp_path / output, dataloader_num_workers=workers, **options)
+        torch.manual_seed(123)
+        source = "out" if output == "again" else "again"
+        resumed.train(resume_from_checkpoint=str(tmp_path / source / f"checkpoint-{step}"))
+        assert resumed.state.global_step == 7
+        assert logged(resumed, "loss") == logged(whole, "loss")
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_checkpoint_without_a_place_in_the_stream_is_refused(motion_videos: Path, tmp_path: Path) -> None:
+    config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None)
+    _trainer("finetuning", config, load_video_dataset(motion_videos, split="train"), tmp_path / "rows").train()
+    stream = load_video_dataset(motion_videos, split="train", streaming=True)
+    resumed = _trainer("finetuning", config, stream, tmp_path / "stream")
+    with pytest.raises(FileNotFoundError, match="stream_position_0.json is missing"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "rows" / "checkpoint-3"))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # A killed process
 # ---------------------------------------------------------------------------------------------------------------------

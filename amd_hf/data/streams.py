@@ -1,0 +1,215 @@
+"""Streams: the rows of a `datasets.IterableDataset` in an order of (seed, epoch), and the place where reading stopped.
+
+Each process reads shards of its own with one reader; the workers of the data loader only decode. So neither the order
+nor the place to go on from depends on the number of workers. Rows are shuffled in blocks that are read again after a
+resume, because a shuffle buffer would be lost with the process.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+
+
+NUM_OPEN_SHARDS = 4
+
+# Held while a row is read, so that no process forks in the middle of it: the child would inherit locks of the reading
+# thread, and nobody there would ever release them.
+_reading = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_reading.acquire, after_in_parent=_reading.release, after_in_child=_reading.release
+    )  # fmt: skip
+
+
+class _Unit(NamedTuple):
+    """A shard, or every `num_stripes`-th row of one from row `stripe` on."""
+
+    shard: int
+    stripe: int
+    num_stripes: int
+
+
+def stream_length(dataset: datasets.IterableDataset) -> int | None:
+    """Rows of a stream where its `info.splits` says so, as for data sets of the Hub; else None."""
+    splits = dataset.info.splits or {}
+    name = str(dataset.split) if dataset.split is not None else None
+    if name not in splits:
+        if name is not None or len(splits) != 1:
+            return None
+        (name,) = splits
+    return splits[name].num_examples or None
+
+
+def share_out(num_shards: int, num_processes: int, process_index: int, order: np.ndarray) -> list[_Unit]:
+    """The units that a process reads, in this order: disjoint, and complete over all processes.
+
+    Shards are dealt out whole; of those left over, too few for one each, every process takes each `num_processes`-th
+    row.
+    """
+    num_whole = num_shards // num_processes * num_processes
+    whole = [_Unit(int(shard), 0, 1) for shard in order[:num_whole][process_index::num_processes]]
+    return whole + [_Unit(int(shard), process_index, num_processes) for shard in order[num_whole:]]
+
+
+class StreamReader:
+    """The rows that one process reads of a stream, pass after pass, with a place that can be saved and gone back to.
+
+    A pass begins with `start_pass(epoch)`; `rows()` then gives what is left of it. After `load_state_dict` the rows go
+    on behind the last one read: shards read to their end are not opened again, of open ones and of the last block the
+    rows are read again but not decoded.
+
+    Args:
+        dataset (`datasets.IterableDataset`): rows, in at least one shard.
+        seed (`int`): of the order. Passes of one seed and epoch give the same rows in the same order.
+        num_processes, process_index (`int`, default to 1 and 0): the processes that share the rows.
+        shuffle (`bool`, defaults to `True`): draw the order of the shards and of the rows in each block.
+        buffer_rows (`int`, defaults to 256): rows of a block, held in memory.
+
+    Raises:
+        ValueError: `buffer_rows` is less than 1.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        seed: int,
+        num_processes: int = 1,
+        process_index: int = 0,
+        shuffle: bool = True,
+        buffer_rows: int = 256,
+    ) -> None:
+        if buffer_rows < 1:
+            raise ValueError(f"`buffer_rows` must be at least 1, not {buffer_rows}.")
+        self.dataset = dataset
+        self.seed = seed
+        self.num_processes = num_processes
+        self.process_index = process_index
+        self.shuffle = shuffle
+        self.buffer_rows = buffer_rows
+        self.start_pass(0)
+
+    def start_pass(self, epoch: int) -> None:
+        """Go to the beginning of a pass."""
+        self.epoch = epoch
+        order = np.arange(self.dataset.num_shards)
+        if self.shuffle:
+            order = _generator(self.seed, epoch).permutation(order)
+        self._units = share_out(self.dataset.num_shards, self.num_processes, self.process_index, order)
+        self._open: list[_ShardCursor] = []
+        self._next_unit = self._turn = self._block = self._num_taken = 0
+        self._block_start = self._place()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What is left of the pass, each row with its `epoch`."""
+        while block := self._read_block():
+            order: Any = range(len(block))
+            if self.shuffle:
+                order = _generator(self.seed, self.epoch, self.process_index, self._block).permutation(len(block))
+            while self._num_taken < len(block):
+                self._num_taken += 1
+                yield {**block[order[self._num_taken - 1]], "epoch": self.epoch}
+            self._block, self._num_taken = self._block + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place behind the last row, as numbers and strings that JSON can hold."""
+        return {**self._fixed(), **self._block_start, "epoch": self.epoch, "num_taken": self._num_taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state_dict` gave.
+
+        Raises:
+            ValueError: the place is one of another stream, seed, buffer or number of processes.
+        """
+        fixed = self._fixed()
+        changed = [
+            f"{name} {state.get(name)!r}, now {fixed[name]!r}" for name in fixed if state.get(name) != fixed[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"The stream cannot go on where it stopped: it was read with {'; '.join(changed)}. Resume with the "
+                "settings and the number of processes of the run that was saved."
+            )
+        self.start_pass(state["epoch"])
+        self._next_unit, self._turn, self._block = state["next_unit"], state["turn"], state["block"]
+        self._open = [
+            _ShardCursor(self.dataset, self._units[unit], unit, row, place) for unit, row, place in state["open"]
+        ]
+        self._num_taken = state["num_taken"]
+        self._block_start = self._place()
+
+    def _fixed(self) -> dict[str, Any]:
+        return {
+            "num_shards": self.dataset.num_shards, "seed": self.seed, "num_processes": self.num_processes,
+            "process_index": self.process_index, "shuffle": self.shuffle, "buffer_rows": self.buffer_rows,
+        }  # fmt: skip
+
+    def _place(self) -> dict[str, Any]:
+        return {
+            "open": [cursor.place() for cursor in self._open],
+            "next_unit": self._next_unit, "turn": self._turn, "block": self._block,
+        }  # fmt: skip
+
+    def _read_block(self) -> list[dict[str, Any]]:
+        """Rows of the open shards in turn; none at the end of the pass."""
+        self._block_start = self._place()
+        block: list[dict[str, Any]] = []
+        num_open = NUM_OPEN_SHARDS if self.shuffle else 1
+        while len(block) < self.buffer_rows:
+            while len(self._open) < num_open and self._next_unit < len(self._units):
+                unit = self._next_unit
+                self._open.append(_ShardCursor(self.dataset, self._units[unit], unit))
+                self._next_unit += 1
+            if not self._open:
+                break
+            cursor = self._open[self._turn % len(self._open)]
+            with _reading:
+                row = cursor.next_row()
+            if row is None:
+                self._open.remove(cursor)
+            else:
+                block.append(row)
+                self._turn += 1
+        return block
+
+
+class _ShardCursor:
+    """Reads one unit; knows how many rows of its shard were read."""
+
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        unit: _Unit,
+        number: int,
+        row: int = 0,
+        place: dict[str, Any] | None = None,
+    ) -> None:
+        self._unit, self._number, self._row = unit, number, row
+        self._shard = dataset.shard(num_shards=dataset.num_shards, index=unit.shard)
+        if place is not None:
+            self._shard.load_state_dict(place)
+        self._place = place
+        self._rows: Iterator[dict[str, Any]] | None = None
+
+    def next_row(self) -> dict[str, Any] | None:
+        """The next row of the unit, or None at its end."""
+        if self._rows is None:
+            self._rows = iter(self._shard)
+        for row in self._rows:
+            self._row += 1
+            if (self._row - 1) % self._unit.num_stripes == self._unit.stripe:
+                return row
+        return None
+
+    def place(self) -> tuple[int, int, dict[str, Any] | None]:
+        """Number of the unit, rows read, and the state of the shard's own reading."""
+        return self._number, self._row, self._place if self._rows is None else self._shard.state_dict()
+
+
+def _generator(*entropy: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(entropy))
