@@ -107,7 +107,7 @@ def run_program(main: Callable[[], Any]) -> None:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         sys.stderr.write(f"\nerror: {message}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n")
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_code if isinstance(error, RunStopped) else 2) from None
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; a training run with checkpoints goes on with --resume_from_checkpoint\n")
         raise SystemExit(130) from None

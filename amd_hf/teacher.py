@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,14 @@ class FrozenTeacher(nn.Module):
     def describe(self) -> str:
         """One line: source, parameters, layers used, where it stops."""
         return _describe(self.model, self.source, [*{*self.direct_layers, *self.generation_layers}], self.width)
+
+    def fingerprint(self) -> str:
+        """BLAKE2b hash of the weights in use, by name, dtype and shape: tells one teacher from another."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stays in eval mode whatever is asked."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+_SECONDS_AFTER_SIGTERM = 60
 
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -82,14 +86,14 @@ class EpochRows(Dataset):
 
 
 class VideoDataLoader(DataLoader):
-    """A `DataLoader` whose workers inherit no garbage from the process that forks them.
+    """A `DataLoader` whose workers inherit no garbage from the process that forks them, and outlive SIGTERM a while.
 
     Freeing a PyAV object waits for threads that exist in its own process only: a worker whose garbage collector did so
     would crash or hang.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **{"worker_init_fn": _keep_what_was_inherited, **kwargs})
+        super().__init__(*args, **{"worker_init_fn": _prepare_worker, **kwargs})
 
     def __iter__(self) -> Any:
         if self.num_workers > 0:
@@ -97,8 +101,10 @@ class VideoDataLoader(DataLoader):
         return super().__iter__()
 
 
-def _keep_what_was_inherited(worker_id: int) -> None:
+def _prepare_worker(worker_id: int) -> None:
     gc.freeze()
+    # Clusters send SIGTERM to all processes of a job: the one that trains needs the rest of its step to save it.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_AFTER_SIGTERM))
 
 
 class EpochDataLoader(VideoDataLoader):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerControl
+from transformers import TrainerControl
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.loader import EpochBatchSampler, build_eval_loader, build_train_loader
@@ -21,11 +22,12 @@ from .base_args import VideoTrainingArguments
 from .metrics import FiniteLossGuard, LossMeter
 from .optim import cosine_schedule, parameter_groups
 from .reading_log import ReadingLog
+from .resumable import ResumableTrainer
 from .step_batches import StepBatches
 from .stream_runs import load_position, prepare_arguments, save_position
 
 
-class VideoTrainer(Trainer):
+class VideoTrainer(ResumableTrainer):
     """Base of [`AMDTrainer`] and [`AMDFineTuningTrainer`]; not used by itself.
 
     Videos are decoded by the collators inside the loading workers, and each process loads its own share: nothing is
@@ -74,7 +76,7 @@ class VideoTrainer(Trainer):
         elif rows is not None and not hasattr(rows, "__len__"):
             raise TypeError(
                 f"`train_dataset` is a stream of a kind ({type(rows).__name__}) whose place cannot be saved: give a "
-                "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` does, or rows of known length."
+                "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` does, or rows with a length."
             )
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         self.eval_collator = eval_collator or self.data_collator
@@ -82,7 +84,7 @@ class VideoTrainer(Trainer):
         self._stream_loader: StreamDataLoader | None = None
         self._meter = LossMeter()
         self._finite_guard = FiniteLossGuard()
-        self._step_batches = StepBatches(self.reading_log, args.world_size)
+        self._step_batches = StepBatches(self.reading_log, args.world_size, self.host_group)
         self._num_clips = 1  # of the batch under way that count
 
     # ---- To be defined by subclasses ----
@@ -159,6 +161,7 @@ class VideoTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
         """Batches of one optimizer step, agreed on by all processes; see [`StepBatches`]."""
+        self.agree_on_stopping()
         return self._step_batches.fetch(epoch_iterator, num_batches), None
 
     # ---- Optimizer and schedule ----
@@ -233,11 +236,9 @@ class VideoTrainer(Trainer):
             return float(self._stream_loader.position["epoch"])
         return self.state.global_step * self.args.videos_per_step / length
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        """As for [`~transformers.Trainer`]; called on every process before the checkpoint is complete."""
-        super()._save_rng_state(output_dir)
+    def save_extras(self, checkpoint: Path) -> None:
         if self._stream_loader is not None:
-            save_position(output_dir, self.args.process_index, self._stream_loader.position)
+            save_position(checkpoint, self.args.process_index, self._stream_loader.position)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """As for [`~transformers.Trainer`], which calls it on resuming, before the first batch of a stream is read."""

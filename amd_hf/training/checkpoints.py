@@ -1,9 +1,13 @@
-"""Which checkpoint a run starts from."""
+"""Checkpoints that count only when they are whole: sealed after the last file, checked before one is read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
@@ -12,14 +16,65 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+SEAL_NAME = "checkpoint_seal.json"
+"""Written last: size and BLAKE2b hash of each file of a checkpoint. Without it a checkpoint is not whole."""
+
+
+def seal_checkpoint(checkpoint: str | Path) -> None:
+    """Mark a checkpoint as whole, at once and for good: it survives a crash of the machine right after."""
+    folder = Path(checkpoint)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL_NAME)
+    seal = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    unfinished = folder / f".{SEAL_NAME}.part"
+    with open(unfinished, "w") as file:
+        json.dump(seal, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(folder / SEAL_NAME)
+
+
+def remove_unsealed(checkpoint: str | Path) -> None:
+    """Delete what a save that was cut short has left behind."""
+    folder = Path(checkpoint)
+    if folder.is_dir() and not (folder / SEAL_NAME).is_file():
+        shutil.rmtree(folder)
+
+
+def problem_of(checkpoint: str | Path) -> str | None:
+    """Why a checkpoint cannot be resumed from; None for one that is whole, which all of its bytes are read for."""
+    folder = Path(checkpoint)
+    try:
+        seal: dict[str, Any] = json.loads((folder / SEAL_NAME).read_text())
+    except FileNotFoundError:
+        return f"it is incomplete (no {SEAL_NAME}: the run ended while it was written)"
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return f"its {SEAL_NAME} is damaged"
+    for name, expected in seal.items():
+        if not (folder / name).is_file():
+            return f"its file {name} is missing"
+        if _fingerprint(folder / name) != expected:
+            return f"its file {name} is damaged (another size or hash than when it was written)"
+    return None
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"size": path.stat().st_size, "blake2b": digest.hexdigest()}
+
 
 def find_checkpoint(args: TrainingArguments) -> str | None:
     """The checkpoint that `args.resume_from_checkpoint` means: a folder, `"last"` / `"true"`, or none.
 
-    The last one is the newest that is complete: a run killed while it saved leaves a part of one behind.
+    The last one is the newest that is whole: a run killed while it saved leaves a part of one behind.
 
     Raises:
-        FileNotFoundError: If the folder named is no checkpoint.
+        FileNotFoundError: If the folder named is no whole checkpoint.
         ValueError: If the output folder holds a run and nothing was said of resuming: it would be overwritten.
     """
     checkpoints = [Path(folder) for folder in sort_checkpoints(args.output_dir)]
@@ -32,28 +87,20 @@ def find_checkpoint(args: TrainingArguments) -> str | None:
             )
         return None
     if wanted in (True, "last", "true", "True"):
-        return _last_complete(checkpoints, args.output_dir)
-    if not _is_complete(Path(wanted)):
-        raise FileNotFoundError(f"{wanted} is no complete checkpoint: it has no readable trainer_state.json.")
+        newest = last_whole_checkpoint(args.output_dir)
+        if newest is None:
+            logger.warning(f"There is no whole checkpoint in {args.output_dir}: training starts from the beginning.")
+        return newest
+    if problem := problem_of(wanted):
+        raise FileNotFoundError(f"Cannot resume from {wanted}: {problem}.")
     return str(wanted)
 
 
-def _last_complete(checkpoints: list[Path], output_dir: str) -> str | None:
-    for checkpoint in reversed(checkpoints):
-        if _is_complete(checkpoint):
+def last_whole_checkpoint(output_dir: str) -> str | None:
+    """The newest checkpoint of a run that is whole; those passed over are named in the log."""
+    for checkpoint in reversed(sort_checkpoints(output_dir)):
+        problem = problem_of(checkpoint)
+        if problem is None:
             return str(checkpoint)
-        logger.warning(f"{checkpoint} is incomplete (the run ended while it was written): an earlier one is taken.")
-    logger.warning(f"There is no checkpoint in {output_dir} yet: training starts from the beginning.")
+        logger.warning(f"{checkpoint} is passed over: {problem}.")
     return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the file that the Trainer writes last is there and whole."""
-    state = checkpoint / "trainer_state.json"
-    if not state.is_file():
-        return False
-    try:
-        json.loads(state.read_text())
-    except json.JSONDecodeError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from .pretraining_args import AMDTrainingArguments
 
 
 logger = logging.get_logger(__name__)
+
+TEACHER_NAME = "teacher.json"
+"""File of a checkpoint that says who the teacher was."""
 
 
 class AMDTrainer(VideoTrainer):
@@ -53,6 +57,7 @@ class AMDTrainer(VideoTrainer):
         **kwargs: Any,
     ):
         self.teacher = FrozenTeacher.fit(teacher_model, model.config) if teacher_model is not None else None
+        self._teacher_fingerprint: str | None = None
         has_teacher = self.teacher is not None
         _freeze_what_no_loss_reaches(model, has_teacher)
         super().__init__(
@@ -116,6 +121,36 @@ class AMDTrainer(VideoTrainer):
             int(mask[0].sum()) if count is None else count for mask, count in zip(masks, counts, strict=True)
         )
         return num_masked, num_teacher_masked
+
+    # ---- Resuming ----
+
+    def save_extras(self, checkpoint: Path) -> None:
+        """Adds who the teacher is: its source and a hash of its weights, which are not saved themselves."""
+        super().save_extras(checkpoint)
+        if self.args.should_save:
+            (checkpoint / TEACHER_NAME).write_text(json.dumps(self._teacher_identity(), indent=2))
+
+    def check_resumable(self, checkpoint: Path) -> None:
+        """Raises `ValueError` if the checkpoint's run had another teacher."""
+        super().check_resumable(checkpoint)
+        file = checkpoint / TEACHER_NAME
+        before = json.loads(file.read_text()) if file.is_file() else None
+        now = self._teacher_identity()
+        if before is not None and before["fingerprint"] != now["fingerprint"]:
+            raise ValueError(
+                f"{checkpoint} is of a run with another teacher: {before['source']} (weights "
+                f"{before['fingerprint']}), now {now['source']} ({now['fingerprint']}). Resume with the teacher of "
+                "before, or start a new run with `--init_from`."
+            )
+
+    def _teacher_identity(self) -> dict[str, str | None]:
+        if self.teacher is None:
+            return {"source": "no teacher", "fingerprint": None}
+        if self._teacher_fingerprint is None:
+            self._teacher_fingerprint = self.teacher.fingerprint()
+        return {"source": self.teacher.source, "fingerprint": self._teacher_fingerprint}
+
+    # ---- Evaluation ----
 
     def evaluation_parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         total, outputs = self.compute_loss(model, inputs, return_outputs=True)

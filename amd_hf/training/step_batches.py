@@ -37,13 +37,13 @@ class StepBatches:
     Args:
         reading_log (`ReadingLog`): counts the videos of all processes.
         num_processes (`int`): how many train together.
+        host_group (`torch.distributed.ProcessGroup`, *optional*): of the processes' hosts; None for one process.
     """
 
-    def __init__(self, reading_log: ReadingLog, num_processes: int) -> None:
+    def __init__(self, reading_log: ReadingLog, num_processes: int, host_group: dist.ProcessGroup | None) -> None:
         self._reading_log = reading_log
         self._num_processes = num_processes
-        # Counts travel between hosts, so that the accelerator is never waited for.
-        self._host_group = dist.new_group(backend="gloo") if num_processes > 1 else None
+        self._host_group = host_group
         self._plan: deque[tuple[int, float]] = deque()
         self._stand_in: dict[str, Any] = {}
 

@@ -40,13 +40,12 @@ def prepare_arguments(args: VideoTrainingArguments, stream: IterableDataset) -> 
     args.max_steps = round(args.num_train_epochs * (length // args.videos_per_step))
 
 
-def save_position(checkpoint: str, process_index: int, position: dict[str, Any]) -> None:
+def save_position(checkpoint: Path, process_index: int, position: dict[str, Any]) -> None:
     """Write where a process stopped reading into a checkpoint."""
-    Path(checkpoint).mkdir(parents=True, exist_ok=True)
     _file(checkpoint, process_index).write_text(json.dumps(position))
 
 
-def load_position(checkpoint: str, process_index: int) -> dict[str, Any]:
+def load_position(checkpoint: str | Path, process_index: int) -> dict[str, Any]:
     """Read what `save_position` wrote.
 
     Raises:
@@ -61,5 +60,5 @@ def load_position(checkpoint: str, process_index: int) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def _file(checkpoint: str, process_index: int) -> Path:
+def _file(checkpoint: str | Path, process_index: int) -> Path:
     return Path(checkpoint) / f"stream_position_{process_index}.json"

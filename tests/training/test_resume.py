@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -12,17 +15,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from amd_hf import (
     AMDConfig,
     AMDFineTuningTrainer,
     AMDForPreTraining,
     AMDForVideoClassification,
+    AMDModel,
     AMDTrainer,
     load_video_dataset,
 )
-from amd_hf.training.checkpoints import find_checkpoint
-from tests.helpers.models import tiny_config
+from amd_hf.errors import RunStopped
+from amd_hf.training.checkpoints import SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
+from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import (
     ROOT,
     finetuning_args,
@@ -39,7 +45,7 @@ from tests.helpers.training import (
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _trainer(stage: str, config: AMDConfig, rows: Any, output_dir: Path, **options: Any) -> Any:
+def _trainer(stage: str, config: AMDConfig, rows: Any, output_dir: Path, teacher: Any = None, **options: Any) -> Any:
     options = {
         "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "num_repetitions": 2, "sampling_rate": 2,
         "max_steps": 6, "base_learning_rate": 0.1, "save_strategy": "steps", "save_steps": 1, **options,
@@ -47,7 +53,7 @@ def _trainer(stage: str, config: AMDConfig, rows: Any, output_dir: Path, **optio
     torch.manual_seed(0)
     if stage == "pretraining":
         model = AMDForPreTraining(config)
-        return AMDTrainer(model, pretraining_args(output_dir, **options), train_dataset=rows)
+        return AMDTrainer(model, pretraining_args(output_dir, **options), teacher, train_dataset=rows)
     model = AMDForVideoClassification(config)
     return AMDFineTuningTrainer(model, finetuning_args(output_dir, **options), train_dataset=rows)
 
@@ -142,7 +148,7 @@ def test_killed_program_goes_on_to_the_end_and_to_the_same_weights(motion_videos
         command, env=script_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as run:
         try:
-            _wait_for(killed / "checkpoint-5" / "trainer_state.json", run)
+            _wait_for(killed / "checkpoint-5" / SEAL_NAME, run)
         finally:
             run.send_signal(signal.SIGKILL)
     assert run.returncode == -signal.SIGKILL
@@ -162,36 +168,49 @@ def test_killed_program_goes_on_to_the_end_and_to_the_same_weights(motion_videos
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _checkpoint(folder: Path, step: int, state: str | None = "{}") -> Path:
+def _checkpoint(folder: Path, step: int, seal: bool = True) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
-    (path / "model.safetensors").touch()
-    if state is not None:
-        (path / "trainer_state.json").write_text(state)
+    (path / "model.safetensors").write_bytes(bytes(range(200)))
+    (path / "trainer_state.json").write_text("{}")
+    if seal:
+        seal_checkpoint(path)
     return path
 
 
+def _flip_a_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[77] ^= 1
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize("wanted", ["last", "true", True])
-def test_last_complete_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture, wanted: Any) -> None:
+def test_last_whole_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture, wanted: Any) -> None:
     expected = _checkpoint(tmp_path, 9)
     _checkpoint(tmp_path, 5)
-    _checkpoint(tmp_path, 10, state=None)
-    _checkpoint(tmp_path, 11, state='{"global_')
+    _checkpoint(tmp_path, 10, seal=False)
+    _flip_a_byte(_checkpoint(tmp_path, 11) / "model.safetensors")
+    (_checkpoint(tmp_path, 12) / "trainer_state.json").unlink()
+    (_checkpoint(tmp_path, 13) / "model.safetensors").write_bytes(b"")
+    (_checkpoint(tmp_path, 14) / SEAL_NAME).write_text('{"model')
     assert find_checkpoint(pretraining_args(tmp_path, resume_from_checkpoint=wanted)) == str(expected)
-    assert "checkpoint-10 is incomplete" in caplog.text
-    assert "checkpoint-11 is incomplete" in caplog.text
+    for step, problem in (
+        (10, "it is incomplete"), (11, "its file model.safetensors is damaged"),
+        (12, "its file trainer_state.json is missing"), (13, "model.safetensors is damaged"), (14, "is damaged"),
+    ):  # fmt: skip
+        assert re.search(rf"checkpoint-{step} is passed over: .*{problem}", caplog.text), step
 
 
 def test_resuming_with_nothing_to_resume_starts_from_the_beginning_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert find_checkpoint(pretraining_args(tmp_path / "new", resume_from_checkpoint="last")) is None
-    assert "no checkpoint in" in caplog.text
+    assert "no whole checkpoint in" in caplog.text
 
 
 @pytest.mark.parametrize("wanted", [None, "false", False])
 def test_output_folder_of_a_run_is_refused_without_the_flag(tmp_path: Path, wanted: Any) -> None:
-    _checkpoint(tmp_path, 5, state=None)  # even an incomplete one: it is somebody's run
+    _checkpoint(tmp_path, 5, seal=False)  # even an incomplete one: it is somebody's run
     args = pretraining_args(tmp_path, resume_from_checkpoint=wanted)
     with pytest.raises(
         ValueError, match=r"already holds checkpoints of a run \(checkpoint-5\).*--resume_from_checkpoint"
@@ -211,5 +230,107 @@ def test_named_checkpoint_is_taken_from_wherever_it_lies(tmp_path: Path) -> None
 
 def test_named_folder_that_is_no_checkpoint_raises(tmp_path: Path) -> None:
     args = pretraining_args(tmp_path / "out", resume_from_checkpoint=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="is no complete checkpoint: it has no readable trainer_state.json"):
+    with pytest.raises(FileNotFoundError, match="Cannot resume from .*: it is incomplete"):
         find_checkpoint(args)
+
+
+def test_trainer_itself_takes_only_whole_checkpoints(motion_videos: Path, tmp_path: Path) -> None:
+    config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None)
+    rows = load_video_dataset(motion_videos, split="train")
+    _trainer("finetuning", config, rows, tmp_path, max_steps=3).train()
+    _flip_a_byte(tmp_path / "checkpoint-3" / "model.safetensors")
+    resumed = _trainer("finetuning", config, rows, tmp_path, max_steps=3)
+    with pytest.raises(FileNotFoundError, match="model.safetensors is damaged"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed._initial_global_step == 2
+    assert problem_of(tmp_path / "checkpoint-3") is None  # written anew, over the damaged one
+
+
+def test_old_checkpoints_go_only_when_the_new_one_is_whole(motion_videos: Path, tmp_path: Path) -> None:
+    config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None)
+    rows = load_video_dataset(motion_videos, split="train")
+    trainer = _trainer("finetuning", config, rows, tmp_path, save_total_limit=1, max_steps=3)
+    seen = []
+
+    def save_extras(checkpoint: Path) -> None:
+        seen.append(sorted(path.name for path in tmp_path.glob("checkpoint-*")))
+
+    trainer.save_extras = save_extras
+    trainer.train()
+    assert seen == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert trainer.args.save_total_limit == 1
+
+
+def test_full_disk_keeps_the_checkpoint_of_before_and_says_so(motion_videos: Path, tmp_path: Path) -> None:
+    config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None)
+    rows = load_video_dataset(motion_videos, split="train")
+    trainer = _trainer("finetuning", config, rows, tmp_path, max_steps=3)
+    save_optimizer, limits = trainer._save_optimizer_and_scheduler, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_on_a_full_disk(folder: str) -> None:
+        if folder.endswith("-2"):  # files cannot grow beyond a few bytes, as on a disk with no room
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            save_optimizer(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    trainer._save_optimizer_and_scheduler = save_on_a_full_disk
+    with pytest.raises(RunStopped, match=r"checkpoint-2 could not be written .*checkpoint-1 is whole.*Make room"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert problem_of(tmp_path / "checkpoint-1") is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Signals and teachers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _SignalAt(TrainerCallback):
+    """Sends this process SIGTERM in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_saves_first_and_the_run_goes_on_as_if_nothing_had_happened(
+    motion_videos: Path, tmp_path: Path, workers: int
+) -> None:
+    config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None, drop_path_rate=0.3)
+    rows = load_video_dataset(motion_videos, split="train")
+    options = {"save_strategy": "no", "dataloader_num_workers": workers}
+    whole = _trainer("pretraining", config, rows, tmp_path / "whole", **options)
+    whole.train()
+    stopped = _trainer("pretraining", config, rows, tmp_path / "out", **options)
+    stopped.add_callback(_SignalAt(3))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RunStopped, match=r"Stopped by SIGTERM after step [34] of 6, which is saved") as stop:
+        stopped.train()
+    assert stop.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    resumed = _trainer("pretraining", config, rows, tmp_path / "out", **options)
+    resumed.train(resume_from_checkpoint=True)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_resuming_with_another_teacher_is_refused(motion_videos: Path, tmp_path: Path) -> None:
+    config = tiny_config(image_size=16, num_labels=8)
+    teacher = randomize(AMDModel(tiny_teacher_config(image_size=16)))
+    other = randomize(AMDModel(tiny_teacher_config(image_size=16)), seed=1)
+    rows = load_video_dataset(motion_videos, split="train")
+    _trainer("pretraining", config, rows, tmp_path, teacher=teacher, max_steps=2).train()
+    checkpoint = str(tmp_path / "checkpoint-1")
+    for wrong in (other, None):
+        with pytest.raises(ValueError, match="is of a run with another teacher: given as a module"):
+            _trainer("pretraining", config, rows, tmp_path, teacher=wrong).train(resume_from_checkpoint=checkpoint)
+    assert not any("teacher" in name for name in load_file(tmp_path / "checkpoint-1" / "model.safetensors"))
+    _trainer("pretraining", config, rows, tmp_path, teacher=teacher, max_steps=2).train(checkpoint)
