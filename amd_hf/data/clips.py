@@ -11,13 +11,16 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from .decoding import DecodedVideoCache, open_video
+from .erasing import NO_BOX, draw_erase_box
+from .rand_augment import RandAugment, apply_operations
 from .sampling import SAMPLING_MODES, sample_clip, sample_generator
 from .transforms import (
+    Box,
     center_crop_clip,
     multi_scale_crop_box,
     random_resized_crop_box,
-    resize_crop,
     resize_short_side,
+    resize_square,
 )
 
 
@@ -42,8 +45,13 @@ class ClipLoader:
             (pre-training), `random_resized_crop` (fine-tuning) or `center_crop` (none).
         flip_probability (`float`, defaults to 0): share of training clips mirrored left to right, after the crop.
         clip_augmentation (callable, *optional*): `(clip, label, generator) -> (clip, label)`, applied to training
-            clips before the crop; may change the label, as a mirrored motion to the left is one to the right.
+            clips first; may change the label, as a mirrored motion to the left is one to the right.
+        rand_augment (`str`, *optional*): RandAugment of whole training frames, before the crop, in timm's notation:
+            `"rand-m7-n4-mstd0.5-inc1"`; see `RandAugment.parse`.
+        erase_probability (`float`, defaults to 0): share of training clips for which `draw_erasing` gives a box.
         repetitions (`int`, defaults to 1): training clips per video and epoch, K.
+        repetitions_share_frames (`bool`, defaults to `False`): the repetitions show the same frames, as in the
+            authors' code, so that fewer are decoded. By default each draws its own.
         seed (`int`, defaults to 0): the run's seed.
         decoder (`str`, *optional*): see `decoding.open_video`.
         num_threads (`int`, defaults to 1): decoder threads.
@@ -57,7 +65,10 @@ class ClipLoader:
     augmentation: str = "multi_scale_crop"
     flip_probability: float = 0.0
     clip_augmentation: ClipAugmentation | None = None
+    rand_augment: str | None = None
+    erase_probability: float = 0.0
     repetitions: int = 1
+    repetitions_share_frames: bool = False
     seed: int = 0
     decoder: str | None = None
     num_threads: int = 1
@@ -71,8 +82,11 @@ class ClipLoader:
             raise ValueError(f"`sampling_mode` must be one of {list(SAMPLING_MODES)}, not {self.sampling_mode!r}.")
         if self.augmentation not in AUGMENTATIONS:
             raise ValueError(f"`augmentation` must be one of {list(AUGMENTATIONS)}, not {self.augmentation!r}.")
-        if not 0 <= self.flip_probability <= 1:
-            raise ValueError(f"`flip_probability` must lie between 0 and 1, not {self.flip_probability}.")
+        for name in ("flip_probability", "erase_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must lie between 0 and 1, not {getattr(self, name)}.")
+        if self.rand_augment is not None:
+            RandAugment.parse(self.rand_augment)  # a wrong notation is told now, not by a worker
 
     def load(
         self, row: Mapping[str, Any], repetitions: Sequence[int] | None = None, training: bool = True
@@ -99,50 +113,90 @@ class ClipLoader:
         """Like `load`, with the label of each clip, which `clip_augmentation` may have changed."""
         if repetitions is None:
             repetitions = range(self.repetitions if training else 1)
-        clips, labels = [], []
-        for repetition, clip in zip(repetitions, self._decode(row, repetitions, training), strict=True):
+        frames, picked = self._decode(row, repetitions, training)
+        clips = torch.empty(len(picked), self.num_frames, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        labels = []
+        for clip, places, repetition in zip(clips, picked, repetitions, strict=True):
             label = row.get("label")
-            if training and self.clip_augmentation is not None:
-                clip, label = self.clip_augmentation(clip, label, self.generator(row, repetition, "clip_augmentation"))
-            clips.append(self._crop(clip, self.generator(row, repetition, "crop") if training else None))
+            if training:
+                made, label = self._training_clip(frames, places, row, repetition)
+            else:
+                made = _center_clip(_as_clip(frames[places]), self.image_size)
+            clip.copy_(made)
             labels.append(label)
-        return torch.stack(clips), labels
+        return clips, labels
+
+    def draw_erasing(self, row: Mapping[str, Any], repetition: int) -> tuple[Box, int]:
+        """Draw what `erasing.erase_clips` needs for a training clip: a box, `NO_BOX` for none, and a seed."""
+        generator = self.generator(row, repetition, "erasing")
+        box = draw_erase_box(self.image_size, self.image_size, self.erase_probability, generator)
+        return box, 0 if box == NO_BOX else int(generator.integers(2**63))
 
     def generator(self, row: Mapping[str, Any], repetition: int, purpose: str) -> np.random.Generator:
         """Make the random generator of one repetition of a row for one purpose."""
         return sample_generator(self.seed, row.get("epoch", 0), row["video_id"], repetition, purpose)
 
-    def _decode(self, row: Mapping[str, Any], repetitions: Sequence[int], training: bool) -> list[torch.Tensor]:
-        """Read the union of the frames of all repetitions; returns a view or copy (T, C, H, W) for each."""
+    def _decode(
+        self, row: Mapping[str, Any], repetitions: Sequence[int], training: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read the union of the frames of all repetitions: uint8 (n, H, W, C), and the places (K, T) of each's own."""
         with open_video(
             row["video"], self.decoder, self.num_threads, video_id=row["video_id"], cache=self.cache
         ) as video:
             indices = np.stack([self._frame_indices(len(video), row, number, training) for number in repetitions])
-            unique, positions = np.unique(indices, return_inverse=True)
-            frames = torch.from_numpy(np.ascontiguousarray(video.frames(unique)))
-        frames = frames.permute(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W); the resize is faster without a copy here
-        return [frames[torch.from_numpy(picked)] for picked in positions.reshape(indices.shape)]
+            unique, places = np.unique(indices, return_inverse=True)
+            return video.frames(unique), places.reshape(indices.shape)
 
     def _frame_indices(self, total_frames: int, row: Mapping[str, Any], repetition: int, training: bool) -> np.ndarray:
+        stream = 0 if self.repetitions_share_frames else repetition
         return sample_clip(
             total_frames,
             num_frames=self.num_frames,
             sampling_rate=self.sampling_rate,
             mode=self.sampling_mode,
-            generator=self.generator(row, repetition, "frames") if training else None,
+            generator=self.generator(row, stream, "frames") if training else None,
         )
 
-    def _crop(self, clip: torch.Tensor, generator: np.random.Generator | None) -> torch.Tensor:
-        if generator is None or self.augmentation == "center_crop":
-            clip = center_crop_clip(resize_short_side(clip, self.image_size), self.image_size)
+    def _training_clip(
+        self, frames: np.ndarray, places: np.ndarray, row: Mapping[str, Any], repetition: int
+    ) -> tuple[torch.Tensor, Any]:
+        label = row.get("label")
+        clip = None
+        if self.clip_augmentation is not None:
+            generator = self.generator(row, repetition, "clip_augmentation")
+            clip, label = self.clip_augmentation(_as_clip(frames[places]), label, generator)
+        drawn: list[tuple[str, float]] = []
+        if self.rand_augment is not None:
+            drawn = RandAugment.parse(self.rand_augment).draw(self.generator(row, repetition, "rand_augment"))
+        generator = self.generator(row, repetition, "crop")
+        if self.augmentation == "center_crop":
+            whole = _as_clip(frames[places]) if clip is None else clip
+            clip = _center_clip(apply_operations(whole, drawn), self.image_size)
         else:
-            is_multi_scale = self.augmentation == "multi_scale_crop"
-            height, width = clip.shape[-2:]
-            if is_multi_scale:
-                box = multi_scale_crop_box(height, width, self.image_size, generator)
+            box = self._crop_box(frames.shape[1:3] if clip is None else clip.shape[-2:], generator)
+            if clip is None and not drawn:
+                # Cut first, then pick the frames, and in numpy: torch picks from permuted frames ten times as slowly.
+                rows, columns = slice(box[0], box[0] + box[2]), slice(box[1], box[1] + box[3])
+                clip = _as_clip(frames[:, rows, columns][places])
             else:
-                box = random_resized_crop_box(height, width, generator)
-            clip = resize_crop(clip, box, self.image_size, antialias=is_multi_scale)  # DESIGN section 7
-        if generator is not None and generator.random() < self.flip_probability:
+                clip = apply_operations(_as_clip(frames[places]) if clip is None else clip, drawn, box)
+            # Antialiased in pre-training only (DESIGN section 7).
+            clip = resize_square(clip, self.image_size, antialias=self.augmentation == "multi_scale_crop")
+        if generator.random() < self.flip_probability:
             clip = functional.horizontal_flip(clip)
-        return clip
+        return clip, label
+
+    def _crop_box(self, size: tuple[int, ...], generator: np.random.Generator) -> Box:
+        height, width = size
+        if self.augmentation == "multi_scale_crop":
+            return multi_scale_crop_box(height, width, self.image_size, generator)
+        return random_resized_crop_box(height, width, generator)
+
+
+def _as_clip(frames: np.ndarray) -> torch.Tensor:
+    """View (T, C, H, W) of frames (T, H, W, C). Kept in this order: it is what resizing is fastest on."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+
+
+def _center_clip(clip: torch.Tensor, size: int) -> torch.Tensor:
+    return center_crop_clip(resize_short_side(clip, size), size)

@@ -159,6 +159,8 @@ class ClassificationCollator:
     Calling it on rows returns a dict:
         - `pixel_values`: (B * K, T, C, H, W), uint8. None when no video could be read; then only the counts follow.
         - `labels`: (B * K,), int64.
+        - `erase_boxes`: (B * K, 4), int64, and `erase_seeds`: (B * K,), int64, for `erasing.erase_clips`; only when
+          training with an `erase_probability`.
         - `num_tried`: `int`, videos tried. `unreadable`: list of (video_id, reason).
 
     Raises:
@@ -179,4 +181,13 @@ class ClassificationCollator:
         outcome = _outcome(rows, batch)
         if batch.samples:
             outcome["labels"] = torch.tensor([int(sample.label) for sample in batch.samples], dtype=torch.int64)
+            if self.training and self.loader.erase_probability > 0:
+                outcome |= self._erasing(batch.samples)
         return outcome
+
+    def _erasing(self, samples: list[_Sample]) -> dict[str, torch.Tensor]:
+        drawn = [self.loader.draw_erasing(sample.row, sample.repetition) for sample in samples]
+        return {
+            "erase_boxes": torch.tensor([box for box, _ in drawn], dtype=torch.int64),
+            "erase_seeds": torch.tensor([seed for _, seed in drawn], dtype=torch.int64),
+        }

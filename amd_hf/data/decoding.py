@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .video_readers import ArrayReader, FrameFolderReader, available_decoders, reader_class
+from .decoders.base import VideoLimits
+from .decoders.images import ArrayReader
+from .supervised import SupervisedReader
+from .video_readers import FRAME_FOLDER_READER, available_decoders, load_reader, reader_path
 from .video_source import VideoReadError, VideoSource
 
 
 logger = logging.getLogger(__name__)
-
-MAX_DECODED_BYTES = 2 * 1024**3
-"""Most bytes of RGB frames that one call of `VideoReader.frames` may take (2 GiB: 16 x 4 frames of 4K fit)."""
 
 
 class VideoReader(Protocol):
@@ -63,25 +63,31 @@ def open_video(
     *,
     video_id: str | None = None,
     cache: DecodedVideoCache | None = None,
-    max_decoded_bytes: int = MAX_DECODED_BYTES,
+    limits: VideoLimits | None = None,
+    time_limit: float | None = None,
 ) -> VideoReader:
     """Open a video for reading frames by index.
 
     Args:
         source: a row's `video` value (`{"path", "bytes"}` or `{"frames": [paths]}`), a path, or the bytes of a file.
-        decoder (`str`, *optional*): `decord` or `pyav`; by default the first of them that is installed. Image files
-            (`frames`) need none.
+        decoder (`str`, *optional*): `decord`, `torchcodec` or `pyav`; by default the first of them that is installed.
+            All give the same frames, within codec rounding; what a decoder is known to read wrongly goes to PyAV.
+            Image files (`frames`) need none.
         num_threads (`int`, defaults to 1): decoder threads; 0 lets the decoder choose. More than 1 oversubscribes the
             machine when the workers of a data loader decode.
         video_id (`str`, *optional*): named in errors.
         cache (`DecodedVideoCache`, *optional*): where whole decoded videos are kept and looked for.
-        max_decoded_bytes (`int`): most bytes that one call of `frames` may take.
+        limits (`VideoLimits`, *optional*): how large frames, videos and files may be.
+        time_limit (`float`, *optional*): seconds that opening and reading this video may take together. The decoder
+            then runs in a process of its own (see `supervised`), so that a video on which it hangs, crashes or takes
+            all memory is lost, and nothing else. None decodes in this process, for files that are trusted.
 
     Returns:
         A `VideoReader`, to be used in a `with` block.
 
     Raises:
-        VideoReadError: the file is missing, empty or no video.
+        VideoReadError: the file is missing, empty, too large or no video. Reading raises it too, for a decoder that
+            fails, crashes or exceeds the time limit.
         ValueError: an unknown `decoder`, or a `source` that names no video.
         ImportError: the decoder, or every decoder, is not installed.
     """
@@ -89,10 +95,13 @@ def open_video(
     if cache is not None and (kept := cache.get(parsed)) is not None:
         return ArrayReader(kept, parsed)
     parsed.check_exists(video_id)
-    if parsed.frame_paths is not None:
-        reader: VideoReader = FrameFolderReader(parsed, video_id, max_decoded_bytes)
+    limits = VideoLimits() if limits is None else limits
+    path = reader_path(decoder) if parsed.frame_paths is None else FRAME_FOLDER_READER
+    reader: VideoReader
+    if time_limit is None:
+        reader = load_reader(path)(parsed, video_id, limits, num_threads)
     else:
-        reader = reader_class(decoder)(parsed, video_id, max_decoded_bytes, num_threads)
+        reader = SupervisedReader(path, parsed, video_id, limits, num_threads, time_limit)
     return reader if cache is None else cache.keep(parsed, reader)
 
 
@@ -146,8 +155,8 @@ class DecodedVideoCache:
 
 
 __all__ = [
-    "MAX_DECODED_BYTES",
     "DecodedVideoCache",
+    "VideoLimits",
     "VideoReadError",
     "VideoReader",
     "available_decoders",

@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 
 from .readers.class_folders import read_class_folders
-from .readers.list_file import read_list_file
+from .readers.guess import guess_layout
+from .readers.hmdb51 import read_hmdb51
+from .readers.kinetics import read_kinetics
+from .readers.list_file import read_frame_list, read_list_file
+from .readers.parquet import read_parquet
+from .readers.problems import Problems
 from .readers.rows import VideoRows
+from .readers.something_something import read_something_something
+from .readers.table import read_table
+from .readers.ucf101 import read_ucf101
+from .readers.webdataset import read_webdataset
 
 
-LAYOUTS = ("class_folders", "list_file")
+_READERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # layout: its reader and the arguments that it takes
+    "class_folders": (read_class_folders, ("split", "label_names")),
+    "list_file": (read_list_file, ("root", "label_names")),
+    "frame_list": (read_frame_list, ("root", "label_names", "frame_pattern")),
+    "table": (read_table, ("root", "label_names")),
+    "kinetics": (read_kinetics, ("split", "root", "label_names")),
+    "something_something": (read_something_something, ("split", "root", "label_names")),
+    "ucf101": (read_ucf101, ("split", "root", "fold")),
+    "hmdb51": (read_hmdb51, ("split", "root", "fold")),
+    "webdataset": (read_webdataset, ("split", "label_names")),
+    "parquet": (read_parquet, ("split", "label_names")),
+    "hub": (read_parquet, ("split", "label_names")),
+}
+_REQUIRED = {"ucf101": ("split",), "hmdb51": ("split",)}
+_STREAMS = ("webdataset", "parquet", "hub")  # their readers make the dataset themselves
+_HAS_NO_LINES = ("class_folders",)
+
+LAYOUTS = tuple(_READERS)
 
 NUM_STREAMING_SHARDS = 128
-"""Shards of a stream. Workers times processes share them out, so more of those than shards would stand idle."""
+"""Shards of a stream of files. Workers times processes share them out, so more of those than shards stand idle."""
 
 
 def load_video_dataset(
@@ -26,75 +54,128 @@ def load_video_dataset(
     layout: str | None = None,
     root: str | os.PathLike[str] | None = None,
     label_names: str | os.PathLike[str] | Sequence[str] | None = None,
+    fold: int | None = None,
+    frame_pattern: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """List a video data set. Nothing is decoded: a row says where its video lies.
+    """List a video data set. Nothing is decoded: a row says where its video lies. `docs/data.md` shows each layout.
 
     Args:
-        name_or_path (`str` or path): a folder of class folders or of unlabelled videos, or a list file.
-        split (`str`, *optional*): sub-folder to read, such as `train`. List files have none.
-        streaming (`bool`, defaults to `False`): return an `IterableDataset` of at most 128 shards.
-        layout (`str`, *optional*): `class_folders` or `list_file`; by default what `name_or_path` is.
-        root (`str` or path, *optional*): folder that the relative paths of a list file start from; by default its own.
-        label_names (path or sequence of `str`, *optional*): names of a list file's labels, in their order, or a file
-            with one name per line.
+        name_or_path (`str` or path): a folder or file of one of the layouts, a glob of tar shards, or a Hub id.
+        split (`str`, *optional*): part to read, such as `train`. A list file or table is one part by itself.
+        streaming (`bool`, defaults to `False`): return an `IterableDataset`. Its shards: one per tar, one per row
+            group of Parquet files, else at most 128, over which the files are spread at random.
+        layout (`str`, *optional*): one of `LAYOUTS`; by default what `name_or_path` looks like. A data set on the Hub
+            must be asked for by `hub`.
+        root (`str` or path, *optional*): folder that the relative paths of an annotation file start from, by default
+            its own; for the benchmark data sets the folder of the videos.
+        label_names (path or sequence of `str`, *optional*): names of the labels in their order, or a file with one
+            name per line, where the data does not name them or not all of them.
+        fold (`int`, *optional*): official split 1 (default), 2 or 3 of UCF101 and HMDB51.
+        frame_pattern (`str`, *optional*): name of a frame's file in a `frame_list`, by default `img_%05d.jpg`.
 
     Returns:
-        Rows `{"video": {"path": str, "bytes": None}, "label": int | None, "video_id": str}`; `video` is a
-        `datasets.Video(decode=False)`, `label` a `ClassLabel` where the labels have names.
+        Rows of `video`, `label` (`int` or None) and `video_id` (`str`). `label` is a `ClassLabel` where the labels
+        have names. `video` is what `open_video` takes: `{"path": str, "bytes": None}` for files, `{"path", "bytes"}`
+        for Parquet, `{"frame_folder", "num_frames", "frame_pattern"}` for frames, and
+        `{"archive", "offset", "size", "fault"}` for tar shards. The length of a stream is the `num_examples` of its
+        `info.splits`, but for tar shards, which nobody has counted.
 
     Raises:
         FileNotFoundError: something named does not exist.
-        ValueError: no video found, a bad line, an unknown layout, an argument that the layout has no use for.
+        ValueError: no video found, bad lines (names the first 20), an unknown layout, or an argument that the layout
+            has no use for.
 
     Example:
         >>> dataset = load_video_dataset("videos", split="train")  # videos/train/<class>/x.mp4
         >>> dataset[0]
         {'video': {'bytes': None, 'path': '/data/videos/train/left/0.mp4'}, 'label': 0, 'video_id': 'train/left/0.mp4'}
     """
-    path = Path(name_or_path).expanduser()
+    layout = choose_layout(name_or_path, split, layout)
+    given = {"split": split, "root": root, "label_names": label_names, "fold": fold, "frame_pattern": frame_pattern}
+    rows = _read(name_or_path, layout, given, streaming, None)
+    if not isinstance(rows, VideoRows):
+        return rows
+    dataset = rows.to_dataset()
+    if not streaming:
+        return dataset
+    name = split or "train"
+    # Files are listed class by class: in shards of that order a batch would hold a few classes only.
+    order = np.random.default_rng(0).permutation(len(dataset))
+    mixed = datasets.Dataset(dataset.data.table.take(order), info=dataset.info)
+    stream = mixed.to_iterable_dataset(min(NUM_STREAMING_SHARDS, len(dataset)))
+    stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=len(dataset))})
+    return stream
+
+
+def choose_layout(name_or_path: str | os.PathLike[str], split: str | None = None, layout: str | None = None) -> str:
+    """The layout asked for, or else the one that `name_or_path` looks like.
+
+    Raises:
+        FileNotFoundError: there is nothing at `name_or_path`.
+        ValueError: an unknown layout.
+    """
     if layout is None:
-        layout = _guess_layout(path)
-    if layout == "class_folders":
-        _refuse(layout, root=root, label_names=label_names)
-        rows = read_class_folders(path, split)
-    elif layout == "list_file":
-        _refuse(layout, split=split)
-        names = Path(label_names).expanduser() if isinstance(label_names, str | os.PathLike) else label_names
-        rows = read_list_file(path, None if root is None else Path(root).expanduser(), names)
-    else:
+        return guess_layout(Path(name_or_path).expanduser(), split)
+    if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {list(LAYOUTS)} or None, not {layout!r}.")
-    dataset = _to_dataset(rows)
-    return dataset.to_iterable_dataset(min(NUM_STREAMING_SHARDS, len(dataset))) if streaming else dataset
+    return layout
 
 
-def _guess_layout(path: Path) -> str:
-    if path.is_dir():
-        return "class_folders"
-    if path.is_file():
-        return "list_file"
-    raise FileNotFoundError(
-        f"There is no file or folder {str(path)!r}. Give a folder of class folders, a folder of videos, or a list "
-        "file with one `path label` per line."
-    )
+def takes_label_names(layout: str) -> bool:
+    """Whether label names can be given for a layout; the others bring their own."""
+    return "label_names" in _READERS[layout][1]
 
 
-def _refuse(layout: str, **arguments: object) -> None:
+def validate_annotations(
+    name_or_path: str | os.PathLike[str], layout: str | None = None, **arguments: Any
+) -> Problems:
+    """Read a data set as `load_video_dataset` does and list everything that is wrong with it, missing files too.
+
+    Args:
+        name_or_path, layout: see `load_video_dataset`.
+        **arguments: the others of `load_video_dataset`, except `streaming`.
+
+    Returns:
+        `Problems`: `found` lists each bad line with its number, in the order of the file.
+
+    Raises:
+        FileNotFoundError, ValueError: what cannot be said of a line: a missing or empty file, a header without a
+            column, an unknown split, a layout without annotations.
+    """
+    layout = choose_layout(name_or_path, arguments.get("split"), layout)
+    if layout in _HAS_NO_LINES:
+        raise ValueError(f"{name_or_path} holds class folders: there are no annotations to check.")
+    problems = Problems(check_files=True)
+    _read(name_or_path, layout, arguments, False, problems)
+    problems.found.sort(key=lambda problem: (problem.file, problem.number))
+    return problems
+
+
+def _read(
+    name_or_path: str | os.PathLike[str],
+    layout: str,
+    given: Mapping[str, Any],
+    streaming: bool,
+    problems: Problems | None,
+) -> Any:
+    reader, accepted = _READERS[layout]
+    _refuse(layout, {name: value for name, value in given.items() if name not in accepted})
+    arguments: dict[str, Any] = {name: given[name] for name in accepted if given.get(name) is not None}
+    for name in _REQUIRED.get(layout, ()):
+        arguments.setdefault(name, None)
+    if "root" in arguments:
+        arguments["root"] = Path(arguments["root"]).expanduser()
+    if isinstance(arguments.get("label_names"), os.PathLike):
+        arguments["label_names"] = Path(arguments["label_names"])
+    if layout not in _HAS_NO_LINES:
+        arguments["problems"] = problems
+    if layout in _STREAMS:
+        return reader(os.fspath(name_or_path), **arguments, streaming=streaming)
+    return reader(Path(name_or_path).expanduser(), **arguments)
+
+
+def _refuse(layout: str, arguments: Mapping[str, object]) -> None:
     """An argument that would be ignored is most likely a mistake."""
     for name, value in arguments.items():
         if value is not None:
             raise ValueError(f"`{name}` has no meaning for the layout {layout!r}, but is {value!r}. Leave it out.")
-
-
-def _to_dataset(rows: VideoRows) -> datasets.Dataset:
-    label_feature = (
-        datasets.Value("int64") if rows.label_names is None else datasets.ClassLabel(names=list(rows.label_names))
-    )
-    columns = {
-        "video": [{"path": path, "bytes": None} for path in rows.paths],
-        "label": [None] * len(rows.paths) if rows.labels is None else list(rows.labels),
-        "video_id": list(rows.video_ids),
-    }
-    features = datasets.Features(
-        {"video": datasets.Video(decode=False), "label": label_feature, "video_id": datasets.Value("string")}
-    )
-    return datasets.Dataset.from_dict(columns, features=features)

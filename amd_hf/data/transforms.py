@@ -85,21 +85,24 @@ def random_resized_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def resize_crop(clip: torch.Tensor, box: Box, size: int, antialias: bool) -> torch.Tensor:
-    """Cut `box` out of all frames and resize it, bilinearly, to a square.
+def cut(clip: torch.Tensor, box: Box) -> torch.Tensor:
+    """View of the part `box` of all frames of a clip (..., H, W)."""
+    top, left, height, width = box
+    return clip[..., top : top + height, left : left + width]
+
+
+def resize_square(clip: torch.Tensor, size: int, antialias: bool) -> torch.Tensor:
+    """Resize all frames, bilinearly, to a square.
 
     Args:
         clip (`torch.Tensor` of shape (T, C, H, W), uint8): the frames.
-        box (`tuple[int, int, int, int]`): (top, left, height, width) inside the frames.
         size (`int`): side of the result, in pixels.
         antialias (`bool`): average over what a smaller pixel covers, as PIL does, or take 2 x 2 neighbours.
 
     Returns:
         `torch.Tensor` of shape (T, C, size, size), uint8.
     """
-    top, left, height, width = box
-    crop = clip[..., top : top + height, left : left + width]
-    return functional.resize(crop, [size, size], antialias=antialias)
+    return functional.resize(clip, [size, size], antialias=antialias)
 
 
 def resize_short_side(clip: torch.Tensor, size: int) -> torch.Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .video_pointers import frame_paths, read_member
+
 
 class VideoReadError(RuntimeError):
     """A video that cannot be read. The only exception that readers raise for the fault of a file.
@@ -43,6 +45,7 @@ class VideoSource:
 
         Raises:
             ValueError: a mapping that holds none of path, bytes and frames.
+            VideoReadError: a reader of streams has found a fault in the row, or its archive cannot be read.
             TypeError: any other type.
         """
         if isinstance(value, VideoSource):
@@ -55,6 +58,7 @@ class VideoSource:
             raise TypeError(
                 f"A video is a path, bytes or a mapping with `path`, `bytes` or `frames`, not {type(value)}."
             )
+        value = _follow_pointer(value)
         if value.get("frames") is not None:
             return cls(frame_paths=tuple(os.fspath(path) for path in value["frames"]))
         if value.get("bytes") is not None:  # then `path` is only the name inside an archive
@@ -77,3 +81,17 @@ class VideoSource:
         is_empty = self.path is not None and os.path.getsize(self.path) == 0
         if is_empty or self.data == b"" or self.frame_paths == ():
             raise VideoReadError("it holds zero bytes or zero frames", video_id, str(self))
+
+
+def _follow_pointer(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Turn the forms of `video_pointers` into `frames` or `bytes`; others stay as they are."""
+    if value.get("fault") is not None:
+        raise VideoReadError(value["fault"])
+    if value.get("frame_folder") is not None:
+        return {"frames": frame_paths(value)}
+    if value.get("archive") is None:
+        return value
+    try:
+        return {"bytes": read_member(value)}
+    except OSError as error:
+        raise VideoReadError(str(error), source=value["archive"]) from error

@@ -16,7 +16,7 @@ from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator, PreTrainingCollator
 from amd_hf.data.decoding import DecodedVideoCache, VideoReadError
 from amd_hf.data.sampling import sample_generator
-from amd_hf.data.transforms import multi_scale_crop_box, random_resized_crop_box, resize_crop
+from amd_hf.data.transforms import cut, multi_scale_crop_box, random_resized_crop_box, resize_square
 from tests.helpers.videos import frame_numbers, text_file, truncate, write_video
 
 
@@ -132,7 +132,7 @@ def test_training_crop_is_drawn_and_resized_as_its_recipe_says(
     with clips_module.open_video(rows[0]["video"]) as video:
         frames = torch.from_numpy(video.frames([start + 3 * number for number in range(4)])).permute(0, 3, 1, 2)
     box = draw(height=48, width=64, generator=sample_generator(7, 0, "0.mp4", 3, "crop"))
-    assert torch.equal(clip, resize_crop(frames, box, 32, antialias=antialias))
+    assert torch.equal(clip, resize_square(cut(frames, box), 32, antialias=antialias))
 
 
 def test_flip_probability_is_the_share_of_mirrored_clips(rows: list[Row], loader: ClipLoader) -> None:
@@ -165,6 +165,8 @@ def test_loading_a_bad_video_raises_with_its_id(bad_row: Row, loader: ClipLoader
         ("sampling_mode", "sparse", r"`sampling_mode` must be one of \['dense', 'spread', 'segments'\], not 'sparse'"),
         ("augmentation", "none", "`augmentation` must be one of .*, not 'none'"),
         ("flip_probability", 1.5, "`flip_probability` must lie between 0 and 1, not 1.5"),
+        ("erase_probability", -0.1, "`erase_probability` must lie between 0 and 1, not -0.1"),
+        ("rand_augment", "rand-m7", "`rand_augment` must begin with 'rand' and hold 'inc1'"),
     ],
 )
 def test_bad_option_raises_with_its_name(loader: ClipLoader, name: str, value: Any, message: str) -> None:

@@ -12,18 +12,15 @@ import pytest
 from PIL import Image
 
 from amd_hf.data import decoding, video_readers
-from amd_hf.data.decoding import DecodedVideoCache, VideoReadError, available_decoders, open_video
+from amd_hf.data.decoders import torchcodec_reader
+from amd_hf.data.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
+from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import frame_numbers, mark_rotated, numbered_frames, text_file, truncate, write_video
 
 
-DECODERS = ("decord", "pyav")
-
-
-@pytest.fixture(params=DECODERS)
+@pytest.fixture(params=DECODER_NAMES)
 def decoder(request: pytest.FixtureRequest) -> str:
-    if request.param not in available_decoders():
-        pytest.skip(f"{request.param} is not installed")
-    return request.param
+    return require_decoder(request.param)
 
 
 @pytest.mark.parametrize(
@@ -66,24 +63,13 @@ def test_every_form_of_source_gives_the_same_frames(video_40: Path, decoder: str
         assert frame_numbers(video.frames([3, 33])) == [3, 33]
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
-def test_decoders_agree_on_frames(tmp_path: Path, codec: str) -> None:
-    if set(available_decoders()) < set(DECODERS):
-        pytest.skip("needs decord and pyav")
-    noise = np.random.default_rng(0).integers(0, 256, (12, 6, 8, 3), dtype=np.uint8)
-    suffix = ".mp4" if codec == "libx264" else ".webm"
-    path = write_video(tmp_path / f"noise{suffix}", frames=noise.repeat(8, axis=1).repeat(8, axis=2), codec=codec)
-    with open_video(path, "decord") as first, open_video(path, "pyav") as second:
-        assert len(first) == len(second) == 12
-        np.testing.assert_allclose(first.frames(range(12)).astype(int), second.frames(range(12)).astype(int), atol=1)
-
-
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["path", "bytes"])
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotated_video_is_turned_upright(tmp_path: Path, decoder: str, degrees: int) -> None:
+def test_rotated_video_is_turned_upright(tmp_path: Path, decoder: str, degrees: int, as_bytes: bool) -> None:
     frames = np.zeros((4, 48, 64, 3), dtype=np.uint8)
     frames[:, :16, :16] = 255  # a white square in the upper left corner
     path = mark_rotated(write_video(tmp_path / "phone.mp4", frames=frames), degrees)
-    with open_video(path, decoder) as video:
+    with open_video(path.read_bytes() if as_bytes else path, decoder) as video:
         picture = video.frames([0])[0, ..., 0]
     clockwise = np.rot90(frames[0, ..., 0], -degrees // 90)
     assert picture.shape == clockwise.shape
@@ -170,19 +156,48 @@ def test_video_read_error_travels_between_processes() -> None:
     )  # fmt: skip
 
 
-def test_pyav_header_that_promises_too_many_frames_raises(video_40: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_video(video_40, "pyav") as video:
-        monkeypatch.setattr(video, "_num_frames", 50)
-        with pytest.raises(VideoReadError, match="promises 50 frames, but decoding ends after 40"):
-            video.frames([45])
+def test_file_that_ends_before_the_frames_of_its_header_raises(tmp_path: Path, decoder: str) -> None:
+    path = truncate(write_video(tmp_path / "cut.mp4", 40, moov_first=True), 0.8)
+    with pytest.raises(VideoReadError, match="header promises 40 frames, but the file ends after"):
+        open_video(path, decoder)
 
 
 def test_frames_above_the_size_limit_raise(video_40: Path, decoder: str) -> None:
     limit = 10 * 48 * 64 * 3
-    with open_video(video_40, decoder, max_decoded_bytes=limit) as video:
+    with open_video(video_40, decoder, limits=VideoLimits(max_decoded_bytes=limit)) as video:
         assert len(video.frames(range(10))) == 10
         with pytest.raises(VideoReadError, match=f"11 frames of 48 x 64 take .* above the limit of {limit}"):
             video.frames(range(11))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (VideoLimits(max_frame_pixels=48 * 64 - 1), "48 x 64 pixels, above the limit of 3071"),
+        (VideoLimits(max_frames=39), r"\d+ frames, above the limit of 39 \(`max_frames`\)"),
+        (VideoLimits(max_file_bytes=1000), r"the file is \d+ bytes, above the limit of 1000"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_video_above_a_limit_raises_before_any_frame_is_decoded(
+    video_40: Path, decoder: str, limits: VideoLimits, message: str
+) -> None:
+    with pytest.raises(VideoReadError, match=message):
+        open_video(video_40.read_bytes(), decoder, limits=limits)
+
+
+def test_limit_below_one_raises() -> None:
+    with pytest.raises(ValueError, match="`max_frames` must be at least 1, not 0"):
+        VideoLimits(max_frames=0)
+
+
+def test_large_image_of_a_frame_folder_raises(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((20, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    with (
+        open_video({"frames": [tmp_path / "a.png"]}, limits=VideoLimits(max_frame_pixels=599)) as video,
+        pytest.raises(VideoReadError, match="20 x 30 pixels, above the limit of 599"),
+    ):
+        video.frames([0])
 
 
 def test_source_of_unknown_kind_raises_type_error() -> None:
@@ -202,21 +217,26 @@ def test_row_without_path_bytes_or_frames_raises_value_error() -> None:
 
 def _install_only(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     monkeypatch.setattr(video_readers.importlib.util, "find_spec", lambda name: name if name in packages else None)
+    torchcodec_reader.why_torchcodec_is_unusable.cache_clear()
 
 
 def test_unknown_decoder_raises_with_the_choices(video_40: Path) -> None:
-    with pytest.raises(ValueError, match=r"\['decord', 'pyav'\] or None, not 'ffmpeg'"):
+    with pytest.raises(ValueError, match=r"\['decord', 'pyav', 'torchcodec'\] or None, not 'ffmpeg'"):
         open_video(video_40, "ffmpeg")
 
 
 @pytest.mark.parametrize(
     ("packages", "expected"),
-    [(("decord", "av"), "DecordVideoReader"), (("decord",), "DecordVideoReader"), (("av",), "PyAVVideoReader")],
+    [
+        (("decord", "torchcodec", "av"), "DecordVideoReader"),
+        (("torchcodec", "av"), "TorchCodecVideoReader"),
+        (("av",), "PyAVVideoReader"),
+    ],
 )
 def test_default_decoder_is_the_first_installed(
     video_40: Path, monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...], expected: str
 ) -> None:
-    pytest.importorskip(packages[0])
+    require_decoder({"av": "pyav"}.get(packages[0], packages[0]))
     _install_only(monkeypatch, *packages)
     with open_video(video_40) as video:
         assert type(video).__name__ == expected
@@ -228,6 +248,15 @@ def test_decoder_that_is_not_installed_raises_with_the_pip_line(
     _install_only(monkeypatch, "av")
     with pytest.raises(ImportError, match=r"pip install decord`, or use \['pyav'\]"):
         open_video(video_40, "decord")
+
+
+def test_torchcodec_without_ffmpeg_counts_as_not_installed(video_40: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "it finds no FFmpeg libraries"
+    monkeypatch.setattr(video_readers, "why_torchcodec_is_unusable", lambda: reason)
+    monkeypatch.setattr(video_readers.importlib.util, "find_spec", lambda name: name)
+    assert video_readers.available_decoders() == ["decord", "pyav"]
+    with pytest.raises(ImportError, match=rf"'torchcodec' is installed, but {reason}. Or use \['decord', 'pyav'\]"):
+        open_video(video_40, "torchcodec")
 
 
 def test_no_decoder_at_all_raises_with_the_pip_lines(video_40: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,13 @@ def test_streaming_gives_the_same_rows_and_features(tmp_path: Path, streaming: b
     reference = load_video_dataset(tmp_path)
     dataset = load_video_dataset(tmp_path, streaming=streaming)
     assert isinstance(dataset, datasets.IterableDataset) == streaming
-    assert list(dataset) == list(reference)
+    assert sorted(dataset, key=lambda row: row["video_id"]) == sorted(reference, key=lambda row: row["video_id"])
+    if streaming:  # each shard holds some of every class
+        first = dataset.shard(num_shards=dataset.num_shards, index=0)
+        assert dataset.num_shards > 1
+        order = [row["label"] for row in dataset]
+        assert order != sorted(order)
+        assert [row["video_id"] for row in first] == [row["video_id"] for row in dataset][: len(list(first))]
     assert dataset.features == reference.features
     assert not streaming or dataset.num_shards == 128
 
@@ -193,7 +199,7 @@ def test_empty_list_raises(tmp_path: Path, content: str) -> None:
 def test_list_with_some_labels_missing_raises_with_the_line_numbers(tmp_path: Path) -> None:
     lines = [f"{number}.mp4" + (" 1" if number % 2 else "") for number in range(60)]
     numbers = ", ".join(str(number) for number in range(1, 40, 2))
-    with pytest.raises(ValueError, match=f"30 of 60 lines .* have no label: line {numbers} and 10 more. Add"):
+    with pytest.raises(ValueError, match=f"30 of 60 lines .* have no label: line {numbers} and 10 more; .* Add it"):
         load_video_dataset(write_list(tmp_path / "l.txt", lines))
 
 
@@ -206,14 +212,14 @@ def test_list_line_with_a_bad_label_raises_with_its_number(tmp_path: Path, bad: 
 
 
 def test_list_label_without_a_name_raises_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="1 lines .* have a label above 1, the last one with a name: line 2"):
+    with pytest.raises(ValueError, match="1 of 2 lines .* have a label above 1, the last one with a name: line 2"):
         load_video_dataset(write_list(tmp_path / "l.txt", ["a.mp4 0", "b.mp4 2"]), label_names=["x", "y"])
 
 
 def test_list_naming_a_video_twice_raises_with_both_lines(tmp_path: Path) -> None:
     _touch(tmp_path, ["a.mp4", "b.mp4"])
     lines = ["a.mp4 0", "b.mp4 1", "./a.mp4 1"]
-    with pytest.raises(ValueError, match=r"Lines 1 and 3 of .* name the same video, 'a\.mp4'"):
+    with pytest.raises(ValueError, match=r"1 of 3 lines .* earlier one names: line 3; .*'a\.mp4 \(first: 1\)'"):
         load_video_dataset(write_list(tmp_path / "l.txt", lines))
 
 
@@ -243,14 +249,24 @@ def test_label_names_that_repeat_raise(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("archive", "layout"), [("all.tar", "webdataset"), ("all.parquet", "parquet")])
+def test_archive_beside_videos_raises_with_the_choice(tmp_path: Path, archive: str, layout: str) -> None:
+    _touch(tmp_path, [archive, "train/a/1.mp4"])
+    with pytest.raises(
+        ValueError, match=f"holds {archive} and videos: .* layout='{layout}' or layout='class_folders'"
+    ):
+        load_video_dataset(tmp_path, split="train")
+    assert _rows(load_video_dataset(tmp_path, split="train", layout="class_folders")) == [("train/a/1.mp4", 0)]
+
+
 def test_unknown_layout_raises_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"\['class_folders', 'list_file'\] or None, not 'tar'"):
+    with pytest.raises(ValueError, match=r"one of \['class_folders', 'list_file', .*\] or None, not 'tar'"):
         load_video_dataset(tmp_path, layout="tar")
 
 
 @pytest.mark.parametrize(
     ("layout", "argument"),
-    [("class_folders", {"root": "x"}), ("class_folders", {"label_names": ["x"]}), ("list_file", {"split": "train"})],
+    [("class_folders", {"root": "x"}), ("class_folders", {"fold": 1}), ("list_file", {"split": "train"})],
 )
 def test_argument_without_meaning_for_the_layout_raises(
     tmp_path: Path, layout: str, argument: dict[str, str | list[str]]

@@ -12,10 +12,11 @@ from torchvision.transforms import v2
 
 from amd_hf.data.transforms import (
     center_crop_clip,
+    cut,
     multi_scale_crop_box,
     random_resized_crop_box,
-    resize_crop,
     resize_short_side,
+    resize_square,
 )
 
 
@@ -131,37 +132,38 @@ def test_random_resized_crop_that_never_fits_takes_the_centre(
 
 
 @pytest.mark.parametrize("box", [(0, 0, 60, 80), (5, 20, 50, 44), (30, 40, 20, 20)])
-def test_antialiased_resize_crop_agrees_with_pil(clip: torch.Tensor, box: tuple[int, int, int, int]) -> None:
+def test_antialiased_resize_agrees_with_pil(clip: torch.Tensor, box: tuple[int, int, int, int]) -> None:
     top, left, height, width = box
-    result = resize_crop(clip, box, 32, antialias=True)
+    result = resize_square(cut(clip, box), 32, antialias=True)
     for frame, resized in zip(clip, result, strict=True):
         image = Image.fromarray(frame.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
         expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
         np.testing.assert_allclose(resized.permute(1, 2, 0).numpy().astype(int), expected, atol=1)
 
 
-def test_resize_crop_without_antialias_agrees_with_float_interpolation(clip: torch.Tensor) -> None:
-    result = resize_crop(clip, (5, 20, 50, 44), 32, antialias=False)
+def test_resize_without_antialias_agrees_with_float_interpolation(clip: torch.Tensor) -> None:
+    result = resize_square(cut(clip, (5, 20, 50, 44)), 32, antialias=False)
     crop = clip[..., 5:55, 20:64].float()
     expected = torch.nn.functional.interpolate(crop, size=(32, 32), mode="bilinear", align_corners=False)
     assert result.dtype == torch.uint8
     torch.testing.assert_close(result.float(), expected, atol=1.01, rtol=0)
 
 
-def test_resize_crop_antialias_makes_a_difference(clip: torch.Tensor) -> None:
+def test_resize_antialias_makes_a_difference(clip: torch.Tensor) -> None:
     stripes = torch.zeros_like(clip)
     stripes[..., ::2] = 255
-    smooth = resize_crop(stripes, (0, 0, 60, 80), 20, antialias=True)
-    rough = resize_crop(stripes, (0, 0, 60, 80), 20, antialias=False)
+    smooth = resize_square(stripes, 20, antialias=True)
+    rough = resize_square(stripes, 20, antialias=False)
     assert smooth.float().std() < 10
     assert not torch.equal(smooth, rough)
 
 
-def test_resize_crop_of_the_decoders_memory_order_gives_the_same(clip: torch.Tensor) -> None:
+def test_resize_of_the_decoders_memory_order_gives_the_same(clip: torch.Tensor) -> None:
     permuted = clip.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert not permuted.is_contiguous()
     box = (5, 20, 50, 44)
-    torch.testing.assert_close(resize_crop(permuted, box, 32, True), resize_crop(clip, box, 32, True), atol=1, rtol=0)
+    results = [resize_square(cut(one, box), 32, antialias=True) for one in (permuted, clip)]
+    torch.testing.assert_close(*results, atol=1, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from .rows import VIDEO_SUFFIXES, VideoRows, is_video_file
+from .label_names import read_label_names
+from .rows import VIDEO_SUFFIXES, VideoRows, folder_names, is_video_file, video_names
 
 
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 
 
-def read_class_folders(root: Path, split: str | None = None) -> VideoRows:
+def read_class_folders(
+    root: Path, split: str | None = None, label_names: str | Path | Sequence[str] | None = None
+) -> VideoRows:
     """List the videos of a folder, labelled by the names of its class folders in sorted order.
 
     A split counts the classes of its sibling splits too, so that a label means the same in each of them.
@@ -19,16 +23,19 @@ def read_class_folders(root: Path, split: str | None = None) -> VideoRows:
     Args:
         root (`Path`): the data set's folder. A `video_id` is a path relative to it, with forward slashes.
         split (`str`, *optional*): sub-folder of `root` to read.
+        label_names (path or sequence of `str`, *optional*): names of the labels in their order, where it is not the
+            sorted one or where classes are missing; a class folder of another name is an error.
 
     Returns:
         `VideoRows` in sorted order.
 
     Raises:
         FileNotFoundError: `root` or its split does not exist.
-        ValueError: no video where one is looked for, or a layout that can be read in two ways.
+        ValueError: no video where one is looked for, a layout that can be read in two ways, or a class folder that
+            `label_names` does not name.
     """
     folder = _find_folder(root, split)
-    files = _video_names(folder)
+    files = video_names(folder)
     class_names = _class_names(folder)
     if files and class_names:
         raise ValueError(
@@ -43,9 +50,17 @@ def read_class_folders(root: Path, split: str | None = None) -> VideoRows:
         raise ValueError(
             f"The folders of {root} are splits, not classes: {', '.join(class_names)}. Choose one with `split`."
         )
-    label_names = sorted(set(class_names).union(*map(_class_names, _sibling_splits(root, split))))
-    paths = [folder / class_name / name for class_name in class_names for name in _video_names(folder / class_name)]
-    return _rows(root, paths, label_names)
+    names = read_label_names(label_names)
+    if names is None:
+        names = sorted(set(class_names).union(*map(_class_names, _sibling_splits(root, split))))
+    unknown = sorted(set(class_names) - set(names))
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} class folder(s) of {folder} are none of the {len(names)} label names: "
+            f"{', '.join(unknown[:20])}. Rename the folders, or complete the label names."
+        )
+    paths = [folder / class_name / name for class_name in class_names for name in video_names(folder / class_name)]
+    return _rows(root, paths, names)
 
 
 def _rows(root: Path, paths: list[Path], label_names: list[str] | None = None) -> VideoRows:
@@ -63,7 +78,7 @@ def _find_folder(root: Path, split: str | None) -> Path:
     folder = root / split if split is not None else root
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"There is no split {split!r} in {root}; its folders are {_folder_names(root)}. Choose one of them as "
+            f"There is no split {split!r} in {root}; its folders are {folder_names(root)}. Choose one of them as "
             "`split`, or none where they are classes."
         )
     return folder
@@ -73,12 +88,12 @@ def _sibling_splits(root: Path, split: str | None) -> list[Path]:
     """The other splits of the data set, told by their names: an unknown folder may be another data set."""
     if split not in SPLIT_NAMES:
         return []
-    return [root / name for name in _folder_names(root) if name in SPLIT_NAMES and name != split]
+    return [root / name for name in folder_names(root) if name in SPLIT_NAMES and name != split]
 
 
 def _class_names(folder: Path) -> list[str]:
     """Names of the sub-folders that hold a video, sorted."""
-    return [name for name in _folder_names(folder) if _has_video(folder / name)]
+    return [name for name in folder_names(folder) if _has_video(folder / name)]
 
 
 def _has_video(folder: Path) -> bool:
@@ -86,18 +101,8 @@ def _has_video(folder: Path) -> bool:
         return any(is_video_file(entry.name) for entry in entries)
 
 
-def _video_names(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_video_file(entry.name) and entry.is_file())
-
-
-def _folder_names(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _no_video_message(folder: Path, split: str | None) -> str:
-    nested = [name for name in _folder_names(folder) if _class_names(folder / name)]
+    nested = [name for name in folder_names(folder) if _class_names(folder / name)]
     if nested and split is None:
         return f"{folder} holds no videos, but its folders {nested} hold class folders. Choose one with `split`."
     return (

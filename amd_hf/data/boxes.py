@@ -1,0 +1,70 @@
+"""Boxes through the changes that a clip goes through, as VideoMAE's code for AVA counts them.
+
+A box is x1 y1 x2 y2. In pixels x2 and y2 are the last ones inside, so a box is x2 - x1 + 1 wide. All functions take
+and give float arrays (n, 4). Boxes for testing are made by `amd_hf.modeling_amd_detection.extend_boxes`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+JITTER_X = (0.2, 0.1)
+"""Shares of the width by which a side may move outwards and inwards in training."""
+JITTER_Y = (0.1, 0.05)
+"""The same of the height."""
+
+
+def shares_to_pixels(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes in pixels of a frame from shares of its width and height."""
+    pixels = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * [width, height, width, height]
+    pixels[:, 2:] -= 1
+    return clip_boxes(pixels, height, width)
+
+
+def clip_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes within `[0, width - 1]` and `[0, height - 1]`."""
+    return boxes.clip(0, [width - 1, height - 1, width - 1, height - 1])
+
+
+def resize_boxes(boxes: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Boxes of a frame of the size `old` (height, width) that is resized to `new`."""
+    scale_y, scale_x = (to / of for to, of in zip(new, old, strict=True))
+    return boxes * [scale_x, scale_y, scale_x, scale_y]
+
+
+def crop_boxes(boxes: np.ndarray, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes in a region of the frame, cut off at its border.
+
+    Returns:
+        The boxes that have a part in it, (m, 4), and which they are: bool (n,).
+    """
+    # Cut off at width and height, one pixel further than elsewhere, as that code does.
+    cropped = (boxes - [left, top, left, top]).clip(0, [width, height, width, height])
+    is_inside = (cropped[:, 2] > cropped[:, 0]) & (cropped[:, 3] > cropped[:, 1])
+    return cropped[is_inside], is_inside
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Boxes of a frame that is mirrored left to right."""
+    flipped = boxes.copy()
+    flipped[:, [0, 2]] = width - 1 - boxes[:, [2, 0]]
+    return flipped
+
+
+def jitter_boxes(boxes: np.ndarray, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
+    """Move each side at random, uniformly from inwards to outwards by the shares `JITTER_X` and `JITTER_Y`.
+
+    Args:
+        boxes (`np.ndarray` of shape (n, 4)): In pixels.
+        height, width (`int`): Size of the frame, in which the boxes stay; each stays at least a pixel long.
+        generator (`np.random.Generator`): What the shares are drawn from.
+    """
+    outwards, inwards = np.array([JITTER_X, JITTER_Y, JITTER_X, JITTER_Y]).T
+    moves = generator.uniform(-inwards, outwards, size=(len(boxes), 4)) * [-1, -1, 1, 1]
+    lengths = boxes[:, 2:] - boxes[:, :2] + 1
+    jittered = boxes + moves * np.tile(lengths, 2)
+    limits = np.array([width - 1, height - 1])
+    first = jittered[:, :2].clip(0, limits - 1)
+    last = np.maximum(np.minimum(jittered[:, 2:], limits), first + 1)
+    return np.concatenate([first, last], axis=1)

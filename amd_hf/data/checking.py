@@ -1,0 +1,240 @@
+"""Checking a data set before it is trained on: which videos are missing, unreadable, damaged, too short or doubled."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .decoders.base import VideoLimits
+from .supervised import SupervisedReader
+from .video_readers import FRAME_FOLDER_READER, reader_path
+from .video_source import VideoReadError, VideoSource
+
+
+OK = "ok"
+FAULTS = ("missing", "unreadable", "damaged", "too_short", "duplicate")
+"""What can be wrong, the gravest first; a video is counted under one of them."""
+
+_HASHED_AT_ONCE = 1024 * 1024
+_WAITING_PER_THREAD = 4
+
+
+class VideoCheck(NamedTuple):
+    """What is known of one video.
+
+    Args:
+        row (mapping): the row, as it came.
+        status (`str`): `ok` or one of `FAULTS`.
+        reason (`str`): what is wrong; empty where nothing is.
+        num_frames (`int` or `None`): None where the video could not be opened.
+    """
+
+    row: Mapping[str, Any]
+    status: str
+    reason: str
+    num_frames: int | None
+
+
+class _Findings(NamedTuple):
+    """What a thread found out about one video by itself; `digest` is None where it cannot be read."""
+
+    status: str
+    reason: str
+    num_frames: int | None
+    digest: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """How closely to look.
+
+    Args:
+        min_frames (`int`, defaults to 16): a video with fewer is too short.
+        decode_all (`bool`, defaults to `True`): decode every frame, which finds damage in the middle, also what
+            decoders conceal. False opens the video and decodes its first, middle and last frame.
+        time_limit (`float`, defaults to 300): seconds per video, after which it counts as unreadable.
+        limits (`VideoLimits`, *optional*): how large frames, videos and files may be.
+    """
+
+    min_frames: int = 16
+    decode_all: bool = True
+    time_limit: float = 300.0
+    limits: VideoLimits | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_frames < 1:
+            raise ValueError(f"`min_frames` must be at least 1, not {self.min_frames}.")
+        if not self.time_limit > 0:
+            raise ValueError(f"`time_limit` must be above 0 seconds, not {self.time_limit}.")
+
+
+def check_videos(
+    rows: Iterable[Mapping[str, Any]], options: CheckOptions, num_threads: int | None = None
+) -> Iterator[VideoCheck]:
+    """Check videos side by side, each thread with a decoding process of its own, and yield the outcomes in order.
+
+    PyAV decodes, whatever decoder the training will use: the others hand over to it what they cannot read. Of several
+    videos with the same content the first one is good and the others are duplicates.
+
+    Args:
+        rows (iterable of mappings): as `load_video_dataset` gives them; read as they are needed.
+        options (`CheckOptions`): how closely to look.
+        num_threads (`int`, *optional*): videos at a time; by default one per processor.
+
+    Raises:
+        ImportError: PyAV is not installed.
+    """
+    reader_path("pyav")
+    num_threads = num_threads or os.cpu_count() or 1
+    first_with: dict[bytes, Mapping[str, Any]] = {}
+    waiting: deque[tuple[Mapping[str, Any], Future[_Findings]]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="check_videos") as pool:
+        try:
+            for row in rows:
+                waiting.append((row, pool.submit(_examine, row, options)))
+                if len(waiting) >= num_threads * _WAITING_PER_THREAD:
+                    yield _outcome(*waiting.popleft(), first_with)
+            while waiting:
+                yield _outcome(*waiting.popleft(), first_with)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _examine(row: Mapping[str, Any], options: CheckOptions) -> _Findings:
+    video_id = row["video_id"]
+    num_frames = None
+    try:
+        source = VideoSource.parse(row["video"])
+        if (absent := _absent_path(row["video"], source)) is not None:
+            return _Findings("missing", f"there is no {absent!r}", None, None)
+        source.check_exists(video_id)
+        digest = _digest(source)
+        reader = reader_path("pyav") if source.frame_paths is None else FRAME_FOLDER_READER
+        limits = options.limits or VideoLimits()
+        with SupervisedReader(reader, source, video_id, limits, 1, options.time_limit) as video:
+            num_frames = len(video)
+            damage = None
+            if options.decode_all:
+                num_frames, _, _, damage = video.inspect()
+            else:
+                video.frames([0, num_frames // 2, num_frames - 1])
+    except VideoReadError as error:
+        return _Findings("unreadable", error.reason, num_frames, None)
+    except OSError as error:  # the file went away, or the disk is bad
+        return _Findings("unreadable", str(error), num_frames, None)
+    if damage is not None:
+        return _Findings("damaged", damage, num_frames, digest)
+    if num_frames < options.min_frames:
+        return _Findings("too_short", f"{num_frames} frames, fewer than {options.min_frames}", num_frames, digest)
+    return _Findings(OK, "", num_frames, digest)
+
+
+def _absent_path(video: Any, source: VideoSource) -> str | None:
+    if source.path is not None:
+        return None if os.path.exists(source.path) else source.path
+    folder = video.get("frame_folder") if isinstance(video, Mapping) else None
+    return folder if folder is not None and not os.path.isdir(folder) else None
+
+
+def _digest(source: VideoSource) -> bytes:
+    """Hash of the content of the file or files."""
+    digest = hashlib.blake2b(digest_size=16)
+    if source.data is not None:
+        digest.update(source.data)
+    for path in source.frame_paths or ((source.path,) if source.path is not None else ()):
+        with open(path, "rb") as file:
+            while block := file.read(_HASHED_AT_ONCE):
+                digest.update(block)
+    return digest.digest()
+
+
+def _outcome(
+    row: Mapping[str, Any], examined: Future[_Findings], first_with: dict[bytes, Mapping[str, Any]]
+) -> VideoCheck:
+    status, reason, num_frames, digest = examined.result()
+    if status == OK and digest is not None:
+        first = first_with.setdefault(digest, row)
+        if first is not row:
+            status, reason = "duplicate", f"the same content as {first['video_id']!r}"
+            if first.get("label") != row.get("label"):
+                reason += f", which has the label {first.get('label')} and not {row.get('label')}"
+    return VideoCheck(row, status, reason, num_frames)
+
+
+class CleanList(NamedTuple):
+    """A list of good videos on disk, and what to give to `load_video_dataset` with it.
+
+    Args:
+        file (`Path`): the annotation file.
+        root (`str` or `None`): folder that its paths start from; None where they are absolute.
+        label_names (`Path` or `None`): file with the names of the labels.
+    """
+
+    file: Path
+    root: str | None
+    label_names: Path | None
+
+
+def write_clean_list(
+    rows: Sequence[Mapping[str, Any]], folder: Path, label_names: Sequence[str] | None = None
+) -> CleanList:
+    """Write rows as an annotation file that `load_video_dataset` reads.
+
+    With the root returned the videos keep their `video_id`, on which a sample's random numbers depend, wherever these
+    are paths relative to one folder, as those of files are.
+
+    Args:
+        rows (sequence of mappings): the good ones.
+        folder (`Path`): where `clean.csv` (`path,label`) goes, or for folders of frames `clean.txt` (`folder
+            num_frames label`), and `label_names.txt`.
+        label_names (sequence of `str`, *optional*): name of each label.
+
+    Raises:
+        ValueError: no rows, or rows whose videos are inside archives, which no list can name.
+    """
+    if not rows:
+        raise ValueError("No good video is left to list.")
+    videos = [row["video"] for row in rows]
+    are_folders = all(video.get("frame_folder") is not None for video in videos)
+    if not are_folders and any(video.get("path") is None or video.get("bytes") is not None for video in videos):
+        raise ValueError("The videos lie inside archives, where no list can name them: only the report is written.")
+    absolute = [os.path.abspath(video["frame_folder" if are_folders else "path"]) for video in videos]
+    root = _common_root(absolute, [row["video_id"] for row in rows])
+    paths = absolute if root is None else [row["video_id"] for row in rows]
+    has_labels = all(row.get("label") is not None for row in rows)
+    labels = [[row["label"]] if has_labels else [] for row in rows]
+    if are_folders:
+        file = folder / "clean.txt"
+        parts = zip(paths, videos, labels, strict=True)
+        lines = [" ".join(map(str, (path, video["num_frames"], *label))) for path, video, label in parts]
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    else:
+        file = folder / "clean.csv"
+        with open(file, "w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["path", *(["label"] if has_labels else [])])
+            writer.writerows([path, *label] for path, label in zip(paths, labels, strict=True))
+    names = None
+    if label_names is not None:
+        names = folder / "label_names.txt"
+        names.write_text("".join(f"{name}\n" for name in label_names), encoding="utf-8")
+    return CleanList(file, root, names)
+
+
+def _common_root(paths: Sequence[str], video_ids: Sequence[str]) -> str | None:
+    """The folder relative to which every path is its `video_id`."""
+    suffix = os.sep + os.path.normpath(video_ids[0])
+    root = paths[0].removesuffix(suffix)
+    if root == paths[0]:
+        return None
+    is_common = all(
+        os.path.join(root, os.path.normpath(name)) == path for path, name in zip(paths, video_ids, strict=True)
+    )
+    return (root or os.sep) if is_common else None

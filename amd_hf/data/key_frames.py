@@ -1,0 +1,191 @@
+"""The frames around a moment of a video that lies as one file, as one-second pieces, or as a folder of frames."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import av
+import numpy as np
+
+from .decoding import DecodedVideoCache, VideoReadError, open_video
+from .readers.rows import VIDEO_SUFFIXES
+
+
+def clip_offsets(num_frames: int, sampling_rate: int) -> np.ndarray:
+    """Which frames a clip takes, counted from the key frame: int64 (num_frames,).
+
+    The window of num_frames * sampling_rate frames has the key frame right behind its middle; of each stretch of
+    `sampling_rate` frames one is taken. 16 frames at rate 4: frames 1, 5, ... 61 of 64, of which 32 is the key frame.
+    """
+    window = num_frames * sampling_rate
+    return np.arange(num_frames) * sampling_rate + (sampling_rate - 1) // 2 - (window - window // 2)
+
+
+def read_around(
+    video: Mapping[str, Any],
+    timestamp: float,
+    offsets: np.ndarray,
+    *,
+    video_id: str,
+    decoder: str | None = None,
+    num_threads: int = 1,
+    cache: DecodedVideoCache | None = None,
+) -> np.ndarray:
+    """Read frames around a moment; those before the beginning or behind the end are the first or the last one.
+
+    Args:
+        video (mapping): `path`, `layout` and what the layout needs:
+            - `file`: a video file; `start_seconds` is the time of its first frame. `frame_rate` (frames per second) is
+              read from the file where it is None. Frames are taken to follow each other evenly.
+            - `pieces`: a folder of files `<second>.mp4` (or another suffix), a second each; the key frame is the first
+              of its second.
+            - `frames`: a folder of image files, named by `frame_pattern` and numbered from 1, with `start_seconds` and
+              `frame_rate`.
+        timestamp (`float`): The moment, in seconds.
+        offsets (`np.ndarray` of shape (n,)): The frames wanted, counted from the key frame.
+        video_id (`str`): Named in errors.
+        decoder, num_threads, cache: See `open_video`.
+
+    Returns:
+        `np.ndarray` of shape (n, H, W, 3), uint8.
+
+    Raises:
+        VideoReadError: The video cannot be read, or the moment is not in it.
+    """
+    options = {"decoder": decoder, "num_threads": num_threads, "video_id": video_id, "cache": cache}
+    reader = {"file": _read_file, "pieces": _read_pieces, "frames": _read_frames}[video["layout"]]
+    return reader(video, timestamp, offsets, options)
+
+
+def _read_file(
+    video: Mapping[str, Any], timestamp: float, offsets: np.ndarray, options: Mapping[str, Any]
+) -> np.ndarray:
+    with open_video(video["path"], **options) as reader:
+        rate = video.get("frame_rate") or frame_rate_of(video["path"], options["video_id"])
+        key = round((timestamp - (video.get("start_seconds") or 0)) * rate)
+        indices = _inside(key, offsets, len(reader), timestamp, options["video_id"], video["path"])
+        return reader.frames(indices)
+
+
+def _inside(key: int, offsets: np.ndarray, num_frames: int, timestamp: float, video_id: str, path: str) -> np.ndarray:
+    if not 0 <= key < num_frames:
+        raise VideoReadError(f"second {timestamp:g} is not in it: that is frame {key} of {num_frames}", video_id, path)
+    return (key + offsets).clip(0, num_frames - 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def frame_rate_of(path: str, video_id: str | None = None) -> float:
+    """Mean frames per second of a video file, as its header says.
+
+    Raises:
+        VideoReadError: The file cannot be opened or does not say.
+    """
+    try:
+        with av.open(path) as container:
+            rate = container.streams.video[0].average_rate if container.streams.video else None
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoReadError(str(error), video_id, path) from error
+    if not rate:
+        raise VideoReadError("its header gives no frame rate", video_id, path)
+    return float(rate)
+
+
+def duration_of(path: str) -> float:
+    """Length of a video file in seconds, as its header says.
+
+    Raises:
+        VideoReadError: The file cannot be opened or does not say.
+    """
+    try:
+        with av.open(path) as container:
+            duration = container.duration if container.streams.video else None
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoReadError(str(error), source=path) from error
+    if duration is None:
+        raise VideoReadError("its header gives no duration", source=path)
+    return duration / av.time_base
+
+
+def _read_frames(
+    video: Mapping[str, Any], timestamp: float, offsets: np.ndarray, options: Mapping[str, Any]
+) -> np.ndarray:
+    def name(index: int) -> str:
+        return os.path.join(video["path"], video["frame_pattern"] % (index + 1))
+
+    key = round((timestamp - (video.get("start_seconds") or 0)) * video["frame_rate"])
+    last = key + int(offsets.max())
+    if not os.path.isfile(name(last)):
+        # Behind the end, or missing: the end is found without listing tens of thousands of files.
+        last = _last_number(lambda index: os.path.isfile(name(index)), last)
+    indices = _inside(key, offsets, last + 1, timestamp, options["video_id"], video["path"])
+    unique, places = np.unique(indices, return_inverse=True)
+    with open_video({"frames": [name(index) for index in unique]}, **options) as reader:
+        return reader.frames(places)
+
+
+def _last_number(exists: Any, beyond: int) -> int:
+    """The highest number below `beyond` that exists, of numbers without gaps from 0; -1 for none."""
+    low, high = -1, beyond
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if exists(middle) else (low, middle)
+    return low
+
+
+def _read_pieces(
+    video: Mapping[str, Any], timestamp: float, offsets: np.ndarray, options: Mapping[str, Any]
+) -> np.ndarray:
+    second = int(timestamp)
+    if second != timestamp:
+        reason = f"{timestamp:g} is no whole second, as its pieces are"
+        raise VideoReadError(reason, options["video_id"], video["path"])
+    if find_piece(video["path"], second) is None:
+        raise VideoReadError(f"there is no piece of second {second}", options["video_id"], video["path"])
+    after = _walk(video["path"], second, 1, offsets[offsets >= 0], options)
+    before = _walk(video["path"], second - 1, -1, -1 - offsets[offsets < 0], options) if (offsets < 0).any() else {}
+    found = after | {-1 - place: frame for place, frame in before.items()}
+    if not found:
+        raise VideoReadError("none of its pieces holds a frame of the clip", options["video_id"], video["path"])
+    known = np.array(sorted(found))
+    nearest = [int(known[np.abs(known - offset).argmin()]) for offset in offsets]  # itself, but for missing pieces
+    return np.stack([found[offset] for offset in nearest])
+
+
+def _walk(
+    folder: str, second: int, step: int, places: Sequence[int] | np.ndarray, options: Mapping[str, Any]
+) -> dict[int, np.ndarray]:
+    """Frames at `places` (from 0), counted from the beginning of a piece forwards, or from its end backwards.
+
+    What lies behind the last piece is left out, but for its last frame where something does.
+    """
+    found: dict[int, np.ndarray] = {}
+    left, passed = sorted(int(place) for place in places), 0
+    while left:
+        path = find_piece(folder, second)
+        if path is None:
+            break
+        with open_video(path, **options) as reader:
+            num_frames = len(reader)
+            here = [place for place in left if place < passed + num_frames]
+            at_end = len(here) < len(left) and find_piece(folder, second + step) is None
+            wanted = [*here, *([passed + num_frames - 1] if at_end else [])]
+            if wanted:
+                inside = [place - passed if step > 0 else num_frames - 1 - (place - passed) for place in wanted]
+                found |= dict(zip(wanted, reader.frames(np.array(inside)), strict=True))
+        left = left[len(here) :]
+        passed += num_frames
+        second += step
+    return found
+
+
+def find_piece(folder: str, second: int) -> str | None:
+    """The file of a second in a folder of pieces, or None."""
+    for name in dict.fromkeys((f"{second}", f"{second:04d}")):
+        for suffix in VIDEO_SUFFIXES:
+            path = os.path.join(folder, name + suffix)
+            if os.path.isfile(path):
+                return path
+    return None

@@ -1,0 +1,184 @@
+"""RandAugment for whole clips: timm's meaning of strings like `rand-m7-n4-mstd0.5-inc1`, one draw for all frames."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import clip_operations as operations
+from .clip_operations import Affine
+from .transforms import Box, cut
+
+
+MAX_MAGNITUDE = 10
+
+Draw = Callable[[float, np.random.Generator], float]
+"""`(magnitude, generator) -> argument` of an operation."""
+
+
+def _unsigned(at_most: float) -> Draw:
+    return lambda magnitude, generator: magnitude / MAX_MAGNITUDE * at_most
+
+
+def _signed(at_most: float) -> Draw:
+    return lambda magnitude, generator: magnitude / MAX_MAGNITUDE * at_most * generator.choice((-1, 1))
+
+
+def _factor(magnitude: float, generator: np.random.Generator) -> float:
+    return max(1 + _signed(0.9)(magnitude, generator), 0.1)
+
+
+# The argument of each operation at a magnitude from 0 to 10: the increasing set of timm's `rand_augment_transform`.
+_DRAWS: dict[str, Draw] = {
+    "auto_contrast": _unsigned(0),
+    "equalize": _unsigned(0),
+    "invert": _unsigned(0),
+    "rotate": _signed(30),  # degrees
+    "posterize": lambda magnitude, generator: 4 - int(magnitude / MAX_MAGNITUDE * 4),  # bits that are kept
+    "solarize": lambda magnitude, generator: 256 - int(magnitude / MAX_MAGNITUDE * 256),  # first level inverted
+    "solarize_add": lambda magnitude, generator: int(magnitude / MAX_MAGNITUDE * 110),
+    "color": _factor,
+    "contrast": _factor,
+    "brightness": _factor,
+    "sharpness": _factor,
+    "shear_x": _signed(0.3),
+    "shear_y": _signed(0.3),
+    "translate_x": _signed(0.45),  # share of the frame's width
+    "translate_y": _signed(0.45),  # share of the frame's height
+}
+OPERATIONS = tuple(_DRAWS)
+
+_TABLES: dict[str, Callable[[float], np.ndarray]] = {
+    "invert": lambda argument: operations.invert_table(),
+    "posterize": lambda argument: operations.posterize_table(int(argument)),
+    "solarize": lambda argument: operations.solarize_table(int(argument)),
+    "solarize_add": lambda argument: operations.solarize_add_table(int(argument)),
+    "brightness": operations.brightness_table,
+}
+_COLORS: dict[str, Callable[[torch.Tensor, float, Box], torch.Tensor]] = {
+    "auto_contrast": lambda clip, argument, box: operations.auto_contrast(clip, box),
+    "equalize": lambda clip, argument, box: operations.equalize(clip, box),
+    "color": operations.color,
+    "contrast": operations.contrast,
+    "sharpness": operations.sharpness,
+}
+# (argument, height, width) -> map
+_AFFINES: dict[str, Callable[[float, int, int], Affine]] = {
+    "rotate": operations.rotation,
+    "shear_x": lambda factor, height, width: (1, factor, 0, 0, 1, 0),
+    "shear_y": lambda factor, height, width: (1, 0, 0, factor, 1, 0),
+    "translate_x": lambda share, height, width: (1, 0, share * width, 0, 1, 0),
+    "translate_y": lambda share, height, width: (1, 0, 0, 0, 1, share * height),
+}
+_POINTWISE = (*_TABLES, "color")
+"""Operations whose result at a pixel depends on that pixel alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandAugment:
+    """Draws and applies random operations to a clip. All frames get the same ones.
+
+    Args:
+        num_operations (`int`): operations drawn for a clip, with replacement.
+        magnitude (`float`): mean strength, 0 to 10.
+        magnitude_std (`float`): standard deviation of the strength, drawn anew for each operation and held in 0..10.
+        probability (`float`): share of the drawn operations that are applied.
+    """
+
+    num_operations: int = 2
+    magnitude: float = 10
+    magnitude_std: float = 0
+    probability: float = 0.5
+
+    @classmethod
+    def parse(cls, text: str) -> RandAugment:
+        """Read timm's notation: `rand-m7-n4-mstd0.5-inc1`.
+
+        The parts after `rand` come in any order: `m` magnitude (10 where absent), `n` operations (2), `mstd` standard
+        deviation of the magnitude (0), `p` probability of each (0.5), `inc1` the operations that grow stronger with
+        the magnitude, which are the only ones there are here.
+
+        Raises:
+            ValueError: another notation, a part that is not supported, or a value out of its range.
+        """
+        policy, *parts = text.split("-")
+        values: dict[str, str] = {}
+        for part in parts:
+            match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+            if match is None or match[1] not in ("m", "n", "mstd", "p", "inc") or match[1] in values:
+                raise ValueError(
+                    f"`rand_augment`: {part!r} of {text!r} is not supported. Parts are m, n, mstd, p and inc, each "
+                    "once and followed by a number, as in 'rand-m7-n4-mstd0.5-inc1'."
+                )
+            values[match[1]] = match[2]
+        if policy != "rand" or values.get("inc") != "1":
+            raise ValueError(
+                f"`rand_augment` must begin with 'rand' and hold 'inc1' (the increasing operations), not {text!r}."
+            )
+        for key in ("m", "n"):
+            if "." in values.get(key, ""):
+                raise ValueError(f"`rand_augment`: {key} must be a whole number, not {values[key]} ({text!r}).")
+        checked = cls(
+            num_operations=int(values.get("n", 2)),
+            magnitude=int(values.get("m", 10)),
+            magnitude_std=float(values.get("mstd", 0)),
+            probability=float(values.get("p", 0.5)),
+        )
+        _check_range(text, "m", checked.magnitude, 0, MAX_MAGNITUDE)
+        _check_range(text, "n", checked.num_operations, 1, 100)
+        _check_range(text, "mstd", checked.magnitude_std, 0, 100)  # above it timm means something else
+        _check_range(text, "p", checked.probability, 0, 1)
+        return checked
+
+    def draw(self, generator: np.random.Generator) -> list[tuple[str, float]]:
+        """Draw the (operation, argument) pairs of one clip, in the order in which they are applied."""
+        drawn = []
+        for number in generator.integers(len(OPERATIONS), size=self.num_operations):
+            if generator.random() >= self.probability:
+                continue
+            magnitude = self.magnitude + self.magnitude_std * generator.standard_normal()
+            name = OPERATIONS[number]
+            drawn.append((name, _DRAWS[name](min(max(magnitude, 0.0), MAX_MAGNITUDE), generator)))
+        return drawn
+
+
+def _check_range(text: str, key: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:
+        raise ValueError(f"`rand_augment`: {key} must lie between {lowest} and {highest}, not {value} ({text!r}).")
+
+
+def apply_operations(clip: torch.Tensor, drawn: Sequence[tuple[str, float]], box: Box | None = None) -> torch.Tensor:
+    """Apply operations to whole frames and cut a part out of the result.
+
+    Args:
+        clip (`torch.Tensor` of shape (T, 3, H, W), uint8): the frames.
+        drawn (sequence of (`str`, `float`)): what `RandAugment.draw` gives.
+        box (`tuple[int, int, int, int]`, *optional*): the part that is wanted: (top, left, height, width); by default
+            all. What lies outside it is left out as early as the operations allow: it saves about half of the time.
+
+    Returns:
+        `torch.Tensor` of shape (T, 3, box height, box width), uint8.
+    """
+    whole = (0, 0, *clip.shape[-2:])
+    box = whole if box is None else box
+    last = max((place for place, (name, _) in enumerate(drawn) if name not in _POINTWISE), default=-1)
+    if last < 0:
+        clip = cut(clip, box)
+    if drawn:
+        clip = clip.contiguous()
+    for place, (name, argument) in enumerate(drawn):
+        wanted = box if place == last else (0, 0, *clip.shape[-2:])
+        clip = _apply(clip, name, argument, wanted)
+    return clip
+
+
+def _apply(clip: torch.Tensor, name: str, argument: float, box: Box) -> torch.Tensor:
+    if name in _TABLES:
+        return operations.look_up(clip, _TABLES[name](argument))
+    if name in _AFFINES:
+        return operations.warp(clip, _AFFINES[name](argument, *clip.shape[-2:]), box)
+    return _COLORS[name](clip, argument, box)

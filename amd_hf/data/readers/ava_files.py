@@ -1,0 +1,259 @@
+"""The files of AVA 2.2: boxes with actions, excluded key frames, the list of actions, boxes of a person detector.
+
+ava_train_v2.2.csv                  `-5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,80,1`   one line per action of a box
+ava_val_excluded_timestamps_v2.2.csv  `-5KQ66BBWC4,0903`
+ava_action_list_v2.2.pbtxt          `label { name: "bend/bow (at the waist)" label_id: 1 }` or `item { name: id: }`
+person boxes (csv)                  `-5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,0.995`, perhaps with an empty field
+                                    or a class in front of the score
+person boxes (JSON)                 `[{"video": "-5KQ66BBWC4", "timestamp": 902, "box": [...], "score": 0.995}]`
+Boxes are x1 y1 x2 y2 as shares of the frame's width and height.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .problems import Kind, Problems
+
+
+_BAD_FIELDS = Kind(
+    "has another number of fields",
+    "have another number of fields",
+    "Lines hold video, time stamp, x1, y1, x2, y2 and then the action and the person, or the score.",
+)
+_NO_NUMBER = Kind("has a field that is no number", "have a field that is no number", "Correct them.")
+_OUTSIDE = Kind(
+    "has a box outside 0-1",
+    "have a box outside 0-1",
+    "Divide x by the width of the frame and y by its height.",
+)
+_EMPTY = Kind(
+    "has a box with x2 <= x1 or y2 <= y1",
+    "have a box with x2 <= x1 or y2 <= y1",
+    "Boxes are x1 y1 x2 y2, not x y width height.",
+)
+_UNKNOWN_CLASS = Kind(
+    "has an action that the action list does not know",
+    "have an action that the action list does not know",
+    "Correct the action, or give the action list with all classes.",
+)
+_BAD_SCORE = Kind("has a score outside 0-1", "have a score outside 0-1", "Give the detector's confidence.")
+_BAD_ENTRY = Kind(
+    "is no object with video, timestamp, box and score",
+    "are no objects with video, timestamp, box and score",
+    'Write {"video": "a", "timestamp": 902, "box": [x1, y1, x2, y2], "score": 0.9}.',
+)
+
+
+class KeyFrame(NamedTuple):
+    """A moment of a video: its name, and the time in seconds from its beginning."""
+
+    video: str
+    timestamp: float
+
+    def __str__(self) -> str:
+        """As AVA writes it: `name,0902`."""
+        return f"{self.video},{format_timestamp(self.timestamp)}"
+
+
+class Action(NamedTuple):
+    """One action of a box, as a line of an annotation file has it; `action` counts from 1."""
+
+    line: int
+    key_frame: KeyFrame
+    box: tuple[float, float, float, float]
+    action: int
+    person: str
+
+
+class PersonBox(NamedTuple):
+    """One box of a person detector."""
+
+    line: int
+    key_frame: KeyFrame
+    box: tuple[float, float, float, float]
+    score: float
+
+
+def format_timestamp(timestamp: float) -> str:
+    """Four digits for whole seconds, as in AVA's files, else the number as it is."""
+    return f"{int(timestamp):04d}" if timestamp == int(timestamp) else repr(timestamp)
+
+
+def read_actions(file: Path, known: Sequence[int], problems: Problems) -> list[Action]:
+    """Read an annotation file (`ava_train_v2.2.csv`); bad lines go to `problems`.
+
+    Args:
+        file (`Path`): The csv file, without a header.
+        known (`Sequence[int]`): The actions that there are, from 1.
+        problems (`Problems`): Where bad lines are collected.
+
+    Raises:
+        FileNotFoundError, ValueError: The file is missing or empty.
+    """
+    actions = []
+    numbers = set(known)
+    for line, fields in _lines(file, problems):
+        if len(fields) not in (7, 8):
+            problems.add(file, line, _BAD_FIELDS, ",".join(fields))
+            continue
+        parsed = _parse_box(file, line, fields, problems)
+        if parsed is None:
+            continue
+        if not fields[6].strip().isdecimal() or int(fields[6]) not in numbers:
+            problems.add(file, line, _UNKNOWN_CLASS, fields[6])
+            continue
+        person = fields[7].strip() if len(fields) == 8 else ""
+        actions.append(Action(line, *parsed, int(fields[6]), person))
+    return actions
+
+
+def read_person_boxes(file: Path, problems: Problems, video: str | None = None) -> list[PersonBox]:
+    """Read the boxes of a person detector, csv or JSON; bad entries go to `problems`.
+
+    Args:
+        file (`Path`): JSON if its name ends so, else csv without a header.
+        problems (`Problems`): Where bad lines are collected.
+        video (`str`, *optional*): The video that JSON entries without one belong to.
+
+    Raises:
+        FileNotFoundError, ValueError: The file is missing, empty, or no JSON list.
+    """
+    if file.suffix.lower() == ".json":
+        return _read_json_boxes(file, problems, video)
+    boxes = []
+    for line, fields in _lines(file, problems):
+        if len(fields) not in (7, 8):
+            problems.add(file, line, _BAD_FIELDS, ",".join(fields))
+            continue
+        parsed = _parse_box(file, line, fields, problems)
+        if parsed is None:
+            continue
+        score = _number(fields[-1])
+        if score is None or not 0 <= score <= 1:
+            problems.add(file, line, _BAD_SCORE, fields[-1])
+            continue
+        boxes.append(PersonBox(line, *parsed, score))
+    return boxes
+
+
+def read_excluded(file: Path, problems: Problems) -> set[KeyFrame]:
+    """Read the key frames that AVA leaves out of training or evaluation. The file may be empty."""
+    excluded = set()
+    for line, fields in _lines(file, problems, may_be_empty=True):
+        timestamp = _number(fields[1]) if len(fields) == 2 else None
+        if timestamp is None:
+            problems.add(file, line, _BAD_FIELDS if len(fields) != 2 else _NO_NUMBER, ",".join(fields))
+        else:
+            excluded.add(KeyFrame(fields[0].strip(), timestamp))
+    return excluded
+
+
+def read_action_list(file: Path) -> dict[int, str]:
+    """Names of the actions of a `.pbtxt` list by their numbers, which count from 1.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file lists no action, or a number or name twice.
+    """
+    _check_exists(file)
+    actions: dict[int, str] = {}
+    for block in re.findall(r"\{([^}]*)\}", file.read_text(encoding="utf-8-sig")):
+        name, number = re.search(r'\bname:\s*"([^"]*)"', block), re.search(r"\b(?:label_)?id:\s*(\d+)", block)
+        if name is None or number is None or int(number[1]) < 1:
+            raise ValueError(f"{file} has an action without a name or a number from 1: {' '.join(block.split())!r}.")
+        if int(number[1]) in actions or name[1] in actions.values():
+            raise ValueError(f"{file} lists action {number[1]}, {name[1]!r}, twice.")
+        actions[int(number[1])] = name[1]
+    if not actions:
+        raise ValueError(f'{file} lists no action: it should hold `item {{ name: "run" id: 1 }}` for each.')
+    return actions
+
+
+def _check_exists(file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {str(file)!r}.")
+
+
+def _lines(file: Path, problems: Problems, may_be_empty: bool = False) -> Iterator[tuple[int, list[str]]]:
+    _check_exists(file)
+    with open(file, encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream)
+        lines = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    if not lines and not may_be_empty:
+        raise ValueError(f"{file} is empty.")
+    problems.start(file, len(lines))
+    yield from lines
+
+
+def _parse_box(
+    file: Path, line: int, fields: Sequence[str], problems: Problems
+) -> tuple[KeyFrame, tuple[float, float, float, float]] | None:
+    """Key frame and box of the first six fields; None where they are bad, which `problems` is told."""
+    numbers = [_number(field) for field in fields[1:6]]
+    if any(number is None for number in numbers):
+        problems.add(file, line, _NO_NUMBER, ",".join(fields))
+        return None
+    timestamp, x1, y1, x2, y2 = (float(number or 0) for number in numbers)
+    if not _check_box(file, line, (x1, y1, x2, y2), problems):
+        return None
+    return KeyFrame(fields[0].strip(), timestamp), (x1, y1, x2, y2)
+
+
+def _check_box(file: Path, line: int, box: Sequence[float], problems: Problems) -> bool:
+    x1, y1, x2, y2 = box
+    if min(box) < 0 or max(box) > 1:
+        problems.add(file, line, _OUTSIDE, list(box))
+    elif x2 <= x1 or y2 <= y1:
+        problems.add(file, line, _EMPTY, list(box))
+    else:
+        return True
+    return False
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _read_json_boxes(file: Path, problems: Problems, video: str | None) -> list[PersonBox]:
+    _check_exists(file)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is no JSON file: {error}") from error
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{file} holds no list of boxes.")
+    problems.start(file, len(content), "entry")
+    boxes = []
+    for number, entry in enumerate(content, start=1):
+        parsed = _json_box(entry, video)
+        if parsed is None:
+            problems.add(file, number, _BAD_ENTRY, json.dumps(entry))
+        elif not 0 <= parsed[2] <= 1:
+            problems.add(file, number, _BAD_SCORE, parsed[2])
+        elif _check_box(file, number, parsed[1], problems):
+            boxes.append(PersonBox(number, *parsed))
+    return boxes
+
+
+def _json_box(entry: Any, video: str | None) -> tuple[KeyFrame, tuple[float, float, float, float], float] | None:
+    if not isinstance(entry, dict):
+        return None
+    name, box = entry.get("video", video), entry.get("box")
+    if not isinstance(name, str) or not isinstance(box, list) or len(box) != 4:
+        return None
+    numbers = [entry.get("timestamp"), entry.get("score"), *box]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+        return None
+    timestamp, score, x1, y1, x2, y2 = map(float, numbers)
+    return KeyFrame(name, timestamp), (x1, y1, x2, y2), score

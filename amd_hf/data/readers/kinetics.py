@@ -1,0 +1,151 @@
+"""Kinetics as its csv files name it: `label,youtube_id,time_start,time_end,split`, files `<id>_<start>_<end>.mp4`.
+
+A folder as the CVDF copy unpacks it:
+
+    k400/annotations/{train,val,test}.csv
+    k400/{train,val,test}/0AbJzTPyUHk_000008_000018.mp4      (or in class folders below, with spaces or `_`)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .entries import Entry, find_root, make_rows
+from .label_names import read_label_names
+from .problems import Kind, Problems
+from .rows import VideoRows, folder_names, video_names
+from .table import csv_header, csv_records
+
+
+COLUMNS = {"youtube_id", "time_start", "time_end"}
+
+_SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "validate", "valid"),
+    "test": ("test", "testing"),
+}
+_BAD_TIME = Kind("has no start and end in seconds", "have no start and end in seconds", "Correct them.")
+
+
+def read_kinetics(
+    path: Path,
+    split: str | None = None,
+    root: Path | None = None,
+    label_names: str | Path | Sequence[str] | None = None,
+    problems: Problems | None = None,
+) -> VideoRows:
+    """Read the videos that a Kinetics csv names.
+
+    Args:
+        path (`Path`): the csv, or the folder of `annotations/` and the videos.
+        split (`str`, *optional*): `train`, `validation` or `test`: the csv of a folder (required there), or the lines
+            of one csv whose column `split` says so.
+        root (`Path`, *optional*): folder of the videos, flat, in class folders, or in folders named after the splits
+            with either of them inside. By default the csv's folder, or `path`.
+        label_names (path or sequence of `str`, *optional*): by default the sorted names of all labels in the csv
+            files of the folder, so that each split numbers them alike.
+        problems (`Problems`, *optional*): where bad lines are collected; without it they are raised.
+
+    Returns:
+        `VideoRows`; a video that is not there has the path where it would lie flat, and fails when it is read.
+
+    Raises:
+        FileNotFoundError: the csv, the root or all of the first videos are missing.
+        ValueError: an unknown split, or bad lines.
+    """
+    words = _words_of(split)
+    names = read_label_names(label_names)
+    file, csv_files = _find_csv(path, words)
+    folder = find_root(root if root is not None or path.is_file() else path, file)
+    found = Problems() if problems is None else problems
+    records = [
+        (number, record)
+        for number, record in csv_records(file, COLUMNS, found)
+        if words is None or path.is_dir() or record.get("split", "").strip().lower() in words
+    ]
+    if not records and not found.found:
+        raise ValueError(f"No line of {file} belongs to the split {split!r} by its column `split`.")
+    if names is None and len(csv_files) > 1:
+        names = _names_in(csv_files)
+    searched = _split_folder(folder, words or _words_of(_only_split(records)))
+    files = _index_videos(searched)
+    entries = []
+    for number, record in records:
+        try:
+            start, end = (int(float(record[name])) for name in ("time_start", "time_end"))
+        except ValueError:
+            found.add(file, number, _BAD_TIME, f"{record['time_start']},{record['time_end']}")
+            continue
+        stem = f"{record['youtube_id'].strip()}_{start:06d}_{end:06d}"
+        place = files.get(stem, os.path.join(searched, f"{stem}.mp4"))
+        entries.append(Entry(number, place, record.get("label", "").strip() or None))
+    rows = make_rows(entries, file, folder, names, found, named_in_file=True)
+    if problems is None:
+        found.raise_if_any()
+    return rows
+
+
+def has_kinetics_annotations(folder: Path) -> bool:
+    """Whether `folder/annotations/` holds a Kinetics csv."""
+    return any(COLUMNS <= set(csv_header(file)) for file in sorted((folder / "annotations").glob("*.csv")))
+
+
+def _words_of(split: str | None) -> tuple[str, ...] | None:
+    if split is None:
+        return None
+    for words in _SPLIT_WORDS.values():
+        if split.lower() in words:
+            return words
+    raise ValueError(f"Kinetics has the splits {list(_SPLIT_WORDS)}, not {split!r}.")
+
+
+def _find_csv(path: Path, words: tuple[str, ...] | None) -> tuple[Path, list[Path]]:
+    """The csv to read, and all that number their labels together with it."""
+    if path.is_file():
+        return path, [path]
+    csv_files = [file for file in sorted((path / "annotations").glob("*.csv")) if COLUMNS <= set(csv_header(file))]
+    if not csv_files:
+        raise FileNotFoundError(f"There is no Kinetics csv in {path / 'annotations'}: name the csv itself.")
+    if words is None:
+        raise ValueError(f"{path} holds several splits: choose one with `split`, of {list(_SPLIT_WORDS)}.")
+    chosen = [file for file in csv_files if file.stem.lower().rsplit("_", 1)[-1] in words]
+    if len(chosen) != 1:
+        raise FileNotFoundError(
+            f"{len(chosen)} csv files of {path / 'annotations'} are named after the split {words[0]!r}, of "
+            f"{[file.name for file in csv_files]}. Name the csv itself and set `root`."
+        )
+    return chosen[0], csv_files
+
+
+def _names_in(csv_files: Sequence[Path]) -> list[str] | None:
+    names: set[str] = set()
+    for file in csv_files:
+        if "label" in csv_header(file):
+            names |= {record["label"].strip() for _, record in csv_records(file, {"label"}, Problems())}
+    return sorted(names - {""}) or None
+
+
+def _only_split(records: Sequence[tuple[int, dict[str, str]]]) -> str | None:
+    words = {record.get("split", "").strip().lower() for _, record in records}
+    known = {word for group in _SPLIT_WORDS.values() for word in group}
+    return words.pop() if len(words) == 1 and words <= known else None
+
+
+def _split_folder(folder: str, words: tuple[str, ...] | None) -> str:
+    """The folder inside `folder` that is named after the split, where there is one."""
+    candidates = [os.path.join(folder, word) for word in words or ()]
+    return next((candidate for candidate in candidates if os.path.isdir(candidate)), folder)
+
+
+def _index_videos(folder: str) -> dict[str, str]:
+    """Paths of the videos in `folder`, in its sub-folders and in theirs, by their names without suffix."""
+    index: dict[str, str] = {}
+    folders = [(folder, 0)]
+    while folders:
+        place, depth = folders.pop()
+        for name in reversed(video_names(place)):
+            index.setdefault(os.path.splitext(name)[0], os.path.join(place, name))
+        folders += [(os.path.join(place, name), depth + 1) for name in folder_names(place)] if depth < 2 else []
+    return index

@@ -1,0 +1,107 @@
+"""What is wrong with an annotation file: collected line by line, then raised (readers) or listed (the validator)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+MAX_LINES_NAMED = 20
+
+
+class Kind(NamedTuple):
+    """One kind of fault: how it is said of one line and of several, and what to do about it."""
+
+    singular: str
+    plural: str
+    advice: str
+
+
+NO_LABEL = Kind("has no label", "have no label", "Add it, or take the labels off all others for pre-training.")
+MISSING = Kind("names a missing file", "name a missing file", "Correct the path, set `root`, or remove them.")
+DUPLICATE = Kind(
+    "names a video that an earlier one names",
+    "name a video that an earlier one names",
+    "Remove one of each: a video counts once.",
+)
+
+
+class Problem(NamedTuple):
+    """A fault of one line: `number` counts from 1, as the file's `unit` says; `value` is what stands there."""
+
+    file: str
+    number: int
+    kind: Kind
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}: {self.kind.singular}: {self.value}"
+
+
+@dataclass
+class _File:
+    total: int
+    unit: str
+
+
+class Problems:
+    """The faults found so far, over one or several annotation files.
+
+    Args:
+        check_files (`bool`, defaults to `False`): whether readers should look for every video file. They do so for
+            the validator; a missing one is otherwise for the data loader to count.
+    """
+
+    def __init__(self, check_files: bool = False) -> None:
+        self.check_files = check_files
+        self.found: list[Problem] = []
+        self._files: dict[str, _File] = {}
+
+    def start(self, file: object, total: int, unit: str = "line") -> None:
+        """Say how many lines (or entries) `file` has, before any of them is faulted."""
+        self._files[str(file)] = _File(total, unit)
+
+    def add(self, file: object, number: int, kind: Kind, value: object) -> None:
+        self.found.append(Problem(str(file), number, kind, str(value)))
+
+    @property
+    def num_checked(self) -> int:
+        """Lines and entries of all files."""
+        return sum(file.total for file in self._files.values())
+
+    def raise_if_any(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            ValueError: names the first 20 lines, those with the same fault together.
+        """
+        if not self.found:
+            return
+        groups: dict[tuple[str, Kind], list[Problem]] = {}
+        for problem in self.found:
+            groups.setdefault((problem.file, problem.kind), []).append(problem)
+        parts, budget = [], MAX_LINES_NAMED
+        for problems in groups.values():
+            if budget == 0:
+                break
+            parts.append(self._describe(problems, budget))
+            budget -= min(budget, len(problems))
+        if len(parts) < len(groups):
+            parts.append("scripts/validate_annotations.py lists all of them.")
+        raise ValueError(" ".join(parts))
+
+    def _describe(self, problems: Sequence[Problem], max_named: int) -> str:
+        file, _, kind, value = problems[0]
+        known = self._files[file]
+        numbers = [problem.number for problem in problems]
+        units = {"line": "lines", "entry": "entries"}.get(known.unit, f"{known.unit}s")
+        return (
+            f"{len(problems)} of {known.total} {units} of {file} {kind.plural}: "
+            f"{known.unit} {number_list(numbers, max_named)}; the first is {value!r}. {kind.advice}"
+        )
+
+
+def number_list(numbers: Sequence[int], max_named: int = MAX_LINES_NAMED) -> str:
+    more = f" and {len(numbers) - max_named} more" if len(numbers) > max_named else ""
+    return ", ".join(map(str, numbers[:max_named])) + more

@@ -1,0 +1,121 @@
+"""Check the videos of a data set: decode them all, write a list of the good ones and a report of the others.
+
+python scripts/check_videos.py --data videos/ --split train --output_dir checked/
+
+The last line printed says how to give the list to the other programs (`--data checked/clean.csv --data_root ...`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from amd_hf.data.arguments import DataArguments
+from amd_hf.data.checking import FAULTS, OK, CheckOptions, VideoCheck, check_videos, write_clean_list
+from amd_hf.recipes import parse_recipe, run_program
+
+
+@dataclass
+class CheckVideosOptions:
+    """What to look for, and where the outcome goes."""
+
+    split: str | None = field(default=None, metadata={"help": "Split of `data` to check."})
+    output_dir: str = field(
+        default="checked", metadata={"help": "Folder for report.json, clean.csv (clean.txt for frames), label names."}
+    )
+    min_frames: int = field(default=16, metadata={"help": "A video with fewer frames is too short."})
+    decode_all: bool = field(
+        default=True,
+        metadata={
+            "help": "Decode every frame, which also finds damage that decoders conceal. False decodes three frames, "
+            "which is faster and finds little more than files that cannot be opened."
+        },
+    )
+    keep_damaged: bool = field(
+        default=False, metadata={"help": "Leave in the clean list what can be read in spite of its damage."}
+    )
+    time_limit: float = field(default=300.0, metadata={"help": "Seconds per video, then it counts as unreadable."})
+    num_threads: int | None = field(default=None, metadata={"help": "Videos at a time; by default one per processor."})
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    data, options, _ = parse_recipe((DataArguments, CheckVideosOptions), argv, __doc__, has_model_options=False)
+    if data.data is None:
+        raise ValueError("Say what to check: `--data FOLDER_OR_FILE`.")
+    rows = data.load(options.split)
+    looking_for = CheckOptions(
+        min_frames=options.min_frames, decode_all=options.decode_all, time_limit=options.time_limit
+    )
+    started = time.monotonic()
+    good: list[Mapping[str, Any]] = []
+    bad: list[VideoCheck] = []
+    counts: Counter[str] = Counter()
+    progress = tqdm(
+        check_videos(rows, looking_for, options.num_threads),
+        total=len(rows) if hasattr(rows, "__len__") else None,
+        desc="check",
+        unit="video",
+    )
+    for check in progress:
+        counts[check.status] += 1
+        if check.status != OK:
+            bad.append(check)
+            progress.set_postfix(bad=len(bad))
+        is_usable = check.status == "damaged" and (check.num_frames or 0) >= options.min_frames
+        if check.status == OK or (options.keep_damaged and is_usable):
+            good.append({**check.row, "video": _without_content(check.row["video"])})
+    folder = Path(options.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {
+        "data": data.data,
+        "split": options.split,
+        "num_videos": counts.total(),
+        "num_clean": len(good),
+        "counts": {status: counts[status] for status in (OK, *FAULTS)},
+        "decode_all": options.decode_all,
+        "seconds": round(time.monotonic() - started, 1),
+        "bad": [_entry(check) for check in bad],
+    }
+    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for status in FAULTS:
+        for check in bad:
+            if check.status == status:
+                print(f"{status}: {check.row['video_id']}: {check.reason}")
+    print(", ".join(f"{counts[status]:,} {status}" for status in (OK, *FAULTS)))
+    print(f"report: {folder / 'report.json'}")
+    try:
+        clean = write_clean_list(good, folder, getattr((rows.features or {}).get("label"), "names", None))
+    except ValueError as error:
+        print(error)
+    else:
+        root = f" --data_root {clean.root}" if clean.root is not None else ""
+        names = f" --class_names {clean.label_names}" if clean.label_names is not None else ""
+        print(f"clean list: --data {clean.file}{root}{names}")
+    return report
+
+
+def _without_content(video: Mapping[str, Any]) -> dict[str, Any]:
+    """A video without its bytes, which would fill the memory."""
+    return {name: b"" if name == "bytes" and value is not None else value for name, value in video.items()}
+
+
+def _entry(check: VideoCheck) -> dict[str, Any]:
+    video = check.row["video"]
+    return {
+        "video_id": check.row["video_id"],
+        "path": video.get("path") or video.get("frame_folder") or video.get("archive"),
+        "status": check.status,
+        "reason": check.reason,
+        "num_frames": check.num_frames,
+    }
+
+
+if __name__ == "__main__":
+    run_program(main)

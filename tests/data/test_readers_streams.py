@@ -1,0 +1,243 @@
+"""Streams of tar and Parquet shards: sharding, going on from a saved place, and samples that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from amd_hf.data.decoding import VideoReadError, open_video
+from amd_hf.data.loading import load_video_dataset
+from amd_hf.data.readers import webdataset as webdataset_reader
+from tests.helpers import miniatures
+from tests.helpers.miniatures import OWN_LABELS, write_tar
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    yield
+    patch.undo()
+
+
+def _folders(folder: Path, samples: int = 7) -> Path:
+    for number in range(samples):
+        (folder / "train" / OWN_LABELS[number % 2]).mkdir(parents=True, exist_ok=True)
+        (folder / "train" / OWN_LABELS[number % 2] / f"{number}.mp4").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory: pytest.TempPathFactory) -> dict[str, datasets.IterableDataset]:
+    folder = tmp_path_factory.mktemp("streams")
+    miniatures.webdataset(folder / "tar", shard_sizes=(3, 1, 2))
+    miniatures.parquet(folder / "parquet", shard_sizes=(5, 2), rows_per_group=2)
+    _folders(folder / "files")
+    names = ("tar", "parquet", "files")
+    return {name: load_video_dataset(folder / name, split="train", streaming=True) for name in names}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shards and saved places
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("tar", [3, 1, 2]), ("parquet", [2, 2, 1, 2]), ("files", [1] * 7)])
+def test_shards_are_disjoint_and_complete(
+    streams: dict[str, datasets.IterableDataset], name: str, sizes: list[int]
+) -> None:
+    stream = streams[name]
+    shards = [list(stream.shard(num_shards=stream.num_shards, index=i)) for i in range(stream.num_shards)]
+    assert [len(shard) for shard in shards] == sizes
+    assert [row for shard in shards for row in shard] == list(stream)
+
+
+@pytest.mark.parametrize("name", ["tar", "parquet", "files"])
+def test_stream_goes_on_from_each_place_twice_in_a_row(
+    streams: dict[str, datasets.IterableDataset], name: str
+) -> None:
+    expected = [row["video_id"] for row in streams[name]]
+    # Before its first row a stream of `datasets` calls its beginning its place, whatever was loaded: so take one row.
+    for first in range(1, len(expected)):
+        second = first + (len(expected) - first + 1) // 2
+        found, state = [], None
+        for stop in (first, second, len(expected)):
+            stream = streams[name].shard(num_shards=1, index=0)
+            if state is not None:
+                stream.load_state_dict(json.loads(json.dumps(state)))
+            rows = iter(stream)
+            found += [next(rows)["video_id"] for _ in range(stop - len(found))]
+            state = stream.state_dict()
+        assert found == expected
+        assert next(rows, None) is None
+
+
+def test_going_on_in_a_tar_reads_no_video_that_was_consumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    miniatures.webdataset(tmp_path, shard_sizes=(6,))
+    stream = load_video_dataset(tmp_path, split="train", streaming=True)
+    rows = iter(stream)
+    for _ in range(4):
+        next(rows)
+    state = stream.state_dict()
+    num_bytes = 0
+
+    class CountingFile:
+        def __init__(self, *args: Any) -> None:
+            self.file = open(*args)  # noqa: SIM115
+
+        def read(self, size: int = -1) -> bytes:
+            nonlocal num_bytes
+            data = self.file.read(size)
+            num_bytes += len(data)
+            return data
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    monkeypatch.setattr(webdataset_reader.tarfile, "bltn_open", CountingFile)
+    again = load_video_dataset(tmp_path, split="train", streaming=True)
+    num_bytes = 0
+    again.load_state_dict(state)
+    rest = list(again)
+    assert len(rest) == 2
+    # Headers of 512 bytes and one byte at the end of each member, for the archive as it is opened and walked.
+    assert 0 < num_bytes < 12 * 2 * 1024
+    assert num_bytes < sum(row["video"]["size"] for row in load_video_dataset(tmp_path, split="train"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Samples that cannot be used: a row that says why, in its place; nothing ends and nothing vanishes
+# ---------------------------------------------------------------------------------------------------------------------
+
+_BAD_TAR = [
+    ("0.mp4", b"a"),
+    ("0.cls", b"1"),
+    ("1.cls", b"0"),
+    ("2.mp4", b"a"),
+    ("2.cls", b"cat"),
+    ("3.mp4", b"a"),
+    ("4.mp4", b"a"),
+    ("4.cls", b"7"),
+    ("5.mp4", b"a"),
+    ("5.webm", b"a"),
+    ("5.cls", b"1"),
+    ("6.mp4", b"a"),
+    ("6.json", b'{"label": '),
+    ("7.mp4", b"a"),
+    ("7.cls", b"-1"),
+    ("8.mp4", b"a"),
+    ("8.json", b'{"label": "left"}'),
+]
+_BAD_TAR_FAULTS = {
+    "1": "holds 0 videos; its members are cls",
+    "2": "the label 'cat' is none of the label names",
+    "3": "holds no label; its members are mp4",
+    "4": "the label 7 is no number from 0 to 1",
+    "5": "holds 2 videos",
+    "6": "Expecting value",
+    "7": "the label '-1' is none",
+}
+
+
+def _fault(row: dict[str, Any]) -> str:
+    with pytest.raises(VideoReadError) as error:
+        open_video(row["video"], video_id=row["video_id"])
+    return error.value.reason
+
+
+def test_bad_samples_of_a_tar_stream_are_rows_that_cannot_be_read(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", _BAD_TAR)
+    rows = list(load_video_dataset(tmp_path / "a.tar", streaming=True, label_names=OWN_LABELS))
+    assert [row["video_id"] for row in rows] == [f"a.tar/{number}" for number in range(9)]
+    assert [row["label"] for row in rows] == [1, -1, -1, -1, -1, -1, -1, -1, 0]
+    for number, fault in _BAD_TAR_FAULTS.items():
+        assert fault in _fault(rows[int(number)])
+
+
+def test_bad_samples_of_a_tar_are_raised_map_style_with_their_numbers(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", _BAD_TAR)
+    with pytest.raises(ValueError, match=r"7 of 9 samples of .*a\.tar cannot be used: sample 2, 3, 4, 5, 6, 7, 8; "):
+        load_video_dataset(tmp_path / "a.tar", label_names=OWN_LABELS)
+
+
+def test_labels_as_names_need_label_names_and_captions_are_no_labels(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("0.mp4", b"a"), ("0.json", b'{"label": "left"}')])
+    with pytest.raises(ValueError, match=r"labels of .*a\.tar are names such as 'left': give all names"):
+        load_video_dataset(tmp_path / "a.tar")
+    write_tar(tmp_path / "b.tar", [("0.mp4", b"a"), ("0.txt", b"a cat"), ("1.mp4", b"a"), ("1.json", b'{"fps": 3}')])
+    for streaming in (False, True):
+        rows = list(load_video_dataset(tmp_path / "b.tar", streaming=streaming))
+        assert [(row["video_id"], row["label"]) for row in rows] == [("b.tar/0", None), ("b.tar/1", None)]
+
+
+@pytest.mark.parametrize("damage", ["cut in a video", "cut in a header", "bad header", "no tar", "empty"])
+def test_damaged_tar_gives_what_is_before_the_damage_and_a_row_that_says_so(tmp_path: Path, damage: str) -> None:
+    members = [(f"{number}.mp4", bytes([number + 1]) * 1024) for number in range(4)]
+    path = write_tar(tmp_path / "a.tar", members)
+    data = bytearray(path.read_bytes())
+    third = 2 * (512 + 1024)
+    if damage == "bad header":
+        data[third : third + 512] = b"\xff" * 512
+    cut = {"cut in a video": third + 800, "cut in a header": third + 100, "empty": 0}.get(damage, len(data))
+    path.write_bytes(b"no tar file " * 100 if damage == "no tar" else bytes(data[:cut]))
+    write_tar(tmp_path / "b.tar", members[:1])
+    rows = list(load_video_dataset(tmp_path, streaming=True))
+    kept = {"no tar": 0, "empty": 0, "cut in a video": 3}.get(damage, 2)
+    ids = [f"a.tar/{number}" for number in range(kept)]
+    assert [row["video_id"] for row in rows] == [*ids, "a.tar/damaged", "b.tar/0"]
+    assert "the archive is damaged after the sample" in _fault(rows[-2])
+    if damage == "cut in a video":
+        assert "ends 736 bytes before the end of the video" in _fault(rows[2])
+    with pytest.raises(ValueError, match=r"1 of \d samples of .*a\.tar cannot be used"):
+        load_video_dataset(tmp_path)
+
+
+def test_archive_that_has_gone_is_a_video_that_cannot_be_read(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("0.mp4", b"a")])
+    row = load_video_dataset(tmp_path / "a.tar")[0]
+    (tmp_path / "a.tar").unlink()
+    assert "No such file" in _fault(row)
+
+
+def _bad_parquet(path: Path) -> Path:
+    features = datasets.Features({"video": datasets.Video(decode=False), "label": datasets.Value("int64")})
+    rows = {"video": [{"bytes": b"a", "path": "a.mp4"}, None, {"bytes": b"b", "path": None}], "label": [0, 1, None]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    return path
+
+
+def test_bad_rows_of_parquet(tmp_path: Path) -> None:
+    path = _bad_parquet(tmp_path / "a.parquet")
+    rows = list(load_video_dataset(path, streaming=True, label_names=OWN_LABELS))
+    assert [row["label"] for row in rows] == [0, 1, -1]
+    assert rows[0]["video"] == {"bytes": b"a", "path": "a.mp4", "fault": None}
+    assert _fault(rows[1]) == "the row holds no video"
+    assert "the label None is none of the 2 labels" in _fault(rows[2])
+    with pytest.raises(ValueError, match=r"2 of 3 rows of .*a\.parquet cannot be used: row 2, 3; .*holds no video"):
+        load_video_dataset(path, label_names=OWN_LABELS)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_of_plain_bytes_and_names_without_ids(tmp_path: Path, streaming: bool) -> None:
+    columns = {"video": [b"one", b"two", b"one"], "label": ["right", "left", "left"]}
+    features = datasets.Features({"video": datasets.Value("binary"), "label": datasets.Value("string")})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(ValueError, match="are names: give all of them, in the order of their numbers"):
+        load_video_dataset(tmp_path, streaming=streaming)
+    rows = list(load_video_dataset(tmp_path, streaming=streaming, label_names=OWN_LABELS))
+    assert [(row["video"]["bytes"], row["label"]) for row in rows] == [(b"one", 1), (b"two", 0), (b"one", 0)]
+    ids = [row["video_id"] for row in rows]
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_parquet_names_that_differ_from_its_own_raise(tmp_path: Path) -> None:
+    miniatures.parquet(tmp_path)
+    with pytest.raises(ValueError, match=r"have other names, \['left', 'right'\].*leave `label_names` out"):
+        load_video_dataset(tmp_path, split="test", label_names=["right", "left"])
+    assert load_video_dataset(tmp_path, split="test", label_names=OWN_LABELS).features["label"].names == OWN_LABELS
+    with pytest.raises(ValueError, match=r"has the splits \['train', 'validation', 'test'\], not 'dev'"):
+        load_video_dataset(tmp_path, split="dev")
