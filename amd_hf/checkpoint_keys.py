@@ -29,7 +29,17 @@ _CLASSIFICATION_NAMES = (
     ("fc_norm.{leaf}", "fc_norm.{leaf}"),
     ("head.{leaf}", "classifier.{leaf}"),
 )
-NAMES = {"pretraining": _PRETRAINING_NAMES, "classification": _CLASSIFICATION_NAMES}
+_DETECTION_NAMES = (
+    ("patch_embed.proj.{leaf}", "amd.embeddings.projection.{leaf}"),
+    ("blocks.{layer}.{rest}", "amd.layers.{layer}.{rest}"),
+    ("norm.{leaf}", "amd.norm.{leaf}"),
+    ("head.{leaf}", "classifier.{leaf}"),
+)
+NAMES = {
+    "pretraining": _PRETRAINING_NAMES,
+    "classification": _CLASSIFICATION_NAMES,
+    "detection": _DETECTION_NAMES,
+}
 _PLACEHOLDERS = {"leaf": "weight|bias", "rest": ".+", "layer": r"\d+", "position": r"\d+"}
 
 PATCH_EMBEDDING = "amd.embeddings.projection.weight"

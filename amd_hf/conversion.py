@@ -1,7 +1,7 @@
 """Official checkpoints to this package's models and back, every tensor accounted for.
 
-Reads pre-training and classification checkpoints of AMD, VideoMAE and VideoMAEv2, and folders of Transformers'
-`videomae`.
+Reads pre-training and classification checkpoints of AMD, VideoMAE and VideoMAEv2, action detectors of VideoMAE's code
+for AVA, and folders of Transformers' `videomae`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .checkpoint_keys import (
 )
 from .configuration_amd import AMDConfig
 from .modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDPreTrainedModel, sincos_position_table
+from .modeling_amd_detection import AMDForActionDetection
 
 
 logger = logging.get_logger(__name__)
@@ -37,13 +38,21 @@ logger = logging.get_logger(__name__)
 _MODELS: dict[str, type[AMDPreTrainedModel]] = {
     "pretraining": AMDForPreTraining,
     "classification": AMDForVideoClassification,
+    "detection": AMDForActionDetection,
+}
+# Mean and deviation of VideoMAE's code for AVA, which count from 0 to 255: no file of it says so.
+_AVA_STATISTICS = {
+    "image_mean": [value / 255 for value in (122.7717, 115.9465, 102.9801)],
+    "image_std": [57.375 / 255] * 3,
 }
 _DROPPED_NAMES = (
     (r"generators\.\d+\.norm\.(weight|bias)", "in every official file, used and trained by nothing"),
     (r".*attn\.k_bias", "a key bias adds the same number to all scores of a query: the softmax ignores it"),
-    (r"norm\.(weight|bias)", "a classifier takes the encoder without its final norm"),
     (r"(encoder\.|decoder\.)?pos_embed", "the fixed sine-cosine table, which is computed"),
 )
+_DROPPED_NAMES_OF_TASK = {
+    "classification": ((r"norm\.(weight|bias)", "a classifier takes the encoder without its final norm"),),
+}
 _NEW_AROUND_AN_ENCODER = ((r"(?!amd\.).+", "the checkpoint holds an encoder alone"),)
 _NEW_NAMES = ((r"alignment\.generators\.\d+\.mask_token", "the released code never saves it"),)
 
@@ -54,7 +63,7 @@ class ConversionReport:
 
     Args:
         source, wrapper, prefixes: Where the tensors were found.
-        task (`str`): `"pretraining"` or `"classification"`.
+        task (`str`): `"pretraining"`, `"classification"` or `"detection"`.
         sizes (`dict[str, str]`): Config option -> "value (read from the tensors | looked up by width | given | ...)".
         used (`dict[str, str]`): Official name -> our name.
         dropped, new (`dict[str, str]`): Official name -> reason; our name -> reason.
@@ -99,7 +108,7 @@ def convert_checkpoint(
             An official `.pth`, a state dict with official names, or a folder of a Transformers `videomae` model (or
             what [`read_source`] made of one).
         config ([`AMDConfig`], *optional*): The whole config; by default it is read from the tensors.
-        task (`"pretraining"` or `"classification"`, *optional*):
+        task (`"pretraining"`, `"classification"` or `"detection"`, *optional*):
             Where the keys leave it open (an encoder alone), what to build around it, newly initialised.
         projection_by_position (`bool`, *optional*, defaults to `False`):
             The released code picks projections by their position in the layer lists. Where one of them would so serve
@@ -107,8 +116,9 @@ def convert_checkpoint(
         **config_overrides: Options of [`AMDConfig`] that the tensors do not tell, or that should differ.
 
     Returns:
-        [`AMDForPreTraining`] or [`AMDForVideoClassification`] in eval mode, with the [`ConversionReport`] as
-        `conversion_report`.
+        [`AMDForPreTraining`], [`AMDForVideoClassification`] or [`AMDForActionDetection`] in eval mode, with the
+        [`ConversionReport`] as `conversion_report`. A detector gets the mean and deviation of VideoMAE's code for AVA
+        unless others are given.
 
     Raises:
         FileNotFoundError: If there is nothing at `source`.
@@ -120,6 +130,8 @@ def convert_checkpoint(
     task = _choose_task(checkpoint, told, task)
     if task == "pretraining" and not any(key.startswith("encoder.") for key in checkpoint.tensors):
         checkpoint.tensors = {f"encoder.{key}": tensor for key, tensor in checkpoint.tensors.items()}
+    if told == "detection" and config is None and checkpoint.run_arguments.get("model_type") != "amd":
+        config_overrides = {**_AVA_STATISTICS, **config_overrides}
     config, sizes = config_from_tensors(checkpoint, task, config, config_overrides)
     report = ConversionReport(
         checkpoint.source, task, checkpoint.wrapper, checkpoint.prefixes, sizes, ignored_entries=checkpoint.left_out
@@ -134,12 +146,13 @@ def convert_checkpoint(
 
 
 def export_checkpoint(
-    model: AMDForPreTraining | AMDForVideoClassification, include_generator_mask_tokens: bool = False
+    model: AMDForPreTraining | AMDForVideoClassification | AMDForActionDetection,
+    include_generator_mask_tokens: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The official state dict of a model: the reverse of [`convert_checkpoint`], bit for bit.
 
     Args:
-        model ([`AMDForPreTraining`] or [`AMDForVideoClassification`]): What to export.
+        model ([`AMDForPreTraining`], [`AMDForVideoClassification`] or [`AMDForActionDetection`]): What to export.
         include_generator_mask_tokens (`bool`, *optional*, defaults to `False`):
             They have no official name. Left out (and logged) unless asked for, as `generator_mask_tokens.{i}`.
 
@@ -225,7 +238,13 @@ def told_task(checkpoint: Checkpoint) -> str | None:
     """What the keys say the checkpoint is, or `None` for an encoder alone."""
     if any(key.startswith(("decoder.", "encoder_to_decoder.")) for key in checkpoint.tensors):
         return "pretraining"
-    return "classification" if "head.weight" in checkpoint.tensors else None
+    if "head.weight" not in checkpoint.tensors:
+        return None
+    # The code for AVA ends its encoder in a norm; classifiers have theirs behind the mean. (A classifier of
+    # Transformers by its first token looks alike, and is refused as one that lacks `fc_norm`.)
+    is_detector = "norm.weight" in checkpoint.tensors and "fc_norm.weight" not in checkpoint.tensors
+    is_transformers = checkpoint.run_arguments.get("model_type") == "videomae"
+    return "detection" if is_detector and not is_transformers else "classification"
 
 
 def _choose_task(checkpoint: Checkpoint, told: str | None, asked: str | None) -> str:
@@ -247,7 +266,8 @@ def _rename_all(
     state_dict: dict[str, torch.Tensor] = {}
     unknown = []
     for key, tensor in checkpoint.tensors.items():
-        if reason := next((reason for pattern, reason in _DROPPED_NAMES if re.fullmatch(pattern, key)), None):
+        dropped = (*_DROPPED_NAMES, *_DROPPED_NAMES_OF_TASK.get(task, ()))
+        if reason := next((reason for pattern, reason in dropped if re.fullmatch(pattern, key)), None):
             report.dropped[key] = reason + _unusual_values(key, tensor, config)
         elif ours := rename(key, task):
             # Copies: the source may be the caller's, or a memory-mapped file that is overwritten later.

@@ -1,0 +1,159 @@
+"""Fine-tuning of an action detector and its test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..configuration_amd import AMDConfig
+from ..data.detection_clips import DetectionClipLoader
+from ..data.detection_collator import DetectionCollator, DetectionTestCollator
+from ..data.video_readers import reader_class
+from ..evaluation.detection import DetectionResult, check_scored_names, collect, detect
+from ..modeling_amd_detection import AMDActionDetectionOutput, AMDForActionDetection
+from .collators import process_cache
+from .detection_args import AMDDetectionArguments
+from .finetuning import AMDFineTuningTrainer
+
+
+class AMDDetectionTrainer(AMDFineTuningTrainer):
+    """Fine-tunes an [`AMDForActionDetection`] on true boxes and tests it on those of a person detector.
+
+    The gradient of a step is that of the loss summed over all of its boxes, whatever the accumulation steps and
+    processes; what is logged is the loss per box.
+
+    Args:
+        model ([`AMDForActionDetection`]): The detector.
+        args ([`AMDDetectionArguments`]): Arguments.
+        scored_actions (`Sequence[str]`, *optional*): Names of the actions that the mAP counts; by default all.
+        data_collator, eval_collator (`Callable`, *optional*):
+            Replace the built-in [`~amd_hf.data.detection_collator.DetectionCollator`] and `DetectionTestCollator`.
+        train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows from [`load_action_dataset`].
+
+    Raises:
+        ValueError: As for [`AMDFineTuningTrainer`], or if an action to be scored is none of the model's.
+    """
+
+    args: AMDDetectionArguments
+
+    def __init__(
+        self,
+        model: AMDForActionDetection,
+        args: AMDDetectionArguments,
+        scored_actions: Sequence[str] | None = None,
+        data_collator: Callable | None = None,
+        eval_collator: Callable | None = None,
+        **kwargs: Any,
+    ):
+        check_scored_names(scored_actions, class_names_of(model.config))
+        self.scored_actions = scored_actions
+        super().__init__(
+            model,  # type: ignore[arg-type]  # another head
+            args,
+            data_collator=data_collator or DetectionCollator(detection_clip_loader(model.config, args)),
+            eval_collator=eval_collator or DetectionTestCollator(detection_clip_loader(model.config, args)),
+            **kwargs,
+        )
+
+    # ---- Training ----
+
+    def compute_loss(  # type: ignore[override]  # another output
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, AMDActionDetectionOutput]:
+        """Cross-entropy summed over the boxes of the batch; in training times what the Trainer will divide it by."""
+        if model.training:
+            for module in self._frozen:
+                module.eval()
+        outputs = model(**inputs)
+        loss = outputs.loss
+        if model.training:
+            num_boxes = len(outputs.logits) if self._num_clips else 0
+            self._finite_guard.watch(self.state.global_step + 1, {"total": loss})
+            self._meter.add({"loss": loss / max(len(outputs.logits), 1)}, num_boxes)
+            # The Trainer divides by the accumulation steps, and the processes' gradients are averaged.
+            divisor = self.current_gradient_accumulation_steps
+            loss = loss * divisor * self.args.world_size if math.isfinite(divisor) else loss
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- Evaluation ----
+
+    def evaluation_names(self) -> list[str]:
+        return ["map"]
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """`map` and counts of key frames, each counted once, with the averaged weights where there are any."""
+        metrics = self._run(dataloader).metrics()
+        prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        count = int(metrics["videos_expected"])
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=count)
+
+    def test(self, rows: Any) -> DetectionResult:  # type: ignore[override]  # another result
+        """Tests the model on every key frame of `rows`: on person boxes where there are any, else on the true ones."""
+        return self._run(self.get_eval_dataloader(rows))
+
+    def _run(self, dataloader: DataLoader) -> DetectionResult:
+        outcomes: list[dict[str, Any]] = []
+        with self._averaged():
+            for of_batch in detect(self.model, self._reported(dataloader), self.accelerator):
+                outcomes += of_batch
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        return DetectionResult(
+            collect(outcomes, self.accelerator), class_names_of(self.model.config), self.scored_actions
+        )
+
+    def _reported(self, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
+        """The batches; what in them cannot be read is named in the log."""
+        for batch in dataloader:
+            self.reading_log.name(batch["unreadable"])
+            yield batch
+
+
+def class_names_of(config: AMDConfig) -> list[str]:
+    """Names of a model's classes, in the order of their numbers."""
+    return [config.id2label[number] for number in range(config.num_labels)]
+
+
+def detection_clip_loader(config: AMDConfig, args: AMDDetectionArguments) -> DetectionClipLoader:
+    """A loader of clips as the model's config and the arguments say.
+
+    Raises:
+        ValueError: If training clips are not square, larger than the short side, or there is no such decoder.
+        ImportError: If the decoder is not installed.
+    """
+    height, width = config.image_height_width
+    if height != width:
+        raise ValueError(f"Clips are cut out square: `image_size` {config.image_size} needs a collator of your own.")
+    if args.decoder is not None:
+        reader_class(args.decoder)  # a wrong name is told now, not by a worker of the loader
+    return DetectionClipLoader(
+        num_frames=config.num_frames,
+        sampling_rate=args.sampling_rate,
+        num_labels=config.num_labels,
+        crop_size=height,
+        short_side=args.short_side,
+        flip_probability=args.flip_probability,
+        hue_shift=args.hue_shift,
+        saturation_shift=args.saturation_shift,
+        value_shift=args.value_shift,
+        repetitions=args.num_repetitions,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        decoder=args.decoder,
+        cache=process_cache(args.cache_decoded_bytes),
+    )

@@ -1,0 +1,66 @@
+"""Arguments of fine-tuning an action detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from ..detectors import SHORT_SIDE
+from .finetuning_args import AMDFineTuningArguments
+
+
+# Options of classification that mean nothing here.
+_UNUSED = (
+    "sampling_mode",
+    "train_crop",
+    "mixup_alpha",
+    "cutmix_alpha",
+    "mix_probability",
+    "mix_switch_probability",
+    "test_mode",
+    "test_num_segments",
+    "test_num_crops",
+)
+
+
+@dataclass
+class AMDDetectionArguments(AMDFineTuningArguments):
+    """Arguments of [`AMDDetectionTrainer`]: those of [`AMDFineTuningArguments`] and these.
+
+    The defaults are those of VideoMAE's code for AVA with a ViT-B pre-trained on Kinetics-400 without its labels: base
+    rate 2.5e-4, 30 epochs, one clip of each key frame, shifted colours. RandAugment, erasing, mixing and label
+    smoothing have no part in it.
+
+    Raises:
+        ValueError: For a value out of its range, or an option that detection does not use.
+    """
+
+    short_side: int = field(
+        default=SHORT_SIDE,
+        metadata={"help": "Short side that frames are resized to, in pixels; training clips are cut out of them."},
+    )
+    hue_shift: float = field(
+        default=20.0, metadata={"help": "Largest shift of the hue of training clips, in degrees."}
+    )
+    saturation_shift: float = field(default=0.1, metadata={"help": "The same of the saturation, as a share."})
+    value_shift: float = field(default=0.1, metadata={"help": "The same of the value (brightness), as a share."})
+    rand_augment: str | None = field(default=None, metadata={"help": "Must stay null."})
+    erase_probability: float = field(default=0.0, metadata={"help": "Must stay 0."})
+    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Must stay 0."})
+    num_repetitions: int = field(default=1, metadata={"help": "Clips drawn around each key frame it decodes."})
+    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the key frames."})
+    base_learning_rate: float | None = field(
+        default=2.5e-4, metadata={"help": "Learning rate per 256 key frames in an optimizer step."}
+    )
+    metric_for_best_model: str | None = field(default="map", metadata={"help": "Must stay map."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        defaults = {option.name: option.default for option in fields(self)}
+        for name in (*_UNUSED, "rand_augment", "erase_probability", "label_smoothing_factor"):
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"`{name}` has no meaning for action detection: leave it out.")
+        for name, highest in (("hue_shift", 180), ("saturation_shift", 1), ("value_shift", 1)):
+            if not 0 <= getattr(self, name) <= highest:
+                raise ValueError(f"`{name}` must be between 0 and {highest}, got {getattr(self, name)}.")
+        if self.short_side < 1:
+            raise ValueError(f"`short_side` must be at least 1, got {self.short_side}.")
