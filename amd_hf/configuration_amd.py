@@ -29,6 +29,16 @@ _ALLOWED_EXTRA_KEYS = {
 }
 
 
+# Where the Auto classes find the code in a saved folder. All of them in every folder: a pre-training checkpoint is
+# loaded as an encoder or a classifier too.
+_AUTO_MAP = {
+    "AutoConfig": "configuration_amd.AMDConfig",
+    "AutoModel": "modeling_amd.AMDModel",
+    "AutoModelForPreTraining": "modeling_amd.AMDForPreTraining",
+    "AutoModelForVideoClassification": "modeling_amd.AMDForVideoClassification",
+}
+
+
 @strict
 class AMDConfig(PreTrainedConfig):
     r"""Configuration of every `AMD...` model. Defaults are the paper's ViT-S student.
@@ -87,6 +97,7 @@ class AMDConfig(PreTrainedConfig):
     ```"""
 
     model_type = "amd"
+    _auto_class = "AutoConfig"  # `save_pretrained` writes this file beside the config, for use as remote code
 
     image_size: int | list[int] | tuple[int, ...] = 224
     patch_size: int = 16
@@ -133,6 +144,7 @@ class AMDConfig(PreTrainedConfig):
         self._check_widths()
         self._check_layers()
         self._check_masks()
+        kwargs["auto_map"] = {**_AUTO_MAP, **(kwargs.get("auto_map") or {})}
         super().__post_init__(**kwargs)
 
     @staticmethod

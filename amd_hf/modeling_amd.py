@@ -445,7 +445,14 @@ class AMDPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": AMDLayer, "attentions": AMDAttention}
+    # Set by the models of this file: `save_pretrained` then writes the file beside the weights, as remote code.
+    _auto_class: str | None = None
     _uses_xavier_init = False  # Xavier uniform for pre-training, truncated normal elsewhere, as in the released code
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "_auto_class" not in vars(cls):  # not inherited: the code of a subclass elsewhere may need more files
+            cls._auto_class = None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -490,6 +497,7 @@ class AMDModel(AMDPreTrainedModel):
         use_xavier_init (`bool`, *optional*, defaults to `False`): Initialise as for pre-training.
     """
 
+    _auto_class = "AutoModel"
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^alignment\.", r"^fc_norm\.", r"^classifier\."]
 
     def __init__(self, config: AMDConfig, use_xavier_init: bool = False):
@@ -568,6 +576,7 @@ class AMDModel(AMDPreTrainedModel):
 class AMDForPreTraining(AMDPreTrainedModel):
     """Encoder, pixel decoder and, where `config.teacher_hidden_size` is given, the alignment modules."""
 
+    _auto_class = "AutoModelForPreTraining"
     _uses_xavier_init = True
 
     def __init__(self, config: AMDConfig):
@@ -677,6 +686,7 @@ class AMDForPreTraining(AMDPreTrainedModel):
 class AMDForVideoClassification(AMDPreTrainedModel):
     """Encoder without its final LayerNorm, mean of the tokens, `fc_norm` and a linear classifier."""
 
+    _auto_class = "AutoModelForVideoClassification"
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^alignment\.", r"^amd\.norm\."]
 
     def __init__(self, config: AMDConfig):

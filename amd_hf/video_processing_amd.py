@@ -47,6 +47,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
     torch.Size([1, 16, 3, 224, 224])
     ```"""
 
+    _auto_class = "AutoVideoProcessor"  # `save_pretrained` writes this file beside the settings, as remote code
     valid_kwargs = AMDVideosKwargs
     model_input_names = ["pixel_values"]
     resample = PILImageResampling.BILINEAR

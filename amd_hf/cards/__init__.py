@@ -1,0 +1,1 @@
+"""Model cards: pages of the paper's model zoo, and cards of one's own runs."""

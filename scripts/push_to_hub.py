@@ -1,0 +1,46 @@
+"""Check a folder of a model, show what would be uploaded, and publish it on the Hub.
+
+python scripts/push_to_hub.py --model_name_or_path my_model --repo_id me/my-model
+python scripts/push_to_hub.py --model_name_or_path my_model --repo_id me/my-model --dry_run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from amd_hf.hub import prepare_folder, upload
+from amd_hf.recipes import parse_recipe, run_program
+
+
+@dataclass
+class PushOptions:
+    """What to publish, and where."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder of the model, with its README.md."})
+    repo_id: str | None = field(default=None, metadata={"help": "Id on the Hub: owner/name."})
+    prepared_dir: str | None = field(
+        default=None, metadata={"help": "Folder for what is uploaded; by default that of the model with `-hub` added."}
+    )
+    private: bool = field(default=False, metadata={"help": "Make the repository private where it is new."})
+    dry_run: bool = field(default=False, metadata={"help": "Prepare and check, upload nothing."})
+
+
+def main(argv: Sequence[str] | None = None) -> str | None:
+    options, _ = parse_recipe((PushOptions,), argv, __doc__, has_model_options=False)
+    if options.model_name_or_path is None or options.repo_id is None:
+        raise ValueError("Say what to publish and where: `--model_name_or_path FOLDER --repo_id OWNER/NAME`.")
+    source = Path(options.model_name_or_path)
+    target = Path(options.prepared_dir or f"{source}-hub")
+    prepared = prepare_folder(source, target, options.repo_id)
+    print(f"To be uploaded to {options.repo_id}:\n{prepared}", flush=True)
+    if options.dry_run:
+        return None
+    address = upload(prepared, options.repo_id, private=options.private or None)
+    print(f"Published: {address}")
+    return address
+
+
+if __name__ == "__main__":
+    run_program(main)
