@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Extras of the package to install. `EXTRAS=dev,torchcodec` adds torchcodec, which needs the system's FFmpeg libraries.
+EXTRAS ?= dev
 export TOKENIZERS_PARALLELISM := false
 # How long PyTorch's threads spin while they wait, before they sleep. By default they spin so long that one other busy
 # process makes small models ten times slower.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo test test-slow stress check format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,7 +19,7 @@ install: $(VENV)/.installed ## Make the virtual environment and install the pack
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	touch $@
 
 demo: install ## The main job on rendered videos: distil, fine-tune, test and use a small model (about 10 minutes, no GPU)
@@ -28,6 +30,9 @@ test: install ## Run the tests (under 10 minutes on 2 cores)
 
 test-slow: install ## Run the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow"
+
+stress: install ## 1,000 damaged videos through each decoder; memory of a worker over 2,000 videos (about 10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/data/test_damaged_videos.py tests/data/test_worker_memory.py
 
 check: install ## Lint, check the format and the types
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from transformers import (
 
 from .configuration_amd import AMDConfig
 from .modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDModel
+from .modeling_amd_detection import AMDForActionDetection
 from .video_processing_amd import AMDVideoProcessor
 
 
@@ -32,10 +33,14 @@ _LAZY_NAMES = {
     "convert_checkpoint": "conversion",
     "export_checkpoint": "conversion",
     "load_video_dataset": "data.loading",
+    "AMDDetectionTrainer": "training.detection",
+    "AMDDetectionArguments": "training.detection_args",
+    "load_action_dataset": "data.readers.ava",
 }
 
 __all__ = [
     "AMDConfig",
+    "AMDForActionDetection",
     "AMDForPreTraining",
     "AMDForVideoClassification",
     "AMDModel",

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from amd_hf import load_video_dataset
-from amd_hf.classifiers import check_labels_fit, load_trained_classifier
+from amd_hf.classifiers import load_trained_classifier
+from amd_hf.data.arguments import DataArguments
+from amd_hf.evaluation.checks import check_head_is_trained
 from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
+from amd_hf.evaluation.report import MATRIX_FILE, METRICS_FILE, draw_confusion_matrix, write_report
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.sources import load_processor
 from amd_hf.training.summary import describe_model
@@ -24,14 +26,20 @@ from amd_hf.training.summary import describe_model
 class EvaluateOptions:
     """What to test, on what, and how many views of it."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the classifier."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the classifier; `{fold}` in it stands for the fold."}
+    )
     allow_untrained_head: bool = field(
         default=False, metadata={"help": "Test although the head was never trained: chance is what to expect."}
     )
-    data: str | None = field(default=None, metadata={"help": "Class folders or list file `path label`."})
-    data_root: str | None = field(default=None, metadata={"help": "Folder that paths in a list file start from."})
-    split: str | None = field(default=None, metadata={"help": "Sub-folder of `data` to test on."})
-    output_dir: str = field(default="results", metadata={"help": "Where metrics and unreadable videos are written."})
+    split: str | None = field(default=None, metadata={"help": "Split of `data` to test on."})
+    all_folds: bool = field(
+        default=False,
+        metadata={
+            "help": "Test the models of official splits 1, 2 and 3 (UCF101, HMDB51) each on its own, and average."
+        },
+    )
+    output_dir: str = field(default="results", metadata={"help": "Where the files of the result are written."})
     num_segments: int = field(default=5, metadata={"help": "Test clips along the video."})
     num_crops: int = field(default=3, metadata={"help": "Test crops along the long side."})
     mode: str = field(default="dense", metadata={"help": "Frames of a clip.", "choices": ["dense", "uniform"]})
@@ -39,52 +47,101 @@ class EvaluateOptions:
     batch_size: int = field(default=8, metadata={"help": "Videos decoded and classified together."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    decode_time_limit: float | None = field(
+        default=None, metadata={"help": "Seconds one video may take; decoding then runs in a process of its own."}
+    )
+    save_view_logits: bool = field(default=False, metadata={"help": "Keep the logits of every view too."})
     mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
 
-def main(argv: Sequence[str] | None = None) -> MultiViewResult:
-    options, model_options = parse_recipe((EvaluateOptions,), argv, __doc__)
-    if options.model_name_or_path is None or options.data is None:
-        raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --data FOLDER_OR_LIST`.")
-    check_model_source(options.model_name_or_path, "model_name_or_path")
+def main(argv: Sequence[str] | None = None) -> list[MultiViewResult]:
+    data, options, model_options = parse_recipe((DataArguments, EvaluateOptions), argv, __doc__)
+    if options.model_name_or_path is None or data.data is None:
+        raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
+    tests = plan_tests(options, data)
+    for source, _, _ in tests:
+        check_model_source(source, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
-    model = load_trained_classifier(options.model_name_or_path, options.allow_untrained_head, **model_options).to(
-        accelerator.device
-    )
-    rows = load_video_dataset(options.data, split=options.split, root=options.data_root)
-    check_labels_fit(rows, model.config)
-    processor = load_processor(options.model_name_or_path, model.config)
+    results = []
+    for source, fold_data, folder in tests:
+        results.append(test_model(source, fold_data, options, model_options, accelerator))
+        if accelerator.is_main_process:
+            report(results[-1], folder)
+    if options.all_folds and accelerator.is_main_process:
+        report_folds(results, Path(options.output_dir))
+    return results
+
+
+def plan_tests(options: EvaluateOptions, data: DataArguments) -> list[tuple[str, DataArguments, Path]]:
+    """Model, data and output folder of each test: one, or one per fold."""
+    name, output = options.model_name_or_path, Path(options.output_dir)
+    if not options.all_folds:
+        return [(name.replace("{fold}", str(data.fold)), data, output)]
+    if data.fold is not None:
+        raise ValueError(f"`fold` {data.fold} and `all_folds` contradict each other: leave one of them out.")
+    if "{fold}" not in name:
+        raise ValueError(
+            f"With `all_folds` write `{{fold}}` where the folders of the three models differ, got {name!r}. A model "
+            "that was fine-tuned on one fold has seen test videos of the others."
+        )
+    return [
+        (name.replace("{fold}", str(fold)), replace(data, fold=fold), output / f"fold_{fold}") for fold in (1, 2, 3)
+    ]
+
+
+def test_model(
+    source: str, data: DataArguments, options: EvaluateOptions, model_options: dict, accelerator: Accelerator
+) -> MultiViewResult:
+    """Tests one model on one data set."""
+    model = load_trained_classifier(source, options.allow_untrained_head, **model_options).to(accelerator.device)
+    if not options.allow_untrained_head:
+        check_head_is_trained(model, source)
+    rows = data.load(options.split)
     views = ViewOptions.for_model(
         model.config,
-        sampling_rate=options.sampling_rate or processor.sampling_rate,
+        sampling_rate=options.sampling_rate or load_processor(source, model.config).sampling_rate,
         num_segments=options.num_segments,
         num_crops=options.num_crops,
         mode=options.mode,
     )
     if accelerator.is_main_process:
-        print(f"model: {describe_model(model)}")
+        print(f"model: {source}: {describe_model(model)}")
         print(f"test: {len(rows):,} videos x {views.num_views} views of {views.num_frames} frames", flush=True)
-    result = run_multi_view_test(
+    return run_multi_view_test(
         model, rows, views, accelerator, videos_per_batch=options.batch_size, num_workers=options.num_workers,
-        decoder=options.decoder,
+        decoder=options.decoder, time_limit=options.decode_time_limit, keep_view_logits=options.save_view_logits,
     )  # fmt: skip
-    if accelerator.is_main_process:
-        report(result, Path(options.output_dir))
-    return result
 
 
 def report(result: MultiViewResult, folder: Path) -> None:
-    """Prints the metrics and writes them, with the videos that could not be read, to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics = result.metrics()
-    unreadable = [{"video_id": video_id, "reason": reason} for video_id, reason in result.unreadable]
-    (folder / "test_results.json").write_text(json.dumps({**metrics, "unreadable": unreadable}, indent=2) + "\n")
-    for name, value in metrics.items():
-        print(f"{name:>16}: {value:.4f}" if isinstance(value, float) else f"{name:>16}: {value:,}")
+    """Prints the metrics and writes all that is known of the test to `folder`."""
+    summary = write_report(result, folder)
+    unreadable = summary.pop("unreadable")
+    print_metrics(summary)
     for entry in unreadable:
         print(f"unreadable, counted as wrong: {entry['video_id']}: {entry['reason']}")
-    print(f"The results are in {folder / 'test_results.json'}")
+    try:
+        draw_confusion_matrix(result, folder / MATRIX_FILE)
+    except ImportError as error:
+        print(f"There is no picture of the confusion matrix: {error}")
+    print(f"The results are in {folder / METRICS_FILE}; beside it classes, predictions, confusion matrix")
+
+
+def report_folds(results: Sequence[MultiViewResult], folder: Path) -> None:
+    """Prints and writes the means over the folds, of the accuracies alone."""
+    metrics = [result.metrics() for result in results]
+    means = {name: sum(values[name] for values in metrics) / len(metrics) for name in metrics[0] if "accuracy" in name}
+    of_folds = {f"fold_{number}": values for number, values in enumerate(metrics, start=1)}
+    (folder / METRICS_FILE).write_text(json.dumps({**of_folds, "mean": means}, indent=2) + "\n")
+    print(f"mean of {len(results)} folds:")
+    print_metrics(means)
+    print(f"The results of all folds are in {folder / METRICS_FILE}")
+
+
+def print_metrics(metrics: dict[str, float | int]) -> None:
+    for name, value in metrics.items():
+        print(f"{name:>19}: {value:.4f}" if isinstance(value, float) else f"{name:>19}: {value:,}")
 
 
 if __name__ == "__main__":

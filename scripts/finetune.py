@@ -13,22 +13,19 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer, AMDVideoProcessor, load_video_dataset
-from amd_hf.classifiers import build_classifier, check_labels_fit, import_function, label_names_of
+from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer, AMDVideoProcessor
+from amd_hf.classifiers import build_classifier, check_labels_fit, import_function
+from amd_hf.data.arguments import FineTuningDataArguments, training_label_names
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.training.checkpoints import find_checkpoint
+from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_metrics, describe_run
 
 
 @dataclass
 class FineTuneOptions:
-    """What to train, on what, and what to test it on."""
+    """What to train."""
 
-    data: str | None = field(default=None, metadata={"help": "Class folders or list file `path label`."})
-    data_root: str | None = field(default=None, metadata={"help": "Folder that paths in a list file start from."})
-    train_split: str | None = field(default=None, metadata={"help": "Sub-folder of `data` to train on."})
-    eval_split: str | None = field(default=None, metadata={"help": "Sub-folder to evaluate on while training."})
-    test_split: str | None = field(default=None, metadata={"help": "Sub-folder for the multi-view test at the end."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Pre-trained model: Hub id or folder; none: from scratch, by `--model.*`."}
     )
@@ -38,19 +35,18 @@ class FineTuneOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
-    options, args, model_options = parse_recipe((FineTuneOptions, AMDFineTuningArguments), argv, __doc__)
-    if options.data is None:
-        raise ValueError("Say what to train on: `--data FOLDER_OR_LIST`.")
+    types = (FineTuningDataArguments, FineTuneOptions, AMDFineTuningArguments)
+    data, options, args, model_options = parse_recipe(types, argv, __doc__)
+    if data.data is None:
+        raise ValueError("Say what to train on: `--data FOLDER_OR_FILE`.")
     checkpoint = find_checkpoint(args)
     check_model_source(options.model_name_or_path, "model_name_or_path")
 
-    def load(split: str | None) -> object:
-        return load_video_dataset(options.data, split=split, root=options.data_root)
-
-    train = load(options.train_split)
-    evaluation, test = (load(split) if split else None for split in (options.eval_split, options.test_split))
+    train = data.load_training()
+    label_names = training_label_names(train)
+    evaluation, test = data.load_evaluation(label_names), data.load_test(label_names)
     set_seed(args.seed)  # before the weights are drawn, which the Trainer would not see to
-    model = build_classifier(options.model_name_or_path, label_names_of(train), **model_options)
+    model = build_classifier(options.model_name_or_path, label_names, **model_options)
     for rows in [rows for rows in (evaluation, test) if rows is not None]:
         check_labels_fit(rows, model.config)
     trainer = AMDFineTuningTrainer(
@@ -64,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
     if args.process_index == 0:
         start = options.model_name_or_path or "from scratch"
         print(describe_run(trainer, start=start, classes=model.config.num_labels), flush=True)
+        for departure in departures(trainer, read_recipe(argv)):
+            print(f"warning: {departure}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if evaluation is not None:

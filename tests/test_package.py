@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / "amd_hf"
 # Layers of DESIGN section 2, lowest first: a module imports from layers below its own, or from its own.
 _LAYERS = (
     ("errors", "configuration_amd"),
-    ("modeling_amd", "video_processing_amd"),
+    ("modeling_amd", "modeling_amd_detection", "video_processing_amd"),
     (
         "masking",
         "teacher",
@@ -28,19 +28,22 @@ _LAYERS = (
         "checkpoint_keys",
         "sources",
         "classifiers",
+        "detectors",
         "flops",
     ),
     ("data",),
     ("evaluation",),
     ("visualization", "cards"),
+    ("hub",),  # `Trainer.push_to_hub` publishes through it
     ("training",),
-    ("hub", "recipes"),
+    ("recipes",),
     ("__init__",),
 )
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
 _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "configuration_amd": set(),
     "modeling_amd": {"configuration_amd"},
+    "modeling_amd_detection": {"configuration_amd", "modeling_amd"},
     "video_processing_amd": set(),
 }
 

@@ -5,8 +5,9 @@ Every video of the list counts once. One that cannot be read is listed and score
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from tqdm.auto import tqdm
 from ..configuration_amd import AMDConfig
 from ..data.decoding import DecodedVideoCache, VideoReadError, open_video
 from ..data.loader import build_eval_loader
-from ..data.sampling import evaluation_views
+from ..data.sampling import View, evaluation_views
 from ..data.transforms import resize_short_side
+from ..data.video_source import VideoSource
+from .checks import match_labels
+from .metrics import MeanClassAccuracy, TopKAccuracy, likeliest_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,11 @@ class ViewOptions:
         num_frames, sampling_rate (`int`): Frames of a clip and the step between them.
         crop_size (`int`): Side of the square crops in pixels; the short side is resized to it.
         num_segments, num_crops (`int`): Views along time and along the long side.
-        mode (`"dense"` or `"uniform"`): As in [`~amd_hf.data.sampling.evaluation_views`].
+        mode (`"dense"`, `"uniform"` or `"middle"`): As in [`~amd_hf.data.sampling.evaluation_views`], or one
+            segment in the middle of the video, the clip that [`AMDVideoProcessor`] takes.
+
+    Raises:
+        ValueError: If several segments are to be in the middle.
     """
 
     num_frames: int
@@ -40,6 +48,10 @@ class ViewOptions:
     num_segments: int = 5
     num_crops: int = 3
     mode: str = "dense"
+
+    def __post_init__(self) -> None:
+        if self.mode == "middle" and self.num_segments != 1:
+            raise ValueError(f"There is one segment in the middle of a video, not {self.num_segments}.")
 
     @classmethod
     def for_model(cls, config: AMDConfig, **options: Any) -> ViewOptions:
@@ -51,18 +63,37 @@ class ViewOptions:
         """Views of a video."""
         return self.num_segments * self.num_crops
 
+    def views(self, total_frames: int, height: int, width: int) -> list[View]:
+        """The views of a video of this size, segment by segment."""
+        views = evaluation_views(
+            total_frames,
+            height,
+            width,
+            num_frames=self.num_frames,
+            sampling_rate=self.sampling_rate,
+            num_segments=self.num_segments,
+            num_crops=self.num_crops,
+            crop_size=self.crop_size,
+            mode="dense" if self.mode == "middle" else self.mode,
+        )
+        if self.mode != "middle":
+            return views
+        start = max(total_frames - self.num_frames * self.sampling_rate, 0) // 2
+        return [replace(view, frame_indices=tuple(start + i for i in view.frame_indices)) for view in views]
+
 
 @dataclass(frozen=True)
 class ViewCollator:
     """Rows to their views, decoded once per video inside the loading worker.
 
-    Returns a list with one dict per row: `video_id`, `label`, and either `views`, uint8 `(views, T, C, S, S)`, or
-    `reason` when the video cannot be read.
+    Returns a list with one dict per row: `video_id`, `label`, and either `views`, uint8 `(views, T, C, S, S)`, or, for
+    a video that cannot be read, `reason` and `is_present`, whether its files are there.
     """
 
     options: ViewOptions
     decoder: str | None = None
     cache: DecodedVideoCache | None = None
+    time_limit: float | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [self._load(row) for row in rows]
@@ -72,7 +103,7 @@ class ViewCollator:
         try:
             return sample | {"views": self.views(row["video"], row["video_id"])}
         except VideoReadError as error:
-            return sample | {"reason": error.reason}
+            return sample | {"reason": error.reason, "is_present": _is_present(row["video"])}
 
     def views(self, video: Any, video_id: str | None = None) -> torch.Tensor:
         """All views of one video, uint8 `(views, T, C, S, S)`, segment by segment.
@@ -81,18 +112,10 @@ class ViewCollator:
             VideoReadError: If the video cannot be read.
         """
         options = self.options
-        with open_video(video, self.decoder, video_id=video_id, cache=self.cache) as reader:
-            views = evaluation_views(
-                len(reader),
-                reader.height,
-                reader.width,
-                num_frames=options.num_frames,
-                sampling_rate=options.sampling_rate,
-                num_segments=options.num_segments,
-                num_crops=options.num_crops,
-                crop_size=options.crop_size,
-                mode=options.mode,
-            )
+        with open_video(
+            video, self.decoder, video_id=video_id, cache=self.cache, time_limit=self.time_limit
+        ) as reader:
+            views = options.views(len(reader), reader.height, reader.width)
             wanted = np.array([view.frame_indices for view in views])
             unique, positions = np.unique(wanted, return_inverse=True)
             frames = torch.from_numpy(np.ascontiguousarray(reader.frames(unique))).permute(0, 3, 1, 2)
@@ -105,49 +128,79 @@ class ViewCollator:
         return torch.stack(clips)
 
 
+def _is_present(video: Any) -> bool:
+    """Whether there is something to read, be it damaged."""
+    source = VideoSource.parse(video)
+    if source.path is not None:
+        return os.path.isfile(source.path)
+    return bool(source.data) or all(os.path.isfile(path) for path in source.frame_paths or ("",))
+
+
 @dataclass
 class MultiViewResult:
     """Outcome of a multi-view test.
 
     Args:
-        predictions (`list[dict]`): Per readable video, in the order of the list: `video_id`, `label`, `probabilities`
-            (classes, float32; mean of the views' softmax) and `view_predictions` (views, int64).
-        unreadable (`list[tuple[str, str]]`): (video_id, reason) of the others.
+        outcomes (`list[dict]`): Per video, in the order of the list: `video_id`, `label` (the model's number) and
+            - where it could be read `probabilities` (classes, float32; mean of the views' softmax),
+              `view_predictions` (views, int64) and, if they were to be kept, `view_logits` (views, classes, float32);
+            - where not `reason` and `is_present`.
+        label_names (`Sequence[str]`): The model's classes, in the order of their numbers.
     """
 
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    label_names: Sequence[str] = ()
 
     @property
-    def num_expected(self) -> int:
-        """Videos of the list."""
-        return len(self.predictions) + len(self.unreadable)
+    def predictions(self) -> list[dict[str, Any]]:
+        """Outcomes of the videos that could be read."""
+        return [outcome for outcome in self.outcomes if "reason" not in outcome]
 
-    def top_k_accuracy(self, k: int) -> float:
-        """Share of all videos of the list whose label is among their `k` most probable classes."""
-        hits = sum(int(p["label"] in np.argsort(-p["probabilities"], kind="stable")[:k]) for p in self.predictions)
-        return hits / max(self.num_expected, 1)
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Outcomes of the videos that could not be read."""
+        return [outcome for outcome in self.outcomes if "reason" in outcome]
+
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """(video_id, reason) of the videos that could not be read."""
+        return [(outcome["video_id"], outcome["reason"]) for outcome in self.failures]
 
     def clip_accuracy(self) -> float:
         """Mean over all videos of the share of their views that are right taken alone."""
         right = sum(float(np.mean(p["view_predictions"] == p["label"])) for p in self.predictions)
-        return right / max(self.num_expected, 1)
+        return right / max(len(self.outcomes), 1)
 
     def metrics(self) -> dict[str, float | int]:
-        """Accuracies in [0, 1] and counts; top-5 only where there are more than 5 classes."""
-        num_classes = len(self.predictions[0]["probabilities"]) if self.predictions else 0
-        metrics: dict[str, float | int] = {
-            "accuracy": self.top_k_accuracy(1),
-            "clip_accuracy": self.clip_accuracy(),
-            "videos_expected": self.num_expected,
-            "videos_read": len(self.predictions),
+        """Accuracies in [0, 1], in which unreadable videos are wrong, and counts of videos.
+
+        `accuracy` (top 1 of the averaged views), `clip_accuracy` (each view alone), `mean_class_accuracy`,
+        `videos_expected` (in the list), `videos_read`, `videos_present` (readable or not), and with more than 5
+        classes `top5_accuracy`.
+        """
+        inputs = {
+            "predictions": [likeliest_classes(o["probabilities"]) if "reason" not in o else [] for o in self.outcomes],
+            "references": [outcome["label"] for outcome in self.outcomes],
         }
-        return metrics | ({"top5_accuracy": self.top_k_accuracy(5)} if num_classes > 5 else {})
+        top = dict.fromkeys(("top1_accuracy", "top5_accuracy"), 0.0)
+        mean_class = {"mean_class_accuracy": 0.0}
+        if self.outcomes:
+            top = TopKAccuracy(keep_in_memory=True).compute(**inputs)
+            mean_class = MeanClassAccuracy(keep_in_memory=True).compute(**inputs)
+        metrics: dict[str, float | int] = {
+            "accuracy": top["top1_accuracy"],
+            "clip_accuracy": self.clip_accuracy(),
+            **mean_class,
+            "videos_expected": len(self.outcomes),
+            "videos_read": len(self.predictions),
+            "videos_present": sum(outcome.get("is_present", True) for outcome in self.outcomes),
+        }
+        return metrics | ({"top5_accuracy": top["top5_accuracy"]} if len(self.label_names) > 5 else {})
 
 
 def run_multi_view_test(
     model: nn.Module,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Any,
     options: ViewOptions,
     accelerator: Accelerator,
     *,
@@ -155,64 +208,82 @@ def run_multi_view_test(
     num_workers: int = 0,
     decoder: str | None = None,
     cache: DecodedVideoCache | None = None,
+    time_limit: float | None = None,
+    keep_view_logits: bool = False,
 ) -> MultiViewResult:
     """Tests a classifier; each process takes its share of the videos and all return the whole result.
 
     Args:
         model (`torch.nn.Module`): Takes `pixel_values` uint8 `(B, T, C, S, S)` and returns `logits` `(B, classes)`.
-        rows (`Sequence`): Labelled rows, as [`load_video_dataset`] gives them.
+        rows (`datasets.Dataset`): Labelled rows, as [`load_video_dataset`] gives them. Names of labels are matched
+            with the model's by [`~amd_hf.evaluation.checks.match_labels`].
         options ([`ViewOptions`]): The views.
         accelerator (`accelerate.Accelerator`): Device, precision and processes.
         videos_per_batch (`int`, *optional*, defaults to 8): Videos decoded and classified together.
         num_workers (`int`, *optional*, defaults to 0): Decoding processes.
-        decoder, cache (*optional*): As in [`~amd_hf.data.decoding.open_video`].
+        decoder, cache, time_limit (*optional*): As in [`~amd_hf.data.decoding.open_video`].
+        keep_view_logits (`bool`, *optional*, defaults to `False`): Keep the logits of every view: views x classes x 4
+            bytes per video.
 
     Raises:
-        ValueError: If a row has no label.
+        ValueError: If a row has no label, the labels are not the model's, or the model's scores are not finite.
     """
+    _check_labelled(rows)
+    numbers = match_labels(rows, model.config)
     loader = build_eval_loader(
         rows,
         videos_per_batch,
-        ViewCollator(options, decoder, cache),
+        ViewCollator(options, decoder, cache, time_limit),
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
         num_workers=num_workers,
     )
     progress = tqdm(loader, desc="multi-view test", unit="batch", disable=not accelerator.is_main_process)
-    outcomes = [outcome for batch in progress for outcome in _classify(model, batch, accelerator)]
+    outcomes = [outcome for batch in progress for outcome in _classify(model, batch, accelerator, keep_view_logits)]
+    for outcome in outcomes:
+        outcome["label"] = numbers[outcome["label"]]
     if accelerator.num_processes > 1:
         outcomes = gather_object(outcomes)
-    position = {video_id: number for number, video_id in enumerate(row["video_id"] for row in rows)}
+    position = {video_id: number for number, video_id in enumerate(rows["video_id"])}
     outcomes.sort(key=lambda outcome: position[outcome["video_id"]])
-    return MultiViewResult(
-        predictions=[outcome for outcome in outcomes if "reason" not in outcome],
-        unreadable=[(outcome["video_id"], outcome["reason"]) for outcome in outcomes if "reason" in outcome],
-    )
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    return MultiViewResult(outcomes, names)
 
 
-def _classify(model: nn.Module, batch: list[dict[str, Any]], accelerator: Accelerator) -> Iterator[dict[str, Any]]:
-    for sample in batch:
-        if sample["label"] is None:
-            raise ValueError(f"Video {sample['video_id']!r} has no label: a test needs labelled videos.")
-    readable = [sample for sample in batch if "views" in sample]
+def _check_labelled(rows: Any) -> None:
+    # before the first batch: on several processes one that stops later leaves the others waiting
+    for video_id, label in zip(rows["video_id"], rows["label"], strict=True):
+        if label is None:
+            raise ValueError(f"Video {video_id!r} has no label: a test needs labelled videos.")
+
+
+def _classify(
+    model: nn.Module, batch: list[dict[str, Any]], accelerator: Accelerator, keep_view_logits: bool
+) -> Iterator[dict[str, Any]]:
     yield from (sample for sample in batch if "views" not in sample)
+    readable = [sample for sample in batch if "views" in sample]
     if not readable:
         return
-    clips = torch.cat([sample["views"] for sample in readable]).to(accelerator.device)
-    probabilities = class_probabilities(model, clips, accelerator).view(len(readable), -1, model.config.num_labels)
-    for sample, of_views in zip(readable, probabilities.cpu().numpy(), strict=True):
+    clips = torch.cat([sample["views"] for sample in readable])
+    logits = clip_logits(model, clips, accelerator).view(len(readable), -1, model.config.num_labels)
+    for sample, of_views in zip(readable, logits, strict=True):
+        if not of_views.isfinite().all():
+            raise ValueError(
+                f"The model's scores of video {sample['video_id']!r} are not finite: its weights are bad."
+            )
         yield {
             "video_id": sample["video_id"],
             "label": int(sample["label"]),
-            "probabilities": of_views.mean(axis=0),
-            "view_predictions": of_views.argmax(axis=-1),
+            "probabilities": of_views.softmax(dim=-1).mean(dim=0).numpy(),
+            "view_predictions": of_views.argmax(dim=-1).numpy(),
+            **({"view_logits": of_views.numpy()} if keep_view_logits else {}),
         }
 
 
 @torch.no_grad()
-def class_probabilities(model: nn.Module, clips: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
-    """Softmax of the logits of uint8 clips `(B, T, C, H, W)`: float32 `(B, classes)`; the model in eval mode."""
+def clip_logits(model: nn.Module, clips: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+    """Logits of uint8 clips `(B, T, C, H, W)`: float32 `(B, classes)` on the CPU; the model in eval mode."""
     model.eval()
     with accelerator.autocast():
-        logits = model(pixel_values=clips).logits
-    return logits.float().softmax(dim=-1)
+        logits = model(pixel_values=clips.to(accelerator.device)).logits
+    return logits.float().cpu()

@@ -6,12 +6,13 @@ import functools
 from typing import Any
 
 from ..configuration_amd import AMDConfig
-from ..data.clips import ClipLoader
+from ..data.clips import ClipAugmentation, ClipLoader
 from ..data.collators import ClassificationCollator, PreTrainingCollator
 from ..data.decoding import DecodedVideoCache
 from ..data.video_readers import reader_class
 from ..masking import MaskGenerator
 from .base_args import VideoTrainingArguments
+from .finetuning_args import AMDFineTuningArguments
 from .pretraining_args import AMDTrainingArguments
 
 
@@ -23,11 +24,24 @@ def pretraining_collator(
     return PreTrainingCollator(loader, MaskGenerator(config, has_teacher), training=training)
 
 
-def classification_collator(
-    config: AMDConfig, args: VideoTrainingArguments, training: bool, **loader_options: Any
+def finetuning_collator(
+    config: AMDConfig,
+    args: AMDFineTuningArguments,
+    training: bool,
+    clip_augmentation: ClipAugmentation | None = None,
 ) -> ClassificationCollator:
-    """Clips and labels; `loader_options` go to [`~amd_hf.data.clips.ClipLoader`]."""
-    return ClassificationCollator(clip_loader(config, args, **loader_options), training=training)
+    """Clips and labels, augmented as the arguments say; the middle clip and centre crop in evaluation."""
+    loader = clip_loader(
+        config,
+        args,
+        sampling_mode=args.sampling_mode,
+        augmentation=args.train_crop,
+        flip_probability=args.flip_probability,
+        rand_augment=args.rand_augment,
+        erase_probability=args.erase_probability,
+        clip_augmentation=clip_augmentation,
+    )
+    return ClassificationCollator(loader, training=training)
 
 
 def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any) -> ClipLoader:

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import EarlyStoppingCallback
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..data.clips import ClipAugmentation
+from ..data.erasing import erase_clips
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
-from ..modeling_amd import AMDForVideoClassification
+from ..modeling_amd import AMDForVideoClassification, AMDPatchEmbeddings
 from .base import VideoTrainer
-from .collators import classification_collator, process_cache
+from .collators import finetuning_collator, process_cache
+from .ema import TRAINED_WEIGHTS_NAME, AverageWeights, WeightAverage
 from .finetuning_args import AMDFineTuningArguments
+from .mixing import BatchMixer, MixDraw, mix_clips, mix_generator, soft_targets
 from .optim import parameter_groups
+from .trained_parts import add_lora, freeze_modules, frozen_modules, is_lora, merge_lora
 
 
 class AMDFineTuningTrainer(VideoTrainer):
     """Fine-tunes an [`AMDForVideoClassification`] with cross-entropy and tests it over several views.
 
+    Clips travel as uint8. On the device a training batch is normalised, then boxes are erased, then clips and their
+    targets are mixed; evaluation takes clips as they are.
+
+    With `ema_decay` the average of the weights is what `evaluate`, `test` and `save_model` take; `model` itself keeps
+    the weights under training. With `lora_rank` the model is wrapped by PEFT; `save_model` writes the classifier with
+    the adapters merged in, which loads like any other, and the adapters alone in its sub-folder `adapter`.
+
     Args:
         model ([`AMDForVideoClassification`]): The classifier.
         args ([`AMDFineTuningArguments`]): Arguments.
         clip_augmentation (`Callable`, *optional*):
-            `(clip, label, generator) -> (clip, label)` on uint8 clips `(T, C, H, W)` before the random crop.
+            `(clip, label, generator) -> (clip, label)` on uint8 clips `(T, C, H, W)` before RandAugment and the crop.
         data_collator, eval_collator (`Callable`, *optional*): Replace the built-in ones, which decode and crop;
             `data_collator` alone serves evaluation too.
         train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Labelled rows from [`load_video_dataset`].
+
+    Raises:
+        ValueError: If more layers are to be frozen than the model has, the average of weights that are not float32 is
+            asked for, or that of weights that are spread over processes.
     """
 
     args: AMDFineTuningArguments
@@ -42,23 +61,40 @@ class AMDFineTuningTrainer(VideoTrainer):
         eval_collator: Callable | None = None,
         **kwargs: Any,
     ):
-        options = {
-            "augmentation": args.train_crop,
-            "sampling_mode": args.sampling_mode,
-            "flip_probability": args.flip_probability,
-            "clip_augmentation": clip_augmentation,
-        }
+        if args.lora_rank is not None:
+            model = add_lora(model, args.lora_rank, args.lora_alpha, args.lora_targets, args.lora_dropout)
+        self._frozen = frozen_modules(model, args.freeze) if args.freeze is not None else []
+        freeze_modules(self._frozen)
         super().__init__(
             model,
             args,
-            data_collator or classification_collator(model.config, args, training=True, **options),
-            eval_collator or data_collator or classification_collator(model.config, args, training=False, **options),
+            data_collator or finetuning_collator(model.config, args, True, clip_augmentation),
+            eval_collator or data_collator or finetuning_collator(model.config, args, False),
             **kwargs,
         )
+        self._embeddings = next(part for part in model.modules() if isinstance(part, AMDPatchEmbeddings))
+        self._mixer = BatchMixer(
+            mixup_alpha=args.mixup_alpha,
+            cutmix_alpha=args.cutmix_alpha,
+            probability=args.mix_probability,
+            switch_probability=args.mix_switch_probability,
+        )
+        self._place_in_step = (-1, 0)  # step under way, device batches of it met so far
+        self.weight_average: WeightAverage | None = None
+        if args.ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(
+                    "`ema_decay` needs whole weights on each process: leave it out with FSDP and DeepSpeed."
+                )
+            self.add_callback(AverageWeights(self))
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
     def optimizer_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         args = self.args
         return parameter_groups(model, args.weight_decay, args.learning_rate, args.layer_decay)
+
+    # ---- Training ----
 
     def compute_loss(
         self,
@@ -67,11 +103,111 @@ class AMDFineTuningTrainer(VideoTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ImageClassifierOutput]:
-        """Mean cross-entropy of the batch."""
+        """Mean cross-entropy of the batch in float32; in training against smoothed and mixed targets."""
+        if model.training:
+            for module in self._frozen:  # no drop path and no dropout where nothing is learnt
+                module.eval()
+            inputs = self._augment(inputs)
         outputs = model(**inputs)
         if model.training:
             self._record_losses(outputs.loss, {})
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    @torch.no_grad()
+    def _augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What is done to a training batch on the device, and its targets."""
+        inputs = dict(inputs)
+        boxes, seeds = inputs.pop("erase_boxes", None), inputs.pop("erase_seeds", None)
+        if boxes is not None:
+            inputs["pixel_values"] = erase_clips(self._normalized(inputs["pixel_values"]), boxes, seeds)
+        draw = self._draw_mix(*inputs["pixel_values"].shape[-2:])
+        if draw != MixDraw():
+            inputs["pixel_values"] = mix_clips(self._normalized(inputs["pixel_values"]), draw)
+        if draw != MixDraw() or self.args.label_smoothing_factor > 0:
+            num_labels = self.model.config.num_labels
+            inputs["labels"] = soft_targets(inputs["labels"], num_labels, self.args.label_smoothing_factor, draw)
+        return inputs
+
+    def _normalized(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """uint8 clips `(B, T, C, H, W)` as the model would normalise them; floats as they are."""
+        return self._embeddings.normalize(pixel_values.movedim(2, -1)).movedim(-1, 2)
+
+    def _draw_mix(self, height: int, width: int) -> MixDraw:
+        """The draw of the batch under way, by its place among the batches that the processes share in this step."""
+        step, number = self._place_in_step
+        number = number + 1 if step == self.state.global_step else 0
+        self._place_in_step = (self.state.global_step, number)
+        if not self._mixer:
+            return MixDraw()
+        args = self.args
+        device_batch = number * args.world_size + args.process_index
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return self._mixer.draw(mix_generator(seed, self.state.global_step, device_batch), height, width)
+
+    # ---- The average of the weights ----
+
+    def start_average(self) -> WeightAverage:
+        """Starts the average of the weights at what they are now."""
+        assert self.args.ema_decay is not None
+        self.weight_average = WeightAverage(self.model, self.args.ema_decay)
+        return self.weight_average
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model has the averaged weights inside, where there are any."""
+        if self.weight_average is None:
+            yield
+            return
+        with self.weight_average.in_place():
+            yield
+
+    def save_extras(self, checkpoint: Path) -> None:
+        super().save_extras(checkpoint)
+        if self.weight_average is not None and self.args.should_save:
+            self.weight_average.save_weights(checkpoint)
+
+    def check_resumable(self, checkpoint: Path) -> None:
+        """Raises `ValueError` if a checkpoint was written with an average of the weights and this run has none."""
+        super().check_resumable(checkpoint)
+        was_averaged = (checkpoint / TRAINED_WEIGHTS_NAME).is_file()
+        if was_averaged and self.args.ema_decay is None:
+            raise ValueError(f"{checkpoint} was written with `ema_decay`: resume it with the same value.")
+        if self.args.ema_decay is not None and not was_averaged:
+            raise ValueError(f"{checkpoint} was written without `ema_decay`: resume it without.")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.args.ema_decay is not None:
+            self.start_average().resume(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.weight_average is not None:
+            self.weight_average.reset()  # what is saved is what was best
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the classifier, its weights averaged and its adapters merged where it has them.
+
+        Checkpoints of a run hold the adapters alone, from which it is resumed.
+        """
+        folder = Path(output_dir or self.args.output_dir)
+        is_checkpoint = folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+        with self._averaged():
+            if not is_lora(self.model) or is_checkpoint:
+                super().save_model(output_dir, _internal_call)
+                return
+            super().save_model(str(folder / "adapter"), _internal_call=True)
+            if self.args.should_save:
+                merge_lora(self.model).save_pretrained(folder)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(folder)
+
+    # ---- Evaluation ----
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in [`VideoTrainer`], with the averaged weights where there are any."""
+        with self._averaged():
+            return super().evaluation_loop(*args, **kwargs)
 
     def evaluation_parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -98,13 +234,14 @@ class AMDFineTuningTrainer(VideoTrainer):
 
     def test(self, rows: Any) -> MultiViewResult:
         """Tests the model over `test_num_segments` x `test_num_crops` views of every video of `rows`."""
-        return run_multi_view_test(
-            self.model,
-            rows,
-            self.view_options(),
-            self.accelerator,
-            videos_per_batch=max(1, self.args.eval_batch_size // self.view_options().num_views),
-            num_workers=self.args.dataloader_num_workers,
-            decoder=self.args.decoder,
-            cache=process_cache(self.args.cache_decoded_bytes),
-        )
+        with self._averaged():
+            return run_multi_view_test(
+                self.model,
+                rows,
+                self.view_options(),
+                self.accelerator,
+                videos_per_batch=max(1, self.args.eval_batch_size // self.view_options().num_views),
+                num_workers=self.args.dataloader_num_workers,
+                decoder=self.args.decoder,
+                cache=process_cache(self.args.cache_decoded_bytes),
+            )

@@ -39,15 +39,16 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
         ValueError: If the training set does not fill one optimizer step.
     """
     args = trainer.args
-    num_videos = len(trainer.train_dataset)
-    batches_per_epoch = len(trainer.get_train_dataloader())
-    steps_per_epoch = batches_per_epoch // args.gradient_accumulation_steps
-    num_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+    num_videos, steps_per_epoch = trainer.num_train_videos, trainer.steps_per_epoch
+    if hasattr(trainer.train_dataset, "__len__"):
+        trainer.get_train_dataloader()  # tells of a set that is too small
+    num_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * (steps_per_epoch or 0))
     warmup = args.count_warmup_steps(num_steps, steps_per_epoch)
+    epochs = f"{num_steps / steps_per_epoch:g} epochs of {steps_per_epoch}" if steps_per_epoch else "of a stream"
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     lines = {
-        "training videos": f"{num_videos:,}",
-        **({"evaluation videos": f"{len(trainer.eval_dataset):,}"} if trainer.eval_dataset is not None else {}),
+        "training videos": "unknown (a stream)" if num_videos is None else f"{num_videos:,}",
+        **({"evaluation videos": _count(trainer.eval_dataset)} if trainer.eval_dataset is not None else {}),
         "model": describe_model(trainer.model),
         **more,
         "batch": (
@@ -55,10 +56,14 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
             f"{args.videos_per_step * args.num_repetitions} clips per step ({args.per_device_train_batch_size} per "
             f"device x {args.gradient_accumulation_steps} accumulation steps x {args.world_size} processes)"
         ),
-        "steps": f"{num_steps:,} ({num_steps / steps_per_epoch:g} epochs of {steps_per_epoch}), {warmup} of warm-up",
+        "steps": f"{num_steps:,} ({epochs}), {warmup} of warm-up",
         "learning rate": f"{args.learning_rate:g} down to {args.learning_rate * args.final_learning_rate_share:g}",
         "device": f"{args.device}, {precision}",
         "output": args.output_dir,
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:>{width}}: {value}" for name, value in lines.items())
+
+
+def _count(rows: Any) -> str:
+    return f"{len(rows):,}" if hasattr(rows, "__len__") else "unknown (a stream)"

@@ -18,7 +18,7 @@ from amd_hf.data.transforms import resize_short_side
 from amd_hf.evaluation import multiview
 from amd_hf.evaluation.multiview import MultiViewResult, ViewCollator, ViewOptions, run_multi_view_test
 from tests.helpers.models import randomize, tiny_config
-from tests.helpers.videos import text_file, truncate, write_video
+from tests.helpers.videos import text_file, truncate, write_list, write_video
 
 
 OPTIONS = ViewOptions(num_frames=4, crop_size=16, sampling_rate=2, num_segments=2, num_crops=3)
@@ -158,13 +158,65 @@ def test_views_of_a_file_need_no_row(videos: Path) -> None:
     assert views.dtype == torch.uint8
 
 
+def test_time_limit_changes_no_pixel(videos: Path) -> None:
+    path = str(videos / "b" / "1.mp4")
+    limited = ViewCollator(OPTIONS, time_limit=100).views(path)
+    assert torch.equal(limited, ViewCollator(OPTIONS).views(path))
+
+
 def test_row_without_a_label_raises(videos: Path, model: AMDForVideoClassification, accelerator: Accelerator) -> None:
-    rows = [{"video": {"path": str(videos / "a" / "0.mp4"), "bytes": None}, "label": None, "video_id": "x"}]
-    with pytest.raises(ValueError, match="Video 'x' has no label"):
+    rows = load_video_dataset(write_list(videos / "list.txt", [str(videos / "a" / "0.mp4")]))
+    with pytest.raises(ValueError, match="Video 'a/0.mp4' has no label"):
         run_multi_view_test(model, rows, OPTIONS, accelerator)
 
 
-def _prediction(label: int, probabilities: list[float], views: list[int]) -> dict[str, Any]:
+def test_labels_go_to_the_models_numbers_of_the_same_names(
+    rows: datasets.Dataset, model: AMDForVideoClassification, accelerator: Accelerator
+) -> None:
+    model.config.id2label = dict(enumerate("edcba"))  # the data has a, b, c, d, e
+    result = run_multi_view_test(model, rows, OPTIONS, accelerator)
+    assert result.label_names == list("edcba")
+    for outcome in result.outcomes:
+        assert result.label_names[outcome["label"]] == outcome["video_id"][0]
+
+
+def test_logits_of_every_view_are_kept_where_asked_for(
+    rows: datasets.Dataset, model: AMDForVideoClassification, accelerator: Accelerator
+) -> None:
+    result = run_multi_view_test(model, rows, OPTIONS, accelerator, videos_per_batch=3, keep_view_logits=True)
+    paths = {row["video_id"]: row["video"]["path"] for row in rows}
+    for prediction in result.predictions:
+        expected = _view_by_view(model, paths[prediction["video_id"]], OPTIONS)
+        np.testing.assert_allclose(prediction["view_logits"], expected, atol=1e-5)
+    assert len(result.predictions) == 5
+
+
+def test_scores_that_are_no_numbers_raise(
+    rows: datasets.Dataset, model: AMDForVideoClassification, accelerator: Accelerator
+) -> None:
+    with torch.no_grad():
+        model.classifier.bias[1] = float("nan")
+    with pytest.raises(ValueError, match="scores of video 'a/0.mp4' are not finite"):
+        run_multi_view_test(model, rows, OPTIONS, accelerator)
+
+
+@pytest.mark.parametrize(("total", "start"), [(30, 11), (31, 11), (9, 0), (8, 0), (3, 0)])
+def test_middle_segment_lies_in_the_middle(total: int, start: int) -> None:
+    options = ViewOptions(num_frames=4, crop_size=16, sampling_rate=2, num_segments=1, num_crops=1, mode="middle")
+    (view,) = options.views(total, 16, 16)
+    assert view.frame_indices == tuple(
+        min(start + 2 * i, (total - 1) // 2 * 2 if start == 0 else 99) for i in range(4)
+    )
+    with pytest.raises(ValueError, match="one segment in the middle of a video, not 2"):
+        ViewOptions(num_frames=4, crop_size=16, num_segments=2, mode="middle")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _outcome(label: int, probabilities: list[float], views: list[int]) -> dict[str, Any]:
     return {
         "video_id": str(label),
         "label": label,
@@ -173,24 +225,31 @@ def _prediction(label: int, probabilities: list[float], views: list[int]) -> dic
     }
 
 
+def _failure(label: int, is_present: bool = True) -> dict[str, Any]:
+    return {"video_id": "bad", "label": label, "reason": "text", "is_present": is_present}
+
+
 def test_metrics_of_a_result_worked_out_by_hand() -> None:
     six = [0.3, 0.25, 0.2, 0.15, 0.08, 0.02]
-    result = MultiViewResult(
-        [_prediction(0, six, [0, 1]), _prediction(4, six, [4, 4]), _prediction(5, six, [0, 0])], [("bad", "text")]
-    )
+    outcomes = [_outcome(0, six, [0, 1]), _outcome(4, six, [4, 4]), _failure(0, False), _outcome(5, six, [0, 0])]
+    result = MultiViewResult(outcomes, list("abcdef"))
     assert result.metrics() == {
         "accuracy": 1 / 4,
         "clip_accuracy": (0.5 + 1 + 0) / 4,
+        "mean_class_accuracy": pytest.approx((1 / 2 + 0 + 0) / 3),
         "videos_expected": 4,
         "videos_read": 3,
+        "videos_present": 3,
         "top5_accuracy": 2 / 4,
     }
-    assert result.top_k_accuracy(2) == 1 / 4
+    assert result.unreadable == [("bad", "text")]
+    assert result.predictions == [outcomes[0], outcomes[1], outcomes[3]]
 
 
-@pytest.mark.parametrize("unreadable", [[], [("bad", "text")]])
-def test_metrics_without_any_readable_video_are_zero(unreadable: list[tuple[str, str]]) -> None:
-    metrics = MultiViewResult([], unreadable).metrics()
+@pytest.mark.parametrize("outcomes", [[], [_failure(1)]])
+def test_metrics_without_any_readable_video_are_zero(outcomes: list[dict[str, Any]]) -> None:
+    metrics = MultiViewResult(outcomes, ["a", "b"]).metrics()
     assert metrics == {
-        "accuracy": 0.0, "clip_accuracy": 0.0, "videos_expected": len(unreadable), "videos_read": 0
+        "accuracy": 0.0, "clip_accuracy": 0.0, "mean_class_accuracy": 0.0,
+        "videos_expected": len(outcomes), "videos_read": 0, "videos_present": len(outcomes),
     }  # fmt: skip

@@ -40,8 +40,8 @@ Program = Callable[[str], Any]
                      r"eval_loss_direct [\d.]+", r"pre-trained model is in .*/student\n"]),
         ("classifier", [r"training videos: 16\n", r"start: .*/student\n", r"classes: 8\n", r"evaluation: eval_loss",
                         r"test: accuracy [\d.]+, .*videos_expected 9, videos_read 9", r"model is in .*/classifier\n"]),
-        ("results", [r"model: AMDForVideoClassification", r"test: 9 videos x 2 views of 4 frames",
-                     r"accuracy: 0\.\d{4}\n", r"videos_read: 9\n", r"results are in .*test_results\.json\n"]),
+        ("results", [r"model: .*/classifier: AMDForVideoClassification", r"test: 9 videos x 2 views of 4 frames",
+                     r"accuracy: 0\.\d{4}\n", r"videos_read: 9\n", r"results are in .*test_results\.json;"]),
         ("prediction", [r"/validation/\w+/\d+\.mp4\n", r"(  +\d+\.\d%  \w+\n){5}"]),
     ],
 )  # fmt: skip
@@ -126,7 +126,15 @@ def test_predict_gives_json_for_good_and_bad_files_alike(
     work: Work, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [work.video(), str(text_file(tmp_path / "text.mp4")), str(tmp_path / "nowhere.mp4")]
-    arguments = ["--model_name_or_path", str(work.root / "classifier"), "--json", "--top_k", "2", "--use_cpu"]
+    arguments = [
+        "--model_name_or_path",
+        str(work.root / "classifier"),
+        "--format",
+        "json",
+        "--top_k",
+        "2",
+        "--use_cpu",
+    ]
     results = program("predict").main([*arguments, "--videos", *files])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == results
@@ -289,7 +297,7 @@ def test_finetune_refuses_bad_input(
         (["--data", "{tmp}/list.txt"], "The data has 100 classes, the model only 8"),
         (
             ["--data", "{tmp}/classes"],
-            "class 0 is 'left' in the data and 'anticlockwise' in the model (2 and 8 classes)",
+            "1 of the 2 classes of the data are unknown to the model (it has 'right'): 'rihgt'",
         ),
         (["--num_segments", "0"], "`num_segments` must be at least 1"),
     ],
@@ -302,7 +310,7 @@ def test_evaluate_refuses_bad_input(
     changes: list[str],
     message: str,
 ) -> None:
-    for name in ("classes/left/1.mp4", "classes/right/1.mp4"):
+    for name in ("classes/left/1.mp4", "classes/rihgt/1.mp4"):
         write_video(tmp_path / name, 2, 32, 32)
     write_list(tmp_path / "list.txt", [f"{work.video()} 99"])
     fill = {"tmp": tmp_path, "work": work.root}

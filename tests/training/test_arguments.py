@@ -23,6 +23,11 @@ def test_defaults_are_the_released_recipe(tmp_path: Path) -> None:
     assert (fine.base_learning_rate, fine.min_base_learning_rate, fine.warmup_epochs) == (1e-3, 1e-6, 5)
     assert (fine.adam_beta2, fine.max_grad_norm, fine.num_repetitions) == (0.999, 0.0, 2)
     assert (fine.test_num_segments, fine.test_num_crops, fine.sampling_mode) == (5, 3, "spread")
+    assert (fine.layer_decay, fine.adam_beta1, fine.weight_decay, fine.num_train_epochs) == (0.75, 0.9, 0.05, 150)
+    assert (fine.rand_augment, fine.erase_probability) == ("rand-m7-n4-mstd0.5-inc1", 0.25)
+    assert (fine.mixup_alpha, fine.cutmix_alpha, fine.mix_probability) == (0.8, 1.0, 1.0)
+    assert (fine.mix_switch_probability, fine.label_smoothing_factor) == (0.5, 0.1)
+    assert (fine.ema_decay, fine.freeze, fine.lora_rank, fine.early_stopping_patience) == (None,) * 4
 
 
 def test_rate_grows_with_the_videos_of_a_step_but_not_with_repetitions(tmp_path: Path) -> None:
@@ -96,16 +101,36 @@ def test_metric_that_evaluation_does_not_give_raises_before_training(
         AMDTrainer(pretraining_model, args, data_collator=StackRows())  # no teacher: no direct alignment
 
 
-@pytest.mark.parametrize("name", ["test_num_segments", "test_num_crops"])
-def test_views_below_one_raise(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
-        AMDFineTuningArguments(output_dir=str(tmp_path), use_cpu=True, **{name: 0})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test_num_segments": 0}, "`test_num_segments` must be at least 1, got 0"),
+        ({"test_num_crops": 0}, "`test_num_crops` must be at least 1, got 0"),
+        ({"early_stopping_patience": 0}, "`early_stopping_patience` must be at least 1, got 0"),
+        ({"mixup_alpha": -0.1}, "`mixup_alpha` must be at least 0, got -0.1"),
+        ({"cutmix_alpha": -1.0}, "`cutmix_alpha` must be at least 0, got -1.0"),
+        ({"flip_probability": 1.5}, "`flip_probability` must be between 0 and 1, got 1.5"),
+        ({"erase_probability": -1.0}, "`erase_probability` must be between 0 and 1, got -1.0"),
+        ({"mix_probability": 2.0}, "`mix_probability` must be between 0 and 1, got 2.0"),
+        ({"label_smoothing_factor": 1.0}, "`label_smoothing_factor` must be at least 0 and below 1, got 1.0"),
+        ({"layer_decay": 0.0}, "`layer_decay` must be above 0 and at most 1, got 0.0"),
+        ({"ema_decay": 1.0}, "`ema_decay` must be above 0 and below 1, got 1.0"),
+        ({"freeze": "head"}, "`freeze` must be `encoder` or a number of layers, got 'head'"),
+        ({"freeze": "-1"}, "`freeze` must be `encoder` or a number of layers, got '-1'"),
+        ({"lora_rank": 4, "freeze": "2"}, "`lora_rank` freezes all but its adapters and the head"),
+        ({"lora_rank": 4, "lora_targets": ["query"]}, r"must be some of qkv, proj, fc1, fc2, got \['query'\]"),
+        ({"lora_rank": 4, "lora_targets": []}, r"must be some of qkv, proj, fc1, fc2, got \[\]"),
+    ],
+)
+def test_bad_value_of_fine_tuning_raises_and_names_it(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AMDFineTuningArguments(output_dir=str(tmp_path), use_cpu=True, **options)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decoder": "vlc"}, r"`decoder` must be one of \['decord', 'pyav'\] or None, not 'vlc'"),
+        ({"decoder": "vlc"}, r"`decoder` must be one of \['decord', 'pyav'.*\] or None, not 'vlc'"),
     ],
 )
 def test_value_that_only_the_run_can_judge_raises_before_the_first_step(

@@ -16,7 +16,8 @@ from amd_hf import AMDConfig, AMDFineTuningTrainer, AMDForVideoClassification, l
 from amd_hf.data.motion_shapes import MOTION_CLASSES
 from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.training import finetuning
-from tests.helpers.models import randomize
+from tests.helpers.finetuning import PLAIN
+from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import GradientRecorder, StackRows, finetuning_args, labelled_rows, logged, weights_of
 from tests.helpers.videos import text_file, write_video
 
@@ -34,7 +35,7 @@ def make_trainer(tmp_path: Path, classifier: AMDForVideoClassification) -> MakeT
         for name in ("model", "train_dataset", "eval_dataset", "data_collator", "callbacks", "clip_augmentation"):
             if name in options:
                 parts[name] = options.pop(name)
-        return AMDFineTuningTrainer(args=finetuning_args(tmp_path / "out", **options), **parts)
+        return AMDFineTuningTrainer(args=finetuning_args(tmp_path / "out", **{**PLAIN, **options}), **parts)
 
     return make
 
@@ -131,12 +132,16 @@ def test_clip_augmentation_may_change_the_label(
 
 def test_flips_and_sampling_follow_the_arguments(make_trainer: MakeTrainer, square_config: AMDConfig) -> None:
     model = AMDForVideoClassification(square_config)
-    trainer = make_trainer(model=model, data_collator=None, flip_probability=0.0, sampling_mode="segments", seed=5)
+    trainer = make_trainer(
+        model=model, data_collator=None, flip_probability=0.0, sampling_mode="segments", seed=5, erase_probability=0.4,
+        rand_augment="rand-m9-mstd0.5-inc1",
+    )  # fmt: skip
     loader = trainer.data_collator.loader
-    assert (loader.flip_probability, loader.sampling_mode, loader.augmentation) == (
-        0.0,
-        "segments",
+    assert (loader.flip_probability, loader.sampling_mode) == (0.0, "segments")
+    assert (loader.augmentation, loader.rand_augment, loader.erase_probability) == (
         "random_resized_crop",
+        "rand-m9-mstd0.5-inc1",
+        0.4,
     )
     assert (loader.seed, loader.image_size, loader.num_frames) == (5, 16, 4)
 
@@ -159,13 +164,13 @@ def test_evaluation_is_exact_whatever_the_batch_size(
     assert (metrics["eval_videos_expected"], metrics["eval_videos_read"]) == (7, 7)
 
 
-def test_unreadable_videos_count_as_wrong(make_trainer: MakeTrainer, square_config: AMDConfig, tmp_path: Path) -> None:
+def test_unreadable_videos_count_as_wrong(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     for number in range(3):
         write_video(tmp_path / "videos" / "a" / f"{number}.mp4", 8, 32, 32)
     text_file(tmp_path / "videos" / "a" / "bad.mp4")
     write_video(tmp_path / "videos" / "b" / "other.mp4", 8, 32, 32)
     rows = load_video_dataset(tmp_path / "videos")
-    model = AMDForVideoClassification(square_config)
+    model = AMDForVideoClassification(tiny_config(image_size=16, num_labels=2, id2label={0: "a", 1: "b"}))
     with torch.no_grad():
         model.classifier.bias[0] += 10.0  # says "a" of everything
     trainer = make_trainer(model=model, data_collator=None)

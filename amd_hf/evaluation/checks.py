@@ -1,0 +1,114 @@
+"""Checks before a test: that labels mean the same to data and model, and that the head was trained."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..classifiers import label_names_of
+from ..configuration_amd import AMDConfig
+from ..modeling_amd import AMDForVideoClassification
+
+
+logger = logging.get_logger(__name__)
+
+_NUM_NAMED = 10
+
+
+def match_labels(rows: Any, config: AMDConfig) -> list[int]:
+    """Finds for each label of a data set the model's number of the class of the same name.
+
+    Args:
+        rows (`datasets.Dataset`): Labelled rows. Where labels have names, `label` is a `ClassLabel`.
+        config ([`AMDConfig`]): The model's, with `id2label`.
+
+    Returns:
+        `list[int]`: Entry i is the model's number of the data's class i. Labels that are numbers only, and those of a
+        model without names, stay what they are; a warning says so.
+
+    Raises:
+        ValueError: If the rows have no labels, a class that the model lacks, or more classes than the model.
+    """
+    names = label_names_of(rows)
+    if len(names) > config.num_labels:
+        raise ValueError(
+            f"The data has {len(names)} classes, the model only {config.num_labels}: it was trained on other classes."
+        )
+    model_names = [config.id2label[number] for number in range(config.num_labels)]
+    if getattr(rows.features["label"], "names", None) is None:
+        if _are_names(model_names):
+            logger.warning("The labels of the data are numbers without names: they are taken for those of the model.")
+        return list(range(len(names)))
+    if not _are_names(model_names):
+        return _match_nameless_model(names, config)
+    number_of = {name: number for number, name in enumerate(model_names)}
+    unknown = [name for name in names if name not in number_of]
+    if unknown:
+        raise ValueError(_unknown_message(unknown, names, model_names))
+    numbers = [number_of[name] for name in names]
+    moved = [name for position, name in enumerate(names) if numbers[position] != position]
+    if moved:
+        logger.warning(
+            f"{len(moved)} of the {len(names)} classes of the data have another number in the model, the first is "
+            f"{moved[0]!r} ({names.index(moved[0])} in the data, {number_of[moved[0]]} in the model): labels are "
+            "matched by name."
+        )
+    return numbers
+
+
+def _are_names(names: list[str]) -> bool:
+    """Tells names from what stands in their place where there are none: `LABEL_3`, or the number itself."""
+    return not all(re.fullmatch(rf"(LABEL_)?{number}", name) for number, name in enumerate(names))
+
+
+def _match_nameless_model(names: list[str], config: AMDConfig) -> list[int]:
+    if len(names) != config.num_labels:
+        raise ValueError(
+            f"The data has {len(names)} classes with names, the model {config.num_labels} without: which is which "
+            "cannot be told. Set `id2label` in the model's config.json, or give a list file with the model's numbers."
+        )
+    logger.warning("The model does not name its classes: they are taken to be those of the data, in their order.")
+    return list(range(len(names)))
+
+
+def _unknown_message(unknown: list[str], names: list[str], model_names: list[str]) -> str:
+    listed = ", ".join(map(repr, unknown[:_NUM_NAMED])) + (", ..." if len(unknown) > _NUM_NAMED else "")
+    near = difflib.get_close_matches(unknown[0], model_names, n=1)
+    hint = f" (it has {near[0]!r})" if near else ""
+    return (
+        f"{len(unknown)} of the {len(names)} classes of the data are unknown to the model{hint}: {listed}. The "
+        f"model has {len(model_names)} classes: {', '.join(map(repr, model_names[:_NUM_NAMED]))}"
+        f"{', ...' if len(model_names) > _NUM_NAMED else ''}. Test on data with classes of these names, or give a "
+        "list file with the model's numbers."
+    )
+
+
+def check_head_is_trained(model: AMDForVideoClassification, source: str) -> None:
+    """Refuses a head whose weights are in the checkpoint but were never trained.
+
+    One step of any optimizer moves the biases of the classifier and of its norm away from 0.
+
+    Args:
+        model ([`AMDForVideoClassification`]): The classifier.
+        source (`str`): Where it comes from, for the message.
+
+    Raises:
+        ValueError: If the head is still as it was initialised.
+    """
+    untouched = (
+        not model.classifier.bias.any()
+        and not model.fc_norm.bias.any()
+        and torch.equal(model.fc_norm.weight, torch.ones_like(model.fc_norm.weight))
+    )
+    if untouched:
+        raise ValueError(
+            f"The classification head of {source} was never trained: its biases are all 0, as initialised. Fine-tune "
+            "the model first; testing a head of random numbers says nothing."
+        )
+
+
+__all__ = ["check_head_is_trained", "match_labels"]

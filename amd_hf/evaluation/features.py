@@ -1,0 +1,334 @@
+"""Features of a frozen encoder, video by video, written in parts so that a run can be resumed.
+
+Of each video the views of the multi-view test are encoded, by default one: the middle clip, centre crop. Tensors are
+named by what they hold (V views, N tokens in raster order (time, row, column), D the encoder's width):
+
+    pooled              (V, D)     mean of `tokens` over the tokens
+    tokens              (V, N, D)  output of the encoder: after its final LayerNorm where it has one (pre-trained
+                                   encoders), else of its last block (classifiers)
+    layer_<i>           (V, N, D)  raw output of block i, counted from 1
+    layer_<i>_pooled    (V, D)     its mean over the tokens
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from ..data.loader import build_eval_loader
+from ..modeling_amd import AMDModel
+from .multiview import ViewCollator, ViewOptions
+
+
+FORMATS = ("safetensors", "parquet")
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+SETTINGS_FILE = "features.json"
+UNREADABLE_FILE = "unreadable.json"
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """Which tensors of which encoder, and how they are written.
+
+    Args:
+        model (`str`): Where the encoder comes from; noted beside the features.
+        tensors (`tuple[str, ...]`): Names as above.
+        format (`str`): `safetensors` or `parquet`.
+        dtype (`str`): `float32` or `float16`.
+
+    Raises:
+        ValueError: If a name is unknown, or none is given.
+    """
+
+    model: str
+    tensors: tuple[str, ...] = ("pooled",)
+    format: str = "safetensors"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.tensors if not re.fullmatch(r"pooled|tokens|layer_[1-9]\d*(_pooled)?", name)]
+        if unknown or not self.tensors:
+            raise ValueError(
+                f"Tensors are `pooled`, `tokens`, `layer_I` and `layer_I_pooled`, I from 1, not {unknown or 'none'}."
+            )
+        if len(set(self.tensors)) < len(self.tensors):
+            raise ValueError(f"A tensor is named twice: {list(self.tensors)}.")
+        if self.format not in FORMATS or self.dtype not in DTYPES:
+            raise ValueError(
+                f"`format` must be one of {list(FORMATS)} and `dtype` one of {list(DTYPES)}, not {self.format!r} and "
+                f"{self.dtype!r}."
+            )
+
+    @property
+    def layers(self) -> list[int]:
+        """The blocks whose outputs are asked for."""
+        return sorted({int(name.split("_")[1]) for name in self.tensors if name.startswith("layer_")})
+
+
+@torch.no_grad()
+def encode_clips(
+    encoder: AMDModel, clips: torch.Tensor, options: FeatureOptions, accelerator: Accelerator
+) -> dict[str, torch.Tensor]:
+    """Features of uint8 clips `(B, T, C, H, W)`: on the CPU, by name, each with B in front; the encoder in eval mode.
+
+    Raises:
+        ValueError: If the encoder lacks a layer that is asked for.
+    """
+    if options.layers and options.layers[-1] > len(encoder.layers):
+        raise ValueError(f"Layer {options.layers[-1]} is asked for, but the encoder has {len(encoder.layers)}.")
+    encoder.eval()
+    with accelerator.autocast():
+        outputs = encoder(clips.to(accelerator.device), feature_layers=options.layers, return_dict=True)
+    found = {"tokens": outputs.last_hidden_state}
+    found |= {f"layer_{number}": value for number, value in (outputs.layer_features or {}).items()}
+    found |= {f"{name}_pooled": value.float().mean(dim=1) for name, value in found.items()}
+    found["pooled"] = found.pop("tokens_pooled")
+    return {name: found[name].to(DTYPES[options.dtype]).cpu() for name in options.tensors}
+
+
+def extract_features(
+    encoder: AMDModel,
+    rows: Any,
+    views: ViewOptions,
+    options: FeatureOptions,
+    folder: str | Path,
+    accelerator: Accelerator,
+    *,
+    resume: bool = False,
+    videos_per_batch: int = 8,
+    videos_per_file: int = 512,
+    num_workers: int = 0,
+    decoder: str | None = None,
+    time_limit: float | None = None,
+) -> dict[str, Any]:
+    """Writes the features of all readable videos to files `features-<process>-<number>` in a folder.
+
+    A file appears when it is whole; what a killed run leaves can be resumed. Each process writes files of its own.
+
+    Args:
+        encoder ([`AMDModel`]): The frozen encoder.
+        rows (`datasets.Dataset`): As [`load_video_dataset`] gives them; labels are not needed.
+        views ([`ViewOptions`]): The views of each video.
+        options ([`FeatureOptions`]): Tensors and form.
+        folder (`str` or `Path`): Made where it does not exist.
+        accelerator (`accelerate.Accelerator`): Device, precision and processes.
+        resume (`bool`, *optional*, defaults to `False`): Go on in a folder that holds features of the same settings.
+        videos_per_batch, num_workers, decoder, time_limit (*optional*): As in the multi-view test.
+        videos_per_file (`int`, *optional*, defaults to 512): Bounds what is held in memory, and what a kill loses.
+
+    Returns:
+        `videos` of the list, `already_done` before, `written` and `unreadable` by this run over all processes. The
+        videos that could not be read are in `unreadable.json`; a resumed run tries them again.
+
+    Raises:
+        FileExistsError: If the folder holds features and `resume` was not asked for.
+        ValueError: If it holds features of other settings, or a video_id occurs twice.
+    """
+    folder = Path(folder)
+    video_ids = list(rows["video_id"])
+    if len(set(video_ids)) < len(video_ids):
+        raise ValueError("A video_id occurs twice: features could not be told apart.")
+    done = _prepare_folder(folder, views, options, resume)
+    accelerator.wait_for_everyone()  # nobody writes before all have looked
+    if accelerator.is_main_process:
+        settings = {**asdict(options), "views": asdict(views)}
+        _write_json(folder / SETTINGS_FILE, settings)
+    left: Any = _Subset(rows, [position for position, video_id in enumerate(video_ids) if video_id not in done])
+    loader = build_eval_loader(
+        left,
+        videos_per_batch,
+        ViewCollator(views, decoder, time_limit=time_limit),
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        num_workers=num_workers,
+    )
+    writer = _Writer(folder, options, accelerator.process_index, videos_per_file)
+    unreadable: list[dict[str, str]] = []
+    progress = tqdm(loader, desc="features", unit="batch", disable=not accelerator.is_main_process)
+    for batch in progress:
+        readable = [sample for sample in batch if "views" in sample]
+        unreadable += [{"video_id": s["video_id"], "reason": s["reason"]} for s in batch if "views" not in s]
+        if readable:
+            clips = torch.cat([sample["views"] for sample in readable])
+            features = encode_clips(encoder, clips, options, accelerator)
+            writer.add(readable, {name: value.unflatten(0, (len(readable), -1)) for name, value in features.items()})
+    writer.flush()
+    return _gather(accelerator, folder, writer.num_written, unreadable, len(video_ids), len(done))
+
+
+class _Subset:
+    """Some rows of a data set, by position."""
+
+    def __init__(self, rows: Any, positions: Sequence[int]) -> None:
+        self._rows = rows
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._rows[self._positions[index]]
+
+
+def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, resume: bool) -> set[str]:
+    """Checks what a folder holds and returns the videos whose features it has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings_file = folder / SETTINGS_FILE
+    if not settings_file.is_file():
+        return set()
+    if not resume:
+        raise FileExistsError(f"{folder} holds features already: resume (`--resume true`), or choose another folder.")
+    settings = json.loads(settings_file.read_text())
+    asked = json.loads(json.dumps({**asdict(options), "views": asdict(views)}))
+    other = [name for name in asked if settings.get(name) != asked[name]]
+    if other:
+        raise ValueError(
+            f"The features in {folder} are of other settings: {other[0]} is {settings.get(other[0])!r} there and "
+            f"{asked[other[0]]!r} here. Resume with the same settings, or choose another folder."
+        )
+    return {video_id for path in _feature_files(folder) for video_id in _read_ids(path)}
+
+
+def _gather(
+    accelerator: Accelerator, folder: Path, written: int, unreadable: list[dict[str, str]], videos: int, done: int
+) -> dict[str, Any]:
+    if accelerator.num_processes > 1:
+        unreadable = gather_object(unreadable)
+        written = sum(gather_object([written]))
+    if accelerator.is_main_process:
+        _write_json(folder / UNREADABLE_FILE, unreadable)
+    return {"videos": videos, "already_done": done, "written": written, "unreadable": unreadable}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Collects features and writes a file of them whenever there are enough."""
+
+    def __init__(self, folder: Path, options: FeatureOptions, process_index: int, videos_per_file: int) -> None:
+        self._folder = folder
+        self._options = options
+        self._prefix = f"features-{process_index:03d}"
+        self._number = len(list(folder.glob(f"{self._prefix}-*.{options.format}")))
+        self._videos_per_file = videos_per_file
+        self._samples: list[Mapping[str, Any]] = []
+        self._tensors: list[dict[str, torch.Tensor]] = []
+        self.num_written = 0
+
+    def add(self, samples: Sequence[Mapping[str, Any]], features: Mapping[str, torch.Tensor]) -> None:
+        self._samples += [{"video_id": sample["video_id"], "label": sample["label"]} for sample in samples]
+        self._tensors.append(dict(features))
+        if len(self._samples) >= self._videos_per_file:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        if not self._samples:
+            return
+        tensors = {name: torch.cat([part[name] for part in self._tensors]) for name in self._options.tensors}
+        path = self._folder / f"{self._prefix}-{self._number:05d}.{self._options.format}"
+        temporary = path.with_suffix(".tmp")
+        write = _write_safetensors if self._options.format == "safetensors" else _write_parquet
+        write(temporary, self._samples, tensors)
+        os.replace(temporary, path)
+        self.num_written += len(self._samples)
+        self._number += 1
+        self._samples, self._tensors = [], []
+
+
+def _write_safetensors(path: Path, samples: Sequence[Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
+    metadata = {
+        "video_ids": json.dumps([sample["video_id"] for sample in samples]),
+        "labels": json.dumps([sample["label"] for sample in samples]),
+    }
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata)
+
+
+def _write_parquet(path: Path, samples: Sequence[Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
+    columns = {
+        "video_id": pa.array([sample["video_id"] for sample in samples], pa.string()),
+        "label": pa.array([sample["label"] for sample in samples], pa.int64()),
+    }
+    shapes = {}
+    for name, value in tensors.items():
+        shapes[name] = list(value.shape[1:])
+        flat = pa.array(value.numpy().reshape(-1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shapes[name])))
+    table = pa.table(columns)
+    pq.write_table(table.replace_schema_metadata({"shapes": json.dumps(shapes)}), path)
+
+
+def _feature_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("features-*") if path.suffix[1:] in FORMATS)
+
+
+def _read_ids(path: Path) -> list[str]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path, columns=["video_id"])["video_id"].to_pylist()
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["video_ids"])
+
+
+def read_features(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """Reads features back, video by video.
+
+    Yields:
+        `video_id`, `label` (`None` where there was none) and each tensor by its name, as `torch.Tensor`.
+
+    Raises:
+        FileNotFoundError: If the folder holds no features.
+    """
+    files = _feature_files(Path(folder))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no features.")
+    for path in files:
+        yield from (_read_parquet(path) if path.suffix == ".parquet" else _read_safetensors(path))
+
+
+def _read_safetensors(path: Path) -> Iterator[dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for row, (video_id, label) in enumerate(
+        zip(json.loads(metadata["video_ids"]), json.loads(metadata["labels"]), strict=True)
+    ):
+        yield {"video_id": video_id, "label": label, **{name: value[row] for name, value in tensors.items()}}
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    table = pq.read_table(path)
+    shapes = json.loads(table.schema.metadata[b"shapes"])
+    ids, labels = table["video_id"].to_pylist(), table["label"].to_pylist()
+    tensors = {
+        name: torch.from_numpy(np.array(table[name].combine_chunks().flatten()).reshape(len(ids), *shape))
+        for name, shape in shapes.items()
+    }
+    for row, (video_id, label) in enumerate(zip(ids, labels, strict=True)):
+        yield {"video_id": video_id, "label": label, **{name: value[row] for name, value in tensors.items()}}
+
+
+__all__ = ["FeatureOptions", "encode_clips", "extract_features", "read_features"]

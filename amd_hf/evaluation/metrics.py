@@ -1,0 +1,116 @@
+"""Accuracies as `evaluate.Metric` subclasses: no network, one process or several; no prediction counts as wrong.
+
+metric = TopKAccuracy()                                                      # one process
+metric = TopKAccuracy(num_process=2, process_id=rank, experiment_id="run")   # several, over a disk they share
+metric.add_batch(predictions=[[3, 0], []], references=[3, 1])
+metric.compute(k=[1, 5])                                                     # on process 0; None elsewhere
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+
+
+def _import_evaluate() -> Any:
+    """The library `evaluate`, although a program of that name may lie beside the one that runs.
+
+    `python scripts/predict.py` puts `scripts/` first on the search path, and `evaluate` would be found there.
+
+    Raises:
+        ImportError: If another module of that name is loaded already.
+    """
+    loaded = sys.modules.get("evaluate")
+    if loaded is not None and not hasattr(loaded, "Metric"):
+        raise ImportError(
+            f"The module `evaluate` that is loaded, {getattr(loaded, '__file__', None)}, is not the library of that "
+            "name, which is needed here. Rename it or import it under another name."
+        )
+    search_path = list(sys.path)
+    sys.path[:] = [folder for folder in search_path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
+    try:
+        return importlib.import_module("evaluate")
+    finally:
+        sys.path[:] = search_path
+
+
+_evaluate = _import_evaluate()
+_Metric: Any = _evaluate.Metric
+
+_INPUTS = """
+Args:
+    predictions: per video its likeliest classes, best first: all of them, or as many as are to be looked at. An empty
+        list, as for a video that cannot be read, counts as wrong.
+    references: per video the number of its class.
+"""
+
+
+def likeliest_classes(scores: np.ndarray, count: int = 5) -> list[int]:
+    """The `count` classes of the highest scores, best first; of equal scores the lower class number comes first.
+
+    Args:
+        scores (`np.ndarray` of shape (classes,)): The higher the likelier.
+        count (`int`, *optional*, defaults to 5): How many are given, where there are so many.
+
+    Raises:
+        ValueError: If a score is not a number: it would be anywhere in the order.
+    """
+    if np.isnan(scores).any():
+        raise ValueError("A score is not a number (NaN): there is no order.")
+    return np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+class _RankingMetric(_Metric):
+    """What both metrics take."""
+
+    _description = ""
+
+    def _info(self) -> Any:
+        features = {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
+        return _evaluate.MetricInfo(
+            description=self._description,
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features(features),
+        )
+
+
+class TopKAccuracy(_RankingMetric):
+    """Share of the videos whose label is among their `k` likeliest classes.
+
+    `compute(k=[1, 5])` gives `top1_accuracy` and `top5_accuracy`, in [0, 1].
+    """
+
+    _description = "Share of the videos whose label is among their k likeliest classes."
+
+    def _compute(
+        self, predictions: Sequence[Sequence[int]], references: Sequence[int], k: Sequence[int] = (1, 5)
+    ) -> dict[str, float]:
+        pairs = list(zip(predictions, references, strict=True))
+        return {
+            f"top{count}_accuracy": sum(label in ranked[:count] for ranked, label in pairs) / len(pairs) for count in k
+        }
+
+
+class MeanClassAccuracy(_RankingMetric):
+    """Mean of the accuracies of the classes, each taken alone: `mean_class_accuracy`, in [0, 1].
+
+    Classes without a video are left out.
+    """
+
+    _description = "Mean over the classes of the share of their videos that are classified rightly."
+
+    def _compute(self, predictions: Sequence[Sequence[int]], references: Sequence[int]) -> dict[str, float]:
+        labels = np.asarray(references)
+        is_right = np.array([label in ranked[:1] for ranked, label in zip(predictions, references, strict=True)])
+        of_classes = [is_right[labels == label].mean() for label in np.unique(labels)]
+        return {"mean_class_accuracy": float(np.mean(of_classes))}
+
+
+__all__ = ["MeanClassAccuracy", "TopKAccuracy", "likeliest_classes"]

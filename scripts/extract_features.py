@@ -1,0 +1,93 @@
+"""Write the features of a frozen encoder for every video of a data set.
+
+python scripts/extract_features.py --model_name_or_path student/ --data videos/ --tensors pooled layer_6_pooled \
+    --output_dir features/
+
+What the tensors hold: amd_hf/evaluation/features.py. Unreadable videos are listed in unreadable.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+
+from amd_hf.data.arguments import DataArguments
+from amd_hf.evaluation.features import FeatureOptions, extract_features
+from amd_hf.evaluation.multiview import ViewOptions
+from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.sources import load_model, load_processor
+from amd_hf.training.summary import describe_model
+
+
+@dataclass
+class ExtractOptions:
+    """What to extract, and where to."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id, folder or official file; of a classifier its encoder is taken."}
+    )
+    split: str | None = field(default=None, metadata={"help": "Split of `data` to read."})
+    output_dir: str = field(default="features", metadata={"help": "Where the features are written."})
+    resume: bool = field(default=False, metadata={"help": "Go on in a folder that holds features already."})
+    tensors: list[str] = field(
+        default_factory=lambda: ["pooled"],
+        metadata={"help": "pooled, tokens, layer_I, layer_I_pooled (block I, from 1)."},
+    )
+    format: str = field(default="safetensors", metadata={"help": "Files.", "choices": ["safetensors", "parquet"]})
+    dtype: str = field(default="float32", metadata={"help": "Of the features.", "choices": ["float32", "float16"]})
+    num_segments: int = field(default=1, metadata={"help": "Clips along the video; 1: its middle."})
+    num_crops: int = field(default=1, metadata={"help": "Crops along the long side."})
+    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
+    batch_size: int = field(default=8, metadata={"help": "Videos decoded and encoded together."})
+    videos_per_file: int = field(default=512, metadata={"help": "Videos in one file, held in memory until written."})
+    num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
+    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    decode_time_limit: float | None = field(
+        default=None, metadata={"help": "Seconds one video may take; decoding then runs in a process of its own."}
+    )
+    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    data, options, model_options = parse_recipe((DataArguments, ExtractOptions), argv, __doc__)
+    if options.model_name_or_path is None or data.data is None:
+        raise ValueError("Say what to extract from what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
+    check_model_source(options.model_name_or_path, "model_name_or_path")
+    features = FeatureOptions(
+        options.model_name_or_path, tuple(options.tensors), format=options.format, dtype=options.dtype
+    )
+    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    model = load_model(options.model_name_or_path, **model_options)
+    encoder = model.base_model.to(accelerator.device)
+    views = ViewOptions.for_model(
+        encoder.config,
+        sampling_rate=options.sampling_rate or load_processor(options.model_name_or_path, model.config).sampling_rate,
+        num_segments=options.num_segments,
+        num_crops=options.num_crops,
+        mode="middle" if options.num_segments == 1 else "dense",
+    )
+    rows = data.load(options.split)
+    if accelerator.is_main_process:
+        print(f"encoder: {describe_model(encoder)}")
+        print(f"{len(rows):,} videos x {views.num_views} views, tensors: {', '.join(features.tensors)}", flush=True)
+    summary = extract_features(
+        encoder, rows, views, features, options.output_dir, accelerator, resume=options.resume,
+        videos_per_batch=options.batch_size, videos_per_file=options.videos_per_file,
+        num_workers=options.num_workers, decoder=options.decoder, time_limit=options.decode_time_limit,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        for entry in summary["unreadable"]:
+            print(f"unreadable, without features: {entry['video_id']}: {entry['reason']}")
+        print(
+            f"{summary['written']:,} of {summary['videos']:,} videos written to {options.output_dir}, "
+            f"{summary['already_done']:,} were there, {len(summary['unreadable']):,} cannot be read"
+        )
+    return summary
+
+
+if __name__ == "__main__":
+    run_program(main)
