@@ -32,6 +32,7 @@ from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
 from amd_hf.flops import count_flops
 from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import clip_loader
+from amd_hf.training.precision import cpu_bf16_speedup
 from amd_hf.training.summary import count_parameters
 from amd_hf.visualization import draw_reconstructions, plot_losses, reconstruct_clips
 
@@ -65,6 +66,7 @@ class Demo:
         self.options = options
         self.folder = Path(options.output_dir)
         self.data = self.folder / "data"
+        self.has_bf16 = cpu_bf16_speedup() > 1
         self.seconds: dict[str, float] = {}
         self.trainers: dict[str, pretrain.AMDTrainer] = {}
         self.results: dict[str, dict[str, Any]] = {}
@@ -105,7 +107,8 @@ class Demo:
     def _arguments(self, recipe: str, name: str, *more: str) -> list[str]:
         smoke = ["--max_steps", "4", "--warmup_steps", "1", "--logging_steps", "2"] if self.options.smoke else []
         output = ["--output_dir", str(self.folder / name), "--seed", str(self.options.seed)]
-        return ["--recipe", str(RECIPES / recipe), "--data", str(self.data), *output, *more, *smoke]
+        precision = ["--bf16", json.dumps(self.has_bf16)]
+        return ["--recipe", str(RECIPES / recipe), "--data", str(self.data), *output, *precision, *more, *smoke]
 
     def probe(self, name: str) -> float:
         """Accuracy of a linear classifier on the frozen encoder of an arm."""
@@ -116,7 +119,7 @@ class Demo:
             encoder = AMDModel.from_pretrained(self.folder / name)
         loader = clip_loader(encoder.config, self.trainers["distilled"].args)
         collator = ClassificationCollator(loader, training=False)
-        accelerator = Accelerator(mixed_precision="bf16")
+        accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self.has_bf16 else "no")
         train, test = (
             pooled_features(encoder, load_video_dataset(self.data, split=split), collator, accelerator)
             for split in ("train", "validation")

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from .base import VideoTrainer
+from .base_args import VideoTrainingArguments
+from .precision import cpu_bf16_speedup
 
 
 def count_parameters(model: nn.Module, only_trainable: bool = False) -> int:
@@ -58,11 +60,17 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
         ),
         "steps": f"{num_steps:,} ({epochs}), {warmup} of warm-up",
         "learning rate": f"{args.learning_rate:g} down to {args.learning_rate * args.final_learning_rate_share:g}",
-        "device": f"{args.device}, {precision}",
+        "device": f"{args.device}, {precision}{_emulation(args)}",
         "output": args.output_dir,
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:>{width}}: {value}" for name, value in lines.items())
+
+
+def _emulation(args: VideoTrainingArguments) -> str:
+    if not args.bf16 or args.device.type != "cpu" or (speedup := cpu_bf16_speedup()) >= 1:
+        return ""
+    return f", which this CPU has no instructions for: {1 / speedup:.0f} times slower than fp32. Add `--bf16 false`"
 
 
 def _count(rows: Any) -> str:
