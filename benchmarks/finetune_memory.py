@@ -7,8 +7,8 @@ Every cell is two optimizer steps of the Trainer on random clips of 16 x 224 x 2
 the most that PyTorch held of its memory, on the CPU the most that the process held (peak RSS, of which about half a
 gigabyte is Python with its libraries). "out of memory" is a result like any other. Batch sizes count clips.
 
-With `--skip_products` matrix products and attention give zeros in place of what they would compute. All else, and every
-tensor that is kept, is as ever: it is for CPUs that take a quarter of an hour for a step in bf16.
+With `--skip_products` matrix products and attention give zeros in place of what they would compute. All else, and all
+tensors that are kept, are as ever: it is for CPUs that take a quarter of an hour for a step in bf16.
 """
 
 from __future__ import annotations
