@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
         print(describe_run(trainer, start=start, classes=model.config.num_labels), flush=True)
         for departure in departures(trainer, read_recipe(argv)):
             print(f"warning: {departure}", flush=True)
+    trainer.program_options = (data, options)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if evaluation is not None:
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
     trainer.save_state()
     if test is not None:
         report_test(trainer, trainer.test(test).metrics())
+    trainer.finish_run()
     if args.process_index == 0:
         print(f"The fine-tuned model is in {args.output_dir}", flush=True)
     return trainer

@@ -59,12 +59,14 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     if args.process_index == 0:
         teacher = "none: plain masked autoencoding" if trainer.teacher is None else trainer.teacher.describe()
         print(describe_run(trainer, teacher=teacher), flush=True)
+    trainer.program_options = (data, options)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if evaluation is not None:
         metrics = trainer.evaluate()
         trainer.save_metrics("eval", metrics)
     trainer.save_state()
+    trainer.finish_run()
     if args.process_index == 0:
         if evaluation is not None:
             print(f"evaluation: {describe_metrics(metrics)}")

@@ -21,13 +21,14 @@ from ..video_processing_amd import AMDVideoProcessor
 from .base_args import VideoTrainingArguments
 from .metrics import FiniteLossGuard, LossMeter
 from .optim import cosine_schedule, parameter_groups
+from .publishing import PublishingTrainer
 from .reading_log import ReadingLog
 from .resumable import ResumableTrainer
 from .step_batches import StepBatches
 from .stream_runs import load_position, prepare_arguments, save_position
 
 
-class VideoTrainer(ResumableTrainer):
+class VideoTrainer(PublishingTrainer, ResumableTrainer):
     """Base of [`AMDTrainer`] and [`AMDFineTuningTrainer`]; not used by itself.
 
     Videos are decoded by the collators inside the loading workers, and each process loads its own share: nothing is
@@ -222,7 +223,7 @@ class VideoTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As for [`~transformers.Trainer`]; weights spoilt by a loss that is not finite are not saved."""
+        """As for `PublishingTrainer`; weights spoilt by a loss that is not finite are not saved."""
         self._finite_guard.check()
         super().save_model(output_dir, _internal_call)
 

@@ -201,6 +201,7 @@ class AMDFineTuningTrainer(VideoTrainer):
                 merge_lora(self.model).save_pretrained(folder)
                 if self.processing_class is not None:
                     self.processing_class.save_pretrained(folder)
+                self.create_model_card()
 
     # ---- Evaluation ----
 
@@ -235,7 +236,7 @@ class AMDFineTuningTrainer(VideoTrainer):
     def test(self, rows: Any) -> MultiViewResult:
         """Tests the model over `test_num_segments` x `test_num_crops` views of every video of `rows`."""
         with self._averaged():
-            return run_multi_view_test(
+            result = run_multi_view_test(
                 self.model,
                 rows,
                 self.view_options(),
@@ -245,3 +246,5 @@ class AMDFineTuningTrainer(VideoTrainer):
                 decoder=self.args.decoder,
                 cache=process_cache(self.args.cache_decoded_bytes),
             )
+        self.test_metrics = result.metrics()
+        return result

@@ -41,6 +41,12 @@ class PublishingTrainer(Trainer):
         if self.args.should_save and Path(output_dir or self.args.output_dir) == Path(self.args.output_dir):
             self.create_model_card()
 
+    def finish_run(self) -> None:
+        """Last of all: the card with every result, and with `push_to_hub` the publication."""
+        self.create_model_card()
+        if self.args.push_to_hub:
+            self.push_to_hub()
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Checkpoints stay here."""
 

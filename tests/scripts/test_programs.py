@@ -65,6 +65,17 @@ def test_test_of_finetune_and_evaluate_agree(work: Work) -> None:
     assert apart == pytest.approx(at_the_end)
 
 
+def test_cards_of_the_runs_hold_their_own_figures(work: Work) -> None:
+    card = (work.root / "classifier" / "README.md").read_text()
+    results = json.loads((work.root / "classifier" / "test_results.json").read_text())
+    assert f"| test clip accuracy | {results['clip_accuracy']:.6g} |" in card
+    assert "eval_split" in card  # of the options of the program, not of the Trainer
+    student = (work.root / "student" / "README.md").read_text()
+    losses = json.loads((work.root / "student" / "eval_results.json").read_text())
+    assert f"| evaluation loss direct | {losses['eval_loss_direct']:.6g} |" in student
+    assert (work.root / "student" / "losses.png").is_file()
+
+
 def test_saved_classifier_loads_in_a_new_process_and_gives_the_same_logits(work: Work, tmp_path: Path) -> None:
     folder, video = work.root / "classifier", work.video()
     script = f"""

@@ -111,26 +111,13 @@ def test_missing_options_are_named(program: Any) -> None:
 _TRAINING = """
 from pathlib import Path
 from amd_hf import AMDForVideoClassification, AMDFineTuningTrainer, AMDVideoProcessor
-from amd_hf.training.publishing import PublishingTrainer
 from tests.helpers.models import tiny_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows
-
-class Trainer(AMDFineTuningTrainer):
-    pass
-
-if PublishingTrainer not in AMDFineTuningTrainer.__mro__:
-    class Trainer(AMDFineTuningTrainer, PublishingTrainer):
-        init_hf_repo = PublishingTrainer.init_hf_repo
-        create_model_card = PublishingTrainer.create_model_card
-        push_to_hub = PublishingTrainer.push_to_hub
-        _push_from_checkpoint = PublishingTrainer._push_from_checkpoint
-        def save_model(self, output_dir=None, _internal_call=False):
-            PublishingTrainer.save_model(self, output_dir, _internal_call)
 
 config = tiny_config(image_size=16)
 args = finetuning_args("run", max_steps=2, per_device_train_batch_size=2, push_to_hub=True, hub_model_id="me/run",
                        save_strategy="steps", save_steps=1)
-trainer = Trainer(AMDForVideoClassification(config), args, data_collator=StackRows(),
+trainer = AMDFineTuningTrainer(AMDForVideoClassification(config), args, data_collator=StackRows(),
                   train_dataset=labelled_rows(config, 4), eval_dataset=labelled_rows(config, 3),
                   processing_class=AMDVideoProcessor.for_model(config))
 trainer.train()

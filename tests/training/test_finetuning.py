@@ -14,7 +14,7 @@ from torch import nn
 
 from amd_hf import AMDConfig, AMDFineTuningTrainer, AMDForVideoClassification, load_video_dataset
 from amd_hf.data.motion_shapes import MOTION_CLASSES
-from amd_hf.evaluation.multiview import ViewOptions
+from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions
 from amd_hf.training import finetuning
 from tests.helpers.finetuning import PLAIN
 from tests.helpers.models import randomize, tiny_config
@@ -193,17 +193,18 @@ def test_multi_view_test_gets_views_and_batches_from_config_and_arguments(
     make_trainer: MakeTrainer, square_config: AMDConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
+    result = MultiViewResult([], ["left", "right"])
 
-    def spy(model: torch.nn.Module, rows: Any, options: ViewOptions, accelerator: Any, **more: Any) -> str:
+    def spy(model: torch.nn.Module, rows: Any, options: ViewOptions, accelerator: Any, **more: Any) -> MultiViewResult:
         seen.update(model=model, rows=rows, options=options, **more)
-        return "result"
+        return result
 
     monkeypatch.setattr(finetuning, "run_multi_view_test", spy)
     trainer = make_trainer(
         model=AMDForVideoClassification(square_config), test_num_segments=2, test_num_crops=3, test_mode="uniform",
         sampling_rate=7, per_device_eval_batch_size=13, dataloader_num_workers=1, decoder="pyav", data_collator=None,
     )  # fmt: skip
-    assert trainer.test(["rows"]) == "result"
+    assert trainer.test(["rows"]) is result
     assert seen["options"] == ViewOptions(
         num_frames=4, crop_size=16, sampling_rate=7, num_segments=2, num_crops=3, mode="uniform"
     )
