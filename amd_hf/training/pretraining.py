@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput
+from ..flops import pretraining_flops
+from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
 from ..teacher import FrozenTeacher
 from .base import VideoTrainer
 from .collators import pretraining_collator
@@ -121,6 +122,13 @@ class AMDTrainer(VideoTrainer):
             int(mask[0].sum()) if count is None else count for mask, count in zip(masks, counts, strict=True)
         )
         return num_masked, num_teacher_masked
+
+    def flops_per_clip(self) -> int | None:
+        """By [`~amd_hf.flops.pretraining_flops`]; None with a teacher of one's own, whose operations nobody knows."""
+        if self.teacher is None:
+            return pretraining_flops(self.model.config)
+        encoder = self.teacher.model
+        return pretraining_flops(self.model.config, encoder.config) if isinstance(encoder, AMDModel) else None
 
     # ---- Resuming ----
 
