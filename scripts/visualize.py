@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     check_model_source(options.teacher, "teacher")
     model = load_model(options.model_name_or_path, **model_options)
     if not isinstance(model, AMDForPreTraining):
-        raise ValueError(f"{options.model_name_or_path} is a {type(model).__name__}: take a pre-trained model.")
+        raise ValueError(f"{options.model_name_or_path} holds {type(model).__name__}: take a pre-trained model.")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     rows, collator = data.load(options.split), _collator(model, options)
     folder = Path(options.output_dir)
