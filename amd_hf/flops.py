@@ -1,4 +1,4 @@
-"""Floating-point operations: counted by PyTorch for any model, and by formula for the steps of pre-training.
+"""Floating-point operations: counted by PyTorch for any model, and by formula for training steps.
 
 A multiply and an add count as two. Only matrix products count; they are nearly all of it.
 """
@@ -71,6 +71,17 @@ def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None) -> in
         last = max({*config.teacher_direct_layers, *config.teacher_generation_layers})
         teacher_pass = encoder_flops(teacher, seen_by_teacher, last)
     return 3 * student - _linear_flops(visible, config.patch_dim, config.hidden_size) + teacher_pass
+
+
+def finetuning_flops(config: AMDConfig) -> int:
+    """Operations of forward and backward pass over one clip where a whole classifier is trained.
+
+    Args:
+        config ([`AMDConfig`]): the classifier's; `num_labels` is the width of its head.
+    """
+    embedding = _linear_flops(config.num_patches, config.patch_dim, config.hidden_size)
+    head = _linear_flops(1, config.hidden_size, config.num_labels)
+    return 3 * (encoder_flops(config, config.num_patches) + head) - embedding
 
 
 def _linear_flops(num_tokens: int, width_in: int, width_out: int) -> int:

@@ -195,17 +195,35 @@ class FrozenTeacher(nn.Module):
             Per direct layer the features `(B, V, D)` of tokens both see, and per generation layer those `(B, X, D)` of
             tokens only the teacher sees, each in raster order.
         """
-        features = self._features(pixel_values, teacher_mask, num_teacher_masked)
-        teacher_ids, _ = split_tokens(teacher_mask, num_teacher_masked)
-        # Where, among the tokens the teacher sees, are those the student sees too?
-        hidden_from_student = student_mask.gather(1, teacher_ids)
-        common, teacher_only = split_tokens(hidden_from_student, num_masked - num_teacher_masked)
+        layers = {*self.direct_layers, *self.generation_layers}
+        features = self._features(pixel_values, teacher_mask, num_teacher_masked, layers)
+        common, teacher_only = _split_visible(student_mask, teacher_mask, num_masked, num_teacher_masked)
         direct = [gather_tokens(features[layer], common) for layer in self.direct_layers]
         generation = [gather_tokens(features[layer], teacher_only) for layer in self.generation_layers]
         return direct, generation
 
-    def _features(self, pixel_values: torch.Tensor, mask: torch.Tensor, num_masked: int) -> dict[int, torch.Tensor]:
+    def common_features(
+        self,
+        pixel_values: torch.Tensor,
+        student_mask: torch.Tensor,
+        teacher_mask: torch.Tensor,
+        num_masked: int,
+        num_teacher_masked: int,
+    ) -> dict[int, torch.Tensor]:
+        """Features `(B, V, D)` of every layer up to the last aligned, on the tokens both see, in raster order.
+
+        Layers count from 1. Of a module of one's own: of the layers that are aligned. Arguments as for `forward`.
+        """
         layers = {*self.direct_layers, *self.generation_layers}
+        if isinstance(self.model, AMDModel):
+            layers = {*range(1, len(self.model.layers) + 1)}
+        features = self._features(pixel_values, teacher_mask, num_teacher_masked, layers)
+        common, _ = _split_visible(student_mask, teacher_mask, num_masked, num_teacher_masked)
+        return {layer: gather_tokens(features[layer], common) for layer in sorted(layers)}
+
+    def _features(
+        self, pixel_values: torch.Tensor, mask: torch.Tensor, num_masked: int, layers: set[int]
+    ) -> dict[int, torch.Tensor]:
         if isinstance(self.model, AMDModel):
             clips = self._renormalized(pixel_values)
             return self.model(clips, mask, num_masked=num_masked, feature_layers=layers).layer_features
@@ -246,6 +264,14 @@ class FrozenTeacher(nn.Module):
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stays in eval mode whatever is asked."""
         return super().train(False)
+
+
+def _split_visible(
+    student_mask: torch.Tensor, teacher_mask: torch.Tensor, num_masked: int, num_teacher_masked: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where, among the tokens the teacher sees, are those the student sees too (B, V), and the others (B, X)?"""
+    teacher_ids, _ = split_tokens(teacher_mask, num_teacher_masked)
+    return split_tokens(student_mask.gather(1, teacher_ids), num_masked - num_teacher_masked)
 
 
 def _check_fit(teacher: AMDConfig, student: AMDConfig) -> None:

@@ -1,10 +1,12 @@
-"""Pictures of a run: loss curves, and what student and teacher see of a clip beside its reconstruction.
+"""Pictures of a run: loss curves, what student and teacher see of a clip, and how alike their features are.
 
 Needs matplotlib (`pip install "amd_hf[demo]"`).
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .evaluation.similarity import LayerSimilarity
 from .modeling_amd import AMDForPreTraining, gather_tokens, split_tokens
 
 
@@ -135,3 +138,44 @@ def draw_reconstructions(rows: Mapping[str, torch.Tensor], path: str | Path, max
             axes[clip * len(rows) + line, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     figure.savefig(path, dpi=110)
     return Path(path)
+
+
+def draw_similarity(similarity: LayerSimilarity, path: str | Path) -> Path:
+    """Draws a heatmap of CKA: student layers from bottom to top, teacher layers from left to right.
+
+    The pairs that the loss aligns are framed and show their value.
+
+    Args:
+        similarity ([`LayerSimilarity`]): What to draw.
+        path (`str` or `Path`): Where the PNG goes.
+    """
+    rows, columns = similarity.cka.shape
+    figure = _new_figure(2.2 + 0.27 * columns, 1.4 + 0.27 * rows)
+    from matplotlib.patches import Rectangle  # after it is known to be there
+
+    axes = figure.add_subplot()
+    image = axes.imshow(similarity.cka, origin="lower", vmin=0, vmax=1, cmap="viridis", aspect="equal")
+    figure.colorbar(image, ax=axes, label="linear CKA")
+    for ours, theirs in similarity.aligned:
+        row, column = similarity.student_layers.index(ours), similarity.teacher_layers.index(theirs)
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=1.5))
+        axes.text(column, row, f"{similarity.cka[row, column]:.2f}", ha="center", va="center", fontsize=6, color="red")
+    axes.set(xlabel="teacher layer", ylabel="student layer")
+    axes.set_xticks(range(columns), map(str, similarity.teacher_layers), fontsize=7)
+    axes.set_yticks(range(rows), map(str, similarity.student_layers), fontsize=7)
+    axes.set_title(f"{similarity.num_clips} held-out clips; framed: aligned by the loss", fontsize=8)
+    figure.savefig(path, dpi=130)
+    return Path(path)
+
+
+def save_similarity(similarity: LayerSimilarity, folder: str | Path) -> Path | None:
+    """Writes `similarity.json` and, where matplotlib is installed, the heatmap `similarity.png`.
+
+    Returns:
+        `Path`: The picture; `None` without matplotlib.
+    """
+    folder = Path(folder)
+    (folder / "similarity.json").write_text(json.dumps(similarity.to_dict(), indent=2) + "\n")
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    return draw_similarity(similarity, folder / "similarity.png")

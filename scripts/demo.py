@@ -34,7 +34,7 @@ from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import clip_loader
 from amd_hf.training.precision import cpu_bf16_speedup
 from amd_hf.training.summary import count_parameters
-from amd_hf.visualization import draw_reconstructions, plot_losses, reconstruct_clips
+from amd_hf.visualization import draw_reconstructions, plot_losses, reconstruct_clips, save_similarity
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "configs" / "demo"
@@ -127,7 +127,7 @@ class Demo:
         return linear_probe_accuracy(train, test, len(MOTION_CLASSES))
 
     def draw(self) -> None:
-        """Loss curves, and what student and teacher see of a few validation clips."""
+        """Loss curves, what student and teacher see of a few validation clips, and how alike their features are."""
         histories = {name: trainer.state.log_history for name, trainer in self.trainers.items()}
         plot_losses(histories, self.folder / "losses.png")
         student = AMDForPreTraining.from_pretrained(self.folder / "distilled")
@@ -138,6 +138,7 @@ class Demo:
         masks = batch["bool_masked_pos"], batch["teacher_bool_masked_pos"]
         frames = reconstruct_clips(student, batch["pixel_values"], *masks)
         draw_reconstructions(frames, self.folder / "reconstructions.png")
+        save_similarity(self.trainers["distilled"].compare_features(rows), self.folder)
 
     def predict(self) -> str:
         """What `predict.py` says of one validation video, in a process of its own."""
@@ -213,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> Demo:
     print(f"The distilled, fine-tuned model: {demo.folder / 'distilled_classifier'}")
     print(f"Loss curves: {demo.folder / 'losses.png'}")
     print(f"What student and teacher see: {demo.folder / 'reconstructions.png'}")
+    print(f"Student and teacher, layer by layer: {demo.folder / 'similarity.png'}")
     return demo
 
 

@@ -20,7 +20,9 @@ from amd_hf import (
 from amd_hf.data.arguments import TrainingDataArguments
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.training.checkpoints import find_checkpoint
+from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_metrics, describe_run
+from amd_hf.visualization import save_similarity
 
 
 @dataclass
@@ -38,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     data, options, args, model_options = parse_recipe(types, argv, __doc__)
     if data.data is None:
         raise ValueError("Say what to train on: `--data FOLDER_OR_FILE` (labels are not needed).")
+    if options.teacher is None and model_options.get("teacher_hidden_size") is not None:
+        raise ValueError(
+            f"The model is to be aligned with a teacher of width {model_options['teacher_hidden_size']}: say with "
+            "`--teacher` who it is, or give `--model.teacher_hidden_size null` to learn from pixels alone."
+        )
     checkpoint = find_checkpoint(args)
     check_model_source(options.teacher, "teacher")
     check_model_source(options.init_from, "init_from")
@@ -59,19 +66,32 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     if args.process_index == 0:
         teacher = "none: plain masked autoencoding" if trainer.teacher is None else trainer.teacher.describe()
         print(describe_run(trainer, teacher=teacher), flush=True)
+        for departure in departures(trainer, read_recipe(argv)):
+            print(f"warning: {departure}", flush=True)
     trainer.program_options = (data, options)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if evaluation is not None:
-        metrics = trainer.evaluate()
-        trainer.save_metrics("eval", metrics)
+        evaluate(trainer)
     trainer.save_state()
     trainer.finish_run()
     if args.process_index == 0:
-        if evaluation is not None:
-            print(f"evaluation: {describe_metrics(metrics)}")
         print(f"The pre-trained model is in {args.output_dir}", flush=True)
     return trainer
+
+
+def evaluate(trainer: AMDTrainer) -> None:
+    """Losses on held-out videos and, with a teacher, how alike student and teacher see them: printed and written."""
+    metrics = trainer.evaluate()
+    similarity = trainer.compare_features() if trainer.teacher is not None else None
+    if similarity is not None:
+        metrics |= {f"eval_{name}": value for name, value in similarity.metrics().items()}
+    trainer.save_metrics("eval", metrics)
+    if trainer.args.process_index == 0:
+        print(f"evaluation: {describe_metrics(metrics)}")
+        if similarity is not None:
+            picture = save_similarity(similarity, trainer.args.output_dir)
+            print(f"student and teacher, layer by layer: {picture or 'similarity.json (no picture: no matplotlib)'}")
 
 
 if __name__ == "__main__":

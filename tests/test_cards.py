@@ -79,6 +79,19 @@ def test_teachers_are_those_of_the_design() -> None:
     assert teachers["ImageNet-1K"].hub_id == "facebook/vit-mae-large"
 
 
+@pytest.mark.parametrize("name", [name for name in _NAMES if _model(name).task == "pretraining"])
+def test_recipe_of_pretraining_has_the_facts_of_the_page(name: str) -> None:
+    model = _model(name)
+    if not (_ROOT / model.recipe).is_file():
+        pytest.skip(f"{model.recipe} is not part of the package yet")
+    recipe = yaml.safe_load((_ROOT / model.recipe).read_text())
+    assert recipe["num_train_epochs"] * recipe["num_repetitions"] == model.epochs
+    assert recipe["sampling_rate"] == model.sampling_rate
+    assert recipe.get("teacher") == model.teacher.hub_id
+    sizes = {name: value for name, value in model.size.items() if name != "title"}
+    assert {name: recipe["model"][name] for name in sizes} == sizes
+
+
 @pytest.mark.parametrize("name", [name for name in _NAMES if _model(name).task == "classification"])
 def test_recipe_has_the_epochs_and_views_of_the_page(name: str) -> None:
     model = _model(name)

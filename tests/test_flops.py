@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, AMDTrainer
-from amd_hf.flops import count_flops, encoder_flops, pretraining_flops
+from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer
+from amd_hf.flops import count_flops, encoder_flops, finetuning_flops, pretraining_flops
 from tests.helpers.models import tiny_config, tiny_teacher_config
 from tests.helpers.training import masked_rows, pretraining_args
 
@@ -37,6 +38,16 @@ def test_step_without_a_teacher(tmp_path):
     with FlopCounterMode(display=False) as counter:
         trainer.compute_loss(student.train(), _batch(config)).backward()
     assert counter.get_total_flops() == pretraining_flops(config)
+
+
+def test_fine_tuning():
+    config = tiny_config(num_labels=7)
+    model = AMDForVideoClassification(config)
+    model.set_attn_implementation("eager")
+    batch = {"pixel_values": _batch(config)["pixel_values"], "labels": torch.tensor([1])}
+    with FlopCounterMode(display=False) as counter:
+        model.train()(**batch).loss.backward()
+    assert counter.get_total_flops() == finetuning_flops(model.config)
 
 
 def test_encoder():

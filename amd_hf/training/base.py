@@ -26,6 +26,7 @@ from .reading_log import ReadingLog
 from .resumable import ResumableTrainer
 from .step_batches import StepBatches
 from .stream_runs import load_position, prepare_arguments, save_position
+from .throughput import ThroughputMeter
 
 
 class VideoTrainer(PublishingTrainer, ResumableTrainer):
@@ -87,6 +88,8 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         self._finite_guard = FiniteLossGuard()
         self._step_batches = StepBatches(self.reading_log, args.world_size, self.host_group)
         self._num_clips = 1  # of the batch under way that count
+        self._throughput = ThroughputMeter()
+        self.add_callback(self._throughput)
 
     # ---- To be defined by subclasses ----
 
@@ -97,6 +100,10 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
     def evaluation_names(self) -> list[str]:
         """The names that `evaluation_parts` gives, the same on all processes."""
         raise NotImplementedError
+
+    def flops_per_clip(self) -> int | None:
+        """Operations of a training step per clip, forward and backward; None where there is no formula for it."""
+        return None
 
     def finish_metrics(self, metrics: dict[str, float], expected: int, read: int) -> dict[str, float]:
         """Last word on the means over the videos read; some metrics count the unreadable ones too."""
@@ -163,7 +170,10 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
     ) -> tuple[list[dict[str, Any]], None]:
         """Batches of one optimizer step, agreed on by all processes; see [`StepBatches`]."""
         self.agree_on_stopping()
-        return self._step_batches.fetch(epoch_iterator, num_batches), None
+        with self._throughput.waiting(self.state.global_step):
+            batches = self._step_batches.fetch(epoch_iterator, num_batches)
+        self._throughput.count(self._step_batches.num_clips)
+        return batches, None
 
     # ---- Optimizer and schedule ----
 
@@ -217,7 +227,10 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
             self._finite_guard.check()
             # The Trainer's own "loss" would count a skipped batch as one with loss 0.
             means = self._meter.reduce(self.accelerator) if self._meter else {"loss": float("nan")}
-            logs = {**logs, **means, **self.reading_log.summary()}
+            speed = self._throughput.read(
+                self.state.global_step, self.state.max_steps, self.flops_per_clip(), self.args.world_size
+            )
+            logs = {**logs, **means, **speed, **self.reading_log.summary()}
         if self._stream_loader is not None:
             self.state.epoch = self._passes_of_stream()
         super().log(logs, start_time)
@@ -226,6 +239,15 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         """As for `PublishingTrainer`; weights spoilt by a loss that is not finite are not saved."""
         self._finite_guard.check()
         super().save_model(output_dir, _internal_call)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As for [`~transformers.Trainer`]; its time is not counted as training."""
+        with self._throughput.paused():
+            return super().evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self._throughput.paused():
+            super()._save_checkpoint(model, trial)
 
     # ---- The place in a stream, saved and gone back to ----
 

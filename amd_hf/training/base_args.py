@@ -44,6 +44,10 @@ class VideoTrainingArguments(TrainingArguments):
     warmup_epochs: float = field(
         default=5.0, metadata={"help": "Epochs of linear warm-up from 0; `warmup_steps`, when given, counts instead."}
     )
+    recipe_videos_per_step: int | None = field(
+        default=None,
+        metadata={"help": "Videos per optimizer step that a recipe was made for: other numbers are warned about."},
+    )
     num_repetitions: int = field(
         default=1, metadata={"help": "Clips drawn from a video each time it is decoded (repeated augmentation)."}
     )
@@ -95,9 +99,11 @@ class VideoTrainingArguments(TrainingArguments):
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
             "stream_buffer_rows",
+            "recipe_videos_per_step",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
         for name in ("warmup_epochs", "cache_decoded_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")

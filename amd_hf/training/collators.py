@@ -19,8 +19,8 @@ from .pretraining_args import AMDTrainingArguments
 def pretraining_collator(
     config: AMDConfig, args: AMDTrainingArguments, has_teacher: bool, training: bool
 ) -> PreTrainingCollator:
-    """Dense clips, the arguments' crop and the config's masks; the middle clip and centre crop in evaluation."""
-    loader = clip_loader(config, args, augmentation=args.train_crop)
+    """The arguments' clips and crop, the config's masks; the middle clip and centre crop in evaluation."""
+    loader = clip_loader(config, args, sampling_mode=args.sampling_mode, augmentation=args.train_crop)
     return PreTrainingCollator(loader, MaskGenerator(config, has_teacher), training=training)
 
 

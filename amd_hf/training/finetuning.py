@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from ..data.clips import ClipAugmentation
 from ..data.erasing import erase_clips
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
+from ..flops import finetuning_flops
 from ..modeling_amd import AMDForVideoClassification, AMDPatchEmbeddings
 from .base import VideoTrainer
 from .collators import finetuning_collator, process_cache
@@ -143,6 +144,12 @@ class AMDFineTuningTrainer(VideoTrainer):
         device_batch = number * args.world_size + args.process_index
         seed = args.seed if args.data_seed is None else args.data_seed
         return self._mixer.draw(mix_generator(seed, self.state.global_step, device_batch), height, width)
+
+    def flops_per_clip(self) -> int | None:
+        """By [`~amd_hf.flops.finetuning_flops`]; None where only a part of the model is trained."""
+        args = self.args
+        is_whole = args.freeze is None and args.lora_rank is None and isinstance(self.model, AMDForVideoClassification)
+        return finetuning_flops(self.model.config) if is_whole else None
 
     # ---- The average of the weights ----
 

@@ -11,7 +11,7 @@ from .base_args import VideoTrainingArguments
 
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
-        ("test_num_segments", "test_num_crops", "early_stopping_patience", "lora_rank", "recipe_videos_per_step"),
+        ("test_num_segments", "test_num_crops", "early_stopping_patience", "lora_rank"),
         lambda value: value >= 1,
         "at least 1",
     ),
@@ -104,10 +104,6 @@ class AMDFineTuningArguments(VideoTrainingArguments):
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop after so many evaluations in which `metric_for_best_model` did not improve."},
-    )
-    recipe_videos_per_step: int | None = field(
-        default=None,
-        metadata={"help": "Videos per optimizer step that a recipe was made for: other numbers are warned about."},
     )
     test_mode: str = field(
         default="dense", metadata={"help": "Frames of a test clip.", "choices": ["dense", "uniform"]}

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput
+from ..evaluation.similarity import LayerSimilarity, layer_similarity
+from ..flops import pretraining_flops
+from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
 from ..teacher import FrozenTeacher
 from .base import VideoTrainer
 from .collators import pretraining_collator
@@ -122,6 +124,13 @@ class AMDTrainer(VideoTrainer):
         )
         return num_masked, num_teacher_masked
 
+    def flops_per_clip(self) -> int | None:
+        """By [`~amd_hf.flops.pretraining_flops`]; None with a teacher of one's own, whose operations nobody knows."""
+        if self.teacher is None:
+            return pretraining_flops(self.model.config)
+        encoder = self.teacher.model
+        return pretraining_flops(self.model.config, encoder.config) if isinstance(encoder, AMDModel) else None
+
     # ---- Resuming ----
 
     def save_extras(self, checkpoint: Path) -> None:
@@ -159,6 +168,31 @@ class AMDTrainer(VideoTrainer):
     def evaluation_names(self) -> list[str]:
         parts = ["reconstruction"] if self.teacher is None else ["reconstruction", "direct", "generation"]
         return ["loss", *(f"loss_{name}" for name in parts)]
+
+    def compare_features(self, rows: Any = None, max_clips: int = 32) -> LayerSimilarity:
+        """How alike student and teacher see held-out clips, layer by layer.
+
+        See [`~amd_hf.evaluation.similarity.layer_similarity`].
+
+        Args:
+            rows (`datasets.Dataset`, *optional*): The clips; those of `eval_dataset` by default.
+            max_clips (`int`, *optional*, defaults to 32): How many of them, spread evenly.
+
+        Raises:
+            ValueError: If there is no teacher, or there are no rows.
+        """
+        rows = self.eval_dataset if rows is None else rows
+        if self.teacher is None or rows is None:
+            raise ValueError("Comparing features needs a `teacher_model` and an `eval_dataset`.")
+        return layer_similarity(
+            self.model,
+            self.teacher,
+            rows,
+            self.eval_collator,
+            self.accelerator,
+            max_clips=max_clips,
+            batch_size=self.args.eval_batch_size,
+        )
 
 
 def _freeze_what_no_loss_reaches(model: AMDForPreTraining, has_teacher: bool) -> None:

@@ -29,6 +29,13 @@ class AMDTrainingArguments(VideoTrainingArguments):
         default=False,
         metadata={"help": "Normalise the teacher's features (LayerNorm without parameters) before comparing."},
     )
+    sampling_mode: str = field(
+        default="dense",
+        metadata={
+            "help": "Frames of a training clip: `dense` at `sampling_rate`; `spread` over the window it spans.",
+            "choices": ["dense", "spread", "segments"],
+        },
+    )
     train_crop: str = field(
         default="multi_scale_crop",
         metadata={

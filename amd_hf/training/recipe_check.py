@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from .finetuning import AMDFineTuningTrainer
+from .base import VideoTrainer
+from .finetuning_args import AMDFineTuningArguments
 
 
 # Options of a recipe that say how it is run, not what is trained: changing them leaves the result what it is.
@@ -35,7 +36,7 @@ def read_recipe(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return {} if path is None else yaml.safe_load(path.read_text())
 
 
-def departures(trainer: AMDFineTuningTrainer, recipe: Mapping[str, Any]) -> list[str]:
+def departures(trainer: VideoTrainer, recipe: Mapping[str, Any]) -> list[str]:
     """What of a run differs from its recipe, a sentence each: for these the recipe's results are not promised."""
     args, config = trainer.args, trainer.model.config
     found = []
@@ -60,10 +61,14 @@ def departures(trainer: AMDFineTuningTrainer, recipe: Mapping[str, Any]) -> list
     for name, value in (recipe.get("model") or {}).items():
         if hasattr(config, name) and not _is_same(getattr(config, name), value):
             found.append(f"`model.{name}` is {getattr(config, name)}, in the recipe {value}.")
-    mixes = args.mix_probability > 0 and (args.mixup_alpha > 0 or args.cutmix_alpha > 0)
-    if mixes and args.per_device_train_batch_size * args.num_repetitions == 1:
+    if isinstance(args, AMDFineTuningArguments) and _mixes_one_clip(args):
         found.append("A device batch holds one clip, which mixup and cutmix can only mix with itself.")
     return found
+
+
+def _mixes_one_clip(args: AMDFineTuningArguments) -> bool:
+    mixes = args.mix_probability > 0 and (args.mixup_alpha > 0 or args.cutmix_alpha > 0)
+    return mixes and args.per_device_train_batch_size * args.num_repetitions == 1
 
 
 def _how_to_reach(wanted: int, videos: int, args: Any) -> str:

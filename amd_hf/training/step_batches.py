@@ -25,6 +25,7 @@ class _Slot:
     num_clips: int
     total_clips: int
     has_ended_everywhere: bool = False  # the pass over a stream
+    clips_to_count: int = 0  # where `total_clips` counts batches
 
 
 class StepBatches:
@@ -46,6 +47,8 @@ class StepBatches:
         self._host_group = host_group
         self._plan: deque[tuple[int, float]] = deque()
         self._stand_in: dict[str, Any] = {}
+        self.num_clips = 0
+        """Clips of the step fetched last that count, on all processes together."""
 
     def fetch(self, iterator: Iterator[Any], num_batches: int) -> list[dict[str, Any]]:
         """The batches of one step; empty ones have nothing to train on, and keep their place in the count of steps."""
@@ -54,6 +57,7 @@ class StepBatches:
         else:
             slots = [self._next_of_rows(batch) for batch in islice(iterator, num_batches)]
         total_clips = sum(slot.total_clips for slot in slots)
+        self.num_clips = sum(slot.clips_to_count or slot.total_clips for slot in slots)
         # Empty ones first: gradients are exchanged between processes with the last batch of a step.
         slots.sort(key=lambda slot: bool(slot.batch))
         self._plan = deque(
@@ -68,7 +72,8 @@ class StepBatches:
 
     def _next_of_rows(self, batch: dict[str, Any]) -> _Slot:
         if "num_tried" not in batch:  # a collator of the user's own
-            return _Slot(batch, 1, self._num_processes)
+            num_clips = _count_clips(batch) * self._num_processes
+            return _Slot(batch, 1, self._num_processes, clips_to_count=num_clips)
         return self._agree(batch)
 
     def _next_of_stream(self, iterator: StreamIterator) -> _Slot:

@@ -47,6 +47,8 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
     num_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * (steps_per_epoch or 0))
     warmup = args.count_warmup_steps(num_steps, steps_per_epoch)
     epochs = f"{num_steps / steps_per_epoch:g} epochs of {steps_per_epoch}" if steps_per_epoch else "of a stream"
+    flops = trainer.flops_per_clip()
+    clips_per_step = args.videos_per_step * args.num_repetitions
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     lines = {
         "training videos": "unknown (a stream)" if num_videos is None else f"{num_videos:,}",
@@ -55,11 +57,12 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
         **more,
         "batch": (
             f"{args.videos_per_step} videos x {args.num_repetitions} repetitions = "
-            f"{args.videos_per_step * args.num_repetitions} clips per step ({args.per_device_train_batch_size} per "
+            f"{clips_per_step} clips per step ({args.per_device_train_batch_size} per "
             f"device x {args.gradient_accumulation_steps} accumulation steps x {args.world_size} processes)"
         ),
         "steps": f"{num_steps:,} ({epochs}), {warmup} of warm-up",
         "learning rate": f"{args.learning_rate:g} down to {args.learning_rate * args.final_learning_rate_share:g}",
+        **({} if flops is None else {"arithmetic": _cost(flops, clips_per_step * num_steps)}),
         "device": f"{args.device}, {precision}{_emulation(args)}",
         "output": args.output_dir,
     }
@@ -75,3 +78,9 @@ def _emulation(args: VideoTrainingArguments) -> str:
 
 def _count(rows: Any) -> str:
     return f"{len(rows):,}" if hasattr(rows, "__len__") else "unknown (a stream)"
+
+
+def _cost(flops_per_clip: int, num_clips: int) -> str:
+    return (
+        f"{flops_per_clip / 1e9:,.4g} GFLOPs per clip, forward and backward, {flops_per_clip * num_clips:.3g} in all"
+    )

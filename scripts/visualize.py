@@ -1,0 +1,108 @@
+"""Pictures of a pre-trained model on held-out clips: what it reconstructs, and how alike its teacher's features are.
+
+python scripts/visualize.py --model_name_or_path my_student --teacher MCG-NJU/videomae-large --data videos/ \
+    --split validation --output_dir pictures
+
+Without a teacher: reconstructions.png alone. With one also similarity.png and similarity.json: linear CKA of every
+student layer with every teacher layer. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from amd_hf import AMDForPreTraining
+from amd_hf.data.arguments import DataArguments
+from amd_hf.data.clips import ClipLoader
+from amd_hf.data.collators import PreTrainingCollator
+from amd_hf.evaluation.similarity import layer_similarity
+from amd_hf.masking import MaskGenerator
+from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.sources import load_model, load_processor
+from amd_hf.teacher import FrozenTeacher
+from amd_hf.visualization import draw_reconstructions, reconstruct_clips, save_similarity
+
+
+@dataclass
+class VisualizeOptions:
+    """Whose pictures, and where they go."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pre-trained model: Hub id, folder, official file."}
+    )
+    teacher: str | None = field(default=None, metadata={"help": "Hub id, folder or file of its teacher."})
+    split: str | None = field(default=None, metadata={"help": "Split of `data` to read."})
+    output_dir: str = field(default="pictures", metadata={"help": "Where the pictures go."})
+    num_clips: int = field(default=32, metadata={"help": "Clips compared by CKA, spread evenly over the data."})
+    num_shown: int = field(default=3, metadata={"help": "Clips whose reconstructions are drawn."})
+    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
+    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    seed: int = field(default=0, metadata={"help": "Of the masks."})
+    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    data, options, model_options = parse_recipe((DataArguments, VisualizeOptions), argv, __doc__)
+    if options.model_name_or_path is None or data.data is None:
+        raise ValueError("Say whose pictures of what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
+    check_model_source(options.model_name_or_path, "model_name_or_path")
+    check_model_source(options.teacher, "teacher")
+    model = load_model(options.model_name_or_path, **model_options)
+    if not isinstance(model, AMDForPreTraining):
+        raise ValueError(f"{options.model_name_or_path} holds {type(model).__name__}: take a pre-trained model.")
+    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    rows, collator = data.load(options.split), _collator(model, options)
+    folder = Path(options.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = collator([rows[index] for index in range(min(options.num_shown, len(rows)))])
+    if shown["pixel_values"] is None:
+        raise ValueError(f"None of the first {options.num_shown} videos can be read: {shown['unreadable'][:1]}.")
+    names = ("pixel_values", "bool_masked_pos", "teacher_bool_masked_pos")
+    clips, mask, teacher_mask = (None if shown.get(name) is None else shown[name] for name in names)
+    frames = reconstruct_clips(model, clips, mask, teacher_mask)
+    print(f"Reconstructions: {draw_reconstructions(frames, folder / 'reconstructions.png')}")
+    if options.teacher is None:
+        return {}
+    return _compare(model.to(accelerator.device), rows, collator, options, accelerator, folder)
+
+
+def _collator(model: AMDForPreTraining, options: VisualizeOptions) -> PreTrainingCollator:
+    """Middle clips, centre crops and masks that depend on seed and video alone."""
+    config = model.config
+    processor = load_processor(options.model_name_or_path, config)
+    loader = ClipLoader(
+        num_frames=config.num_frames,
+        sampling_rate=options.sampling_rate or processor.sampling_rate,
+        image_size=config.image_height_width[0],
+        seed=options.seed,
+        decoder=options.decoder,
+    )
+    return PreTrainingCollator(loader, MaskGenerator(config, options.teacher is not None), training=False)
+
+
+def _compare(
+    model: AMDForPreTraining,
+    rows: Any,
+    collator: PreTrainingCollator,
+    options: VisualizeOptions,
+    accelerator: Accelerator,
+    folder: Path,
+) -> dict[str, float]:
+    teacher = FrozenTeacher.fit(options.teacher, model.config).to(accelerator.device)
+    found = layer_similarity(model, teacher, rows, collator, accelerator, max_clips=options.num_clips)
+    for video_id, reason in found.unreadable:
+        print(f"unreadable, left out: {video_id}: {reason}")
+    print(f"Student and teacher, layer by layer: {save_similarity(found, folder)}")
+    for name, value in found.metrics().items():
+        print(f"{name}: {value:.4f}")
+    return found.metrics()
+
+
+if __name__ == "__main__":
+    run_program(main)
