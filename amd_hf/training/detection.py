@@ -38,9 +38,11 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
 
     Raises:
         ValueError: As for [`AMDFineTuningTrainer`], or if an action to be scored is none of the model's.
+        TypeError: If the model is no detector, or the arguments are those of classification.
     """
 
     args: AMDDetectionArguments
+    _trains_detectors = True
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         eval_collator: Callable | None = None,
         **kwargs: Any,
     ):
+        if not isinstance(args, AMDDetectionArguments):
+            raise TypeError(f"AMDDetectionTrainer takes AMDDetectionArguments, got {type(args).__name__}.")
         check_scored_names(scored_actions, class_names_of(model.config))
         self.scored_actions = scored_actions
         super().__init__(
