@@ -1,8 +1,8 @@
 """Boxes through the changes that a clip goes through, as VideoMAE's code for AVA counts them.
 
 A box is x1 y1 x2 y2. In pixels x2 and y2 are the last ones inside, so a box is x2 - x1 + 1 wide. The functions take
-and give float arrays (n, 4), but for `extend_boxes`, which makes the boxes for testing: it takes tensors, for it is the
-model's, with which it travels as remote code.
+and give float arrays (n, 4), but for `extend_boxes`, which makes the boxes for testing: it takes tensors, for it
+belongs to the model, with which it travels as remote code.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A shape stands for a person. It slides left, right, up or down, and half of the shapes come nearer or go farther
 besides, so a box has one action or two. Every second is a scene of its own of two to four shapes, whose middle frame
-is the key frame. There nothing of the actions can be seen: place, size and looks are drawn by the same law for all, and
-the shapes of a scene move independently of each other. What a box shows is told by the motion in that box alone.
+is the key frame. There nothing of the actions can be seen: place, size and looks are drawn by the same law for all,
+and the shapes of a scene move independently of each other. What a box shows is told by the motion in it alone.
 
 root/videos/<split>000.mp4      seconds 1, 2, ... are key frames
 root/<split>.csv                `train000,0001,0.2031,0.1562,0.4375,0.3906,1,0`, one line per action of a box
