@@ -15,7 +15,7 @@ from ..configuration_amd import AMDConfig
 from ..data.detection_clips import DetectionClipLoader
 from ..data.detection_collator import DetectionCollator, DetectionTestCollator
 from ..data.video_readers import reader_class
-from ..evaluation.detection import DetectionResult, check_scored_names, collect, detect
+from ..evaluation.detection import DetectionResult, check_action_names, check_scored_names, collect, detect
 from ..modeling_amd_detection import AMDActionDetectionOutput, AMDForActionDetection
 from .collators import process_cache
 from .detection_args import AMDDetectionArguments
@@ -109,7 +109,12 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=count)
 
     def test(self, rows: Any) -> DetectionResult:  # type: ignore[override]  # another result
-        """Tests the model on every key frame of `rows`: on person boxes where there are any, else on the true ones."""
+        """Tests the model on every key frame of `rows`: on person boxes where there are any, else on the true ones.
+
+        Raises:
+            ValueError: If the actions of the data are not the model's.
+        """
+        check_action_names(rows, class_names_of(self.model.config))
         return self._run(self.get_eval_dataloader(rows))
 
     def _run(self, dataloader: DataLoader) -> DetectionResult:
