@@ -27,10 +27,11 @@ def test_boxes_of_a_torchvision_detector_are_what_the_programs_read(
     (films / "val000.mp4").rename(tmp_path / "video.mp4")
     # A small detector without weights, whose every box counts: nothing is downloaded.
     code = _BOXES.replace("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
-    code = code.replace('weights="DEFAULT"', "weights=None, weights_backbone=None, box_score_thresh=0.0")
+    code = code.replace('weights="DEFAULT"', "weights=None, weights_backbone=None, **few")
     code = code.replace("label == 1 and score >= 0.8", "len(persons) < 5")
+    few = {"box_score_thresh": 0.0, "box_detections_per_img": 5, "rpn_post_nms_top_n_test": 10, "min_size": 64}
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
+    exec(code, {"few": few})
     boxes = read_boxes_of_video("persons.json", "video.mp4", min_score=0.0)
     assert len(boxes) == len(json.loads((tmp_path / "persons.json").read_text())) == 5
     assert {box.key_frame.timestamp for box in boxes} == {1.0}
@@ -45,15 +46,11 @@ def test_commands_name_programs_files_and_options_that_exist() -> None:
     commands = "\n".join(re.findall(r"```bash\n(.*?)```", _TEXT, re.DOTALL))
     for path in re.findall(r"(?:scripts|configs)/\S+", commands):
         assert (ROOT / path).is_file(), path
-    known = {
-        field.name for kind in (ActionTrainingArguments, AMDDetectionArguments) for field in dataclasses.fields(kind)
-    }
-    programs = {
-        "finetune": ("StartOptions",), "evaluate": ("DetectionOptions",), "predict": ("DetectOptions",),
-    }  # fmt: skip
-    for name, kinds in programs.items():
-        program = load_script(name)
-        known |= {field.name for kind in kinds for field in dataclasses.fields(getattr(program, kind))}
+    kinds = (ActionTrainingArguments, AMDDetectionArguments)
+    known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    programs = {"finetune": "StartOptions", "evaluate": "DetectionOptions", "predict": "DetectOptions"}
+    for name, kind in programs.items():
+        known |= {field.name for field in dataclasses.fields(getattr(load_script(name), kind))}
     options = set(re.findall(r"--(\w+)", _TEXT)) - {"recipe"}
     assert options - known == set()
     assert "demo-detection:" in (ROOT / "Makefile").read_text()
