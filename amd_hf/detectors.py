@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .configuration_amd import AMDConfig
-from .modeling_amd import AMDPreTrainedModel
 from .modeling_amd_detection import AMDForActionDetection
-from .sources import load_model
+from .sources import load_model, load_processor
 from .video_processing_amd import AMDVideoProcessor
 
 
@@ -29,7 +27,7 @@ def build_detector(source: str | None, action_names: Sequence[str], **config_opt
     gives its encoder; the final norm that a classifier lacks is new.
 
     Args:
-        source (`str`, *optional*): What [`~amd_hf.sources.load_model`] loads, or a detector; None: all is new.
+        source (`str`, *optional*): What [`~amd_hf.sources.load_model`] loads; None: all is new.
         action_names (`Sequence[str]`): Names of the classes, in the order of their numbers.
         **config_options: Options of [`AMDConfig`]; those of the encoder's size only without a source, or where an
             official file does not tell them.
@@ -43,7 +41,8 @@ def build_detector(source: str | None, action_names: Sequence[str], **config_opt
     labels = {"id2label": dict(enumerate(action_names)), "label2id": {name: i for i, name in enumerate(action_names)}}
     if source is None:
         return AMDForActionDetection(AMDConfig(**config_options, **labels))
-    model = _load(source, config_options if Path(source).is_file() else {})
+    # An official file needs to be told what leaves no trace in its tensors.
+    model = load_model(source, **(config_options if Path(source).is_file() else {}))
     config = AMDConfig.from_dict({**model.config.to_dict(), **config_options, **labels, "use_final_norm": True})
     state_dict = {f"amd.{name}": value for name, value in model.base_model.state_dict().items()}
     if isinstance(model, AMDForActionDetection) and model.config.id2label == labels["id2label"]:
@@ -71,7 +70,7 @@ def load_trained_detector(source: str, **config_options: Any) -> AMDForActionDet
         ValueError: If it is no detector, or its head was never trained.
         OSError: If there is no model at `source`.
     """
-    model = _load(source, config_options)
+    model = load_model(source, **config_options)
     if not isinstance(model, AMDForActionDetection):
         raise ValueError(f"{source} is no action detector, it is a {type(model).__name__}: fine-tune it first.")
     if not model.classifier.bias.any():
@@ -88,14 +87,10 @@ def detection_processor(config: AMDConfig, sampling_rate: int = 4, short_side: i
     )
 
 
-def _load(source: str, config_options: dict[str, Any]) -> AMDPreTrainedModel:
-    if Path(source).is_file():
-        return load_model(source, **config_options)
-    settings = PreTrainedConfig.get_config_dict(source)[0]
-    if settings.get("model_type") != "amd" or settings.get("architectures") != [AMDForActionDetection.__name__]:
-        return load_model(source, **config_options)
-    config = AMDConfig.from_dict({**AMDConfig.from_pretrained(source).to_dict(), **config_options})
-    model, info = AMDForActionDetection.from_pretrained(source, config=config, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{source} lacks {len(missing)} weights of the detector: {', '.join(missing[:10])}.")
-    return model.eval()
+def load_detection_processor(source: str | Path, config: AMDConfig) -> AMDVideoProcessor:
+    """The video processor saved beside a detector, or the usual one for an official file, which comes without.
+
+    Raises:
+        ValueError: If its mean and deviation are not those of the model's config.
+    """
+    return detection_processor(config) if Path(source).is_file() else load_processor(source, config)

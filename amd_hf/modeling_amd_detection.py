@@ -1,7 +1,13 @@
 """Spatio-temporal action detection: the actions of each person of a clip, from the boxes around them.
 
-This file imports nothing of the package but the configuration and the other models: it travels with published
-checkpoints as remote code. Shapes in comments: as in `modeling_amd`; n boxes of a clip, R boxes of a batch.
+This file imports nothing of the package but the configuration and the other models: it travels with saved folders as
+remote code. No Auto class takes boxes: where the package is not installed a folder is loaded by the class' own name.
+
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+detector_class = get_class_from_dynamic_module("modeling_amd_detection.AMDForActionDetection", folder_or_hub_id)
+detector = detector_class.from_pretrained(folder_or_hub_id)
+
+Shapes in comments: as in `modeling_amd`; n boxes of a clip, R boxes of a batch.
 """
 
 from collections.abc import Sequence
@@ -33,13 +39,13 @@ class AMDActionDetectionOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`, *optional*):
             Binary cross-entropy, mean over the classes and sum over the boxes, in float32.
         logits (`torch.FloatTensor` of shape `(R, num_labels)`): Scores before the sigmoid.
-        region_features (`torch.FloatTensor` of shape `(R, D)`): What the classifier sees of each box.
+        roi_features (`torch.FloatTensor` of shape `(R, D)`): What the classifier sees of each box.
         hidden_states, attentions: As in [`AMDModelOutput`].
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    region_features: torch.Tensor | None = None
+    roi_features: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -69,6 +75,7 @@ def extend_boxes(
 class AMDForActionDetection(AMDPreTrainedModel):
     """Encoder with its final LayerNorm, mean over time, RoIAlign of each box, maximum over the region, classifier."""
 
+    _auto_class = "AMDForActionDetection"  # its own: `save_pretrained` writes the code beside the weights
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^alignment\.", r"^fc_norm\."]
 
     def __init__(self, config: AMDConfig):
@@ -128,7 +135,7 @@ class AMDForActionDetection(AMDPreTrainedModel):
         return AMDActionDetectionOutput(
             loss=loss,
             logits=logits,
-            region_features=features,
+            roi_features=features,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

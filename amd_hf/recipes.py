@@ -6,6 +6,7 @@ overrides as `--model.hidden_size 192`.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import functools
 import json
@@ -83,6 +84,31 @@ def parse_recipe(
     if unknown:
         raise ValueError(f"Unknown on the command line: {_with_hints(unknown, parser._option_string_actions)}.")
     return *parsed, model_options
+
+
+def read_task(argv: Sequence[str] | None, tasks: Sequence[str]) -> str:
+    """What a program is to do, read before its other options are, which depend on it.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): Arguments; those of the process when not given.
+        tasks (`Sequence[str]`): What there is, the default first.
+
+    Returns:
+        The value of `--task`, else that of `task` in the recipe, else the default.
+
+    Raises:
+        FileNotFoundError: If there is no such recipe.
+        ValueError: If there is no such task.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--task", nargs="?")
+    task, recipe_path = parser.parse_known_args(arguments)[0].task, _find_recipe(arguments)
+    if task is None and recipe_path is not None:
+        task = _read_recipe(recipe_path).get("task")
+    if task is not None and task not in tasks:
+        raise ValueError(f"`--task` must be one of {', '.join(tasks)}, got {task!r}.")
+    return task or tasks[0]
 
 
 def check_model_source(source: str | None, option: str) -> None:

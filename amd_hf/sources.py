@@ -12,10 +12,13 @@ from transformers import PreTrainedConfig
 from .configuration_amd import AMDConfig
 from .conversion import convert_checkpoint, read_source, told_task
 from .modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDPreTrainedModel
+from .modeling_amd_detection import AMDForActionDetection
 from .video_processing_amd import AMDVideoProcessor
 
 
-_CLASSES = {kind.__name__: kind for kind in (AMDModel, AMDForPreTraining, AMDForVideoClassification)}
+_CLASSES = {
+    kind.__name__: kind for kind in (AMDModel, AMDForPreTraining, AMDForVideoClassification, AMDForActionDetection)
+}
 
 
 def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) -> AMDPreTrainedModel:
@@ -27,8 +30,8 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
         **config_options: Options of [`AMDConfig`] that differ from the source's or that it does not tell.
 
     Returns:
-        [`AMDForPreTraining`], [`AMDForVideoClassification`] or [`AMDModel`]. An official encoder alone becomes a
-        classifier whose head is new: see its `conversion_report`.
+        [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForActionDetection`] or [`AMDModel`]. An official
+        encoder alone becomes a classifier whose head is new: see its `conversion_report`.
 
     Raises:
         OSError: If there is nothing at `source`.

@@ -3,7 +3,8 @@
 python benchmarks/ava_map.py          # 57,000 key frames, 300,000 boxes x 80 scores
 
 Prints one line for the `evaluate.Metric` (rows through Arrow) and one for the numbers alone (what the test of a
-detector uses), with the peak of the process' memory so far. Exit code 1 above 120 seconds or 6 GB.
+detector uses), with the peak of the process' memory so far. Everything runs on one thread: processor time is what the
+clock shows on a quiet machine, and what counts here. Exit code 1 above 120 seconds or 6 GB.
 """
 
 from __future__ import annotations
@@ -72,12 +73,16 @@ def main() -> int:
     }
     worst, means = 0.0, set()
     for name, run in runs.items():
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         found = run()
-        seconds = time.perf_counter() - start
+        wall, seconds = time.perf_counter() - start, time.process_time() - start_cpu
         worst, means = max(worst, seconds), means | {round(found["map"], 12)}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(f"{name:>16}: {seconds:6.1f} s, peak memory {peak / 1e9:.2f} GB, mAP {found['map']:.6f}", flush=True)
+        print(
+            f"{name:>16}: {seconds:6.1f} s of one core ({wall:.1f} s by the clock), "
+            f"peak memory {peak / 1e9:.2f} GB, mAP {found['map']:.6f}",
+            flush=True,
+        )
     is_within = worst <= _LIMIT_SECONDS and peak <= _LIMIT_BYTES and len(means) == 1
     print("within the limits" if is_within else "ABOVE the limits, or not the same mAP")
     return 0 if is_within else 1

@@ -1,34 +1,58 @@
-"""Test a fine-tuned video classifier over several views of each video.
+"""Test a fine-tuned video classifier over several views of each video, or an action detector by AVA's frame mAP.
 
 python scripts/evaluate.py --model_name_or_path finetuned/ --data videos/ --split test --output_dir results/
+python scripts/evaluate.py --task detection --model_name_or_path detector/ --video_root videos/ --annotations val.csv \
+    --action_list actions.pbtxt --person_boxes persons.csv --output_dir results/
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from amd_hf.classifiers import load_trained_classifier
+from amd_hf.data.action_arguments import ActionDataArguments
 from amd_hf.data.arguments import DataArguments
+from amd_hf.detectors import load_detection_processor, load_trained_detector
 from amd_hf.evaluation.checks import check_head_is_trained
+from amd_hf.evaluation.detection import DetectionResult, evaluation_clip_loader, run_detection_test
+from amd_hf.evaluation.detection_report import DETECTIONS_FILE, write_detection_report
 from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from amd_hf.evaluation.report import MATRIX_FILE, METRICS_FILE, draw_confusion_matrix, write_report
-from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.sources import load_processor
 from amd_hf.training.summary import describe_model
 
 
 @dataclass
-class EvaluateOptions:
+class TestOptions:
+    """What to test, and where the result goes."""
+
+    task: str = field(
+        default="classification",
+        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the model; `{fold}` in it stands for the fold."}
+    )
+    output_dir: str = field(default="results", metadata={"help": "Where the files of the result are written."})
+    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
+    batch_size: int = field(default=8, metadata={"help": "Videos or key frames decoded and tested together."})
+    num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
+    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+
+
+@dataclass
+class EvaluateOptions(TestOptions):
     """What to test, on what, and how many views of it."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of the classifier; `{fold}` in it stands for the fold."}
-    )
     allow_untrained_head: bool = field(
         default=False, metadata={"help": "Test although the head was never trained: chance is what to expect."}
     )
@@ -39,23 +63,58 @@ class EvaluateOptions:
             "help": "Test the models of official splits 1, 2 and 3 (UCF101, HMDB51) each on its own, and average."
         },
     )
-    output_dir: str = field(default="results", metadata={"help": "Where the files of the result are written."})
     num_segments: int = field(default=5, metadata={"help": "Test clips along the video."})
     num_crops: int = field(default=3, metadata={"help": "Test crops along the long side."})
     mode: str = field(default="dense", metadata={"help": "Frames of a clip.", "choices": ["dense", "uniform"]})
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
-    batch_size: int = field(default=8, metadata={"help": "Videos decoded and classified together."})
-    num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
-    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
     decode_time_limit: float | None = field(
         default=None, metadata={"help": "Seconds one video may take; decoding then runs in a process of its own."}
     )
     save_view_logits: bool = field(default=False, metadata={"help": "Keep the logits of every view too."})
-    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
 
-def main(argv: Sequence[str] | None = None) -> list[MultiViewResult]:
+@dataclass
+class DetectionOptions(TestOptions):
+    """What to test, and which detections count."""
+
+    max_per_frame: int | None = field(
+        default=None, metadata={"help": "Detections of a key frame that count, best first (the official program: 50)."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> list[MultiViewResult] | DetectionResult:
+    return _TASKS[read_task(argv, list(_TASKS))](argv)
+
+
+def test_detector(argv: Sequence[str] | None) -> DetectionResult:
+    """Tests a detector on every key frame and writes what is known of it."""
+    data, options, model_options = parse_recipe((ActionDataArguments, DetectionOptions), argv, __doc__)
+    source = options.model_name_or_path
+    if source is None or data.annotations is None:
+        raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --annotations FILE.csv`.")
+    check_model_source(source, "model_name_or_path")
+    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    model = load_trained_detector(source, **model_options).to(accelerator.device)
+    processor = load_detection_processor(source, model.config)
+    loader = evaluation_clip_loader(model.config, processor, options.sampling_rate, options.decoder)
+    rows = data.load()
+    if accelerator.is_main_process:
+        print(f"model: {source}: {describe_model(model)}\ntest: {len(rows):,} key frames", flush=True)
+    result = run_detection_test(
+        model, rows, loader, accelerator, clips_per_batch=options.batch_size, num_workers=options.num_workers,
+        scored=data.scored_actions(),
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        summary = write_detection_report(result, options.output_dir, options.max_per_frame)
+        unreadable = summary.pop("unreadable")
+        print_metrics(summary)
+        for entry in unreadable:
+            print(f"unreadable, its actions counted as missed: {entry['video_id']}: {entry['reason']}")
+        print(f"The results are in {options.output_dir}: test_results.json, per_class.csv, {DETECTIONS_FILE}")
+    return result
+
+
+def test_classifier(argv: Sequence[str] | None) -> list[MultiViewResult]:
+    """Tests a classifier, or that of each fold."""
     data, options, model_options = parse_recipe((DataArguments, EvaluateOptions), argv, __doc__)
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
@@ -71,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> list[MultiViewResult]:
     if options.all_folds and accelerator.is_main_process:
         report_folds(results, Path(options.output_dir))
     return results
+
+
+_TASKS: dict[str, Callable[..., Any]] = {"classification": test_classifier, "detection": test_detector}
 
 
 def plan_tests(options: EvaluateOptions, data: DataArguments) -> list[tuple[str, DataArguments, Path]]:

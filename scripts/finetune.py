@@ -1,40 +1,67 @@
-"""Fine-tune a video classifier on labelled videos and test it over several views.
+"""Fine-tune a video classifier on labelled videos and test it over several views, or an action detector on boxes.
 
 python scripts/finetune.py --recipe configs/finetune/custom.yaml --model_name_or_path pretrained/ --data videos/ \
     --output_dir out
+python scripts/finetune.py --task detection --recipe configs/detect/amd_vit_base_ava.yaml --model_name_or_path MODEL \
+    --video_root videos/ --annotations train.csv --action_list actions.pbtxt --output_dir out
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 
-from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer, AMDVideoProcessor
+from amd_hf import (
+    AMDDetectionArguments,
+    AMDDetectionTrainer,
+    AMDFineTuningArguments,
+    AMDFineTuningTrainer,
+    AMDVideoProcessor,
+)
 from amd_hf.classifiers import build_classifier, check_labels_fit, import_function
+from amd_hf.data.action_arguments import ActionTrainingArguments
 from amd_hf.data.arguments import FineTuningDataArguments, training_label_names
-from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.data.readers.ava import action_names
+from amd_hf.detectors import build_detector, detection_processor
+from amd_hf.evaluation.detection_report import write_detection_report
+from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.training.checkpoints import find_checkpoint
 from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_metrics, describe_run
 
 
 @dataclass
-class FineTuneOptions:
+class StartOptions:
     """What to train."""
 
+    task: str = field(
+        default="classification",
+        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
+    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Pre-trained model: Hub id or folder; none: from scratch, by `--model.*`."}
     )
+
+
+@dataclass
+class FineTuneOptions(StartOptions):
+    """What to train, and on which clips."""
+
     clip_augmentation: str | None = field(
         default=None, metadata={"help": "Your own `module:function` (clip, label, generator) -> (clip, label)."}
     )
 
 
 def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
+    return _TASKS[read_task(argv, list(_TASKS))](argv)
+
+
+def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
     types = (FineTuningDataArguments, FineTuneOptions, AMDFineTuningArguments)
     data, options, args, model_options = parse_recipe(types, argv, __doc__)
     if data.data is None:
@@ -57,14 +84,8 @@ def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
         eval_dataset=evaluation,
         processing_class=AMDVideoProcessor.for_model(model.config, sampling_rate=args.sampling_rate),
     )
-    if args.process_index == 0:
-        start = options.model_name_or_path or "from scratch"
-        print(describe_run(trainer, start=start, classes=model.config.num_labels), flush=True)
-        for departure in departures(trainer, read_recipe(argv)):
-            print(f"warning: {departure}", flush=True)
     trainer.program_options = (data, options)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    train_model(trainer, options.model_name_or_path, checkpoint, argv)
     if evaluation is not None:
         metrics = trainer.evaluate()
         trainer.save_metrics("eval", metrics)
@@ -73,10 +94,51 @@ def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
     trainer.save_state()
     if test is not None:
         report_test(trainer, trainer.test(test).metrics())
-    trainer.finish_run()
-    if args.process_index == 0:
-        print(f"The fine-tuned model is in {args.output_dir}", flush=True)
-    return trainer
+    return finish(trainer)
+
+
+def train_detector(argv: Sequence[str] | None) -> AMDDetectionTrainer:
+    types = (ActionTrainingArguments, StartOptions, AMDDetectionArguments)
+    data, options, args, model_options = parse_recipe(types, argv, __doc__)
+    checkpoint = find_checkpoint(args)
+    check_model_source(options.model_name_or_path, "model_name_or_path")
+
+    train, evaluation = data.load_training(), data.load_evaluation()
+    set_seed(args.seed)
+    model = build_detector(options.model_name_or_path, action_names(train), **model_options)
+    trainer = AMDDetectionTrainer(
+        model,
+        args,
+        scored_actions=data.scored_actions(),
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=detection_processor(model.config, args.sampling_rate, args.short_side),
+    )
+    trainer.program_options = (data, options)
+    train_model(trainer, options.model_name_or_path, checkpoint, argv)
+    trainer.save_state()
+    if evaluation is not None:
+        result = trainer.test(evaluation)
+        if args.process_index == 0:
+            summary = write_detection_report(result, args.output_dir)
+            print(f"test: {describe_metrics({k: v for k, v in summary.items() if k != 'unreadable'})}")
+    return finish(trainer)
+
+
+_TASKS: dict[str, Callable[..., Any]] = {"classification": train_classifier, "detection": train_detector}
+
+
+def train_model(
+    trainer: AMDFineTuningTrainer, source: str | None, checkpoint: str | None, argv: Sequence[str] | None
+) -> None:
+    """Says what the run will do, trains and saves the model."""
+    if trainer.args.process_index == 0:
+        start = source or "from scratch"
+        print(describe_run(trainer, start=start, classes=trainer.model.config.num_labels), flush=True)
+        for departure in departures(trainer, read_recipe(argv)):
+            print(f"warning: {departure}", flush=True)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
 
 
 def report_test(trainer: AMDFineTuningTrainer, metrics: dict[str, float | int]) -> None:
@@ -84,6 +146,14 @@ def report_test(trainer: AMDFineTuningTrainer, metrics: dict[str, float | int]) 
     if trainer.args.process_index == 0:
         Path(trainer.args.output_dir, "test_results.json").write_text(json.dumps(metrics, indent=2) + "\n")
         print(f"test: {describe_metrics(metrics)}")
+
+
+def finish(trainer: Any) -> Any:
+    """Card of the run, publication where asked for, and where the model is."""
+    trainer.finish_run()
+    if trainer.args.process_index == 0:
+        print(f"The fine-tuned model is in {trainer.args.output_dir}", flush=True)
+    return trainer
 
 
 if __name__ == "__main__":

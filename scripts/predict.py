@@ -1,6 +1,8 @@
-"""Classify video files: whole, or window by window with times.
+"""Classify video files, whole or window by window with times; or name the actions of the persons in one video.
 
 python scripts/predict.py --model_name_or_path finetuned/ --videos clip.mp4 folder/ "more/*.webm" --window_seconds 2
+python scripts/predict.py --task detection --model_name_or_path detector/ --video clip.mp4 \
+    --person_boxes persons.json --output_json actions.json --output_video actions.mp4
 
 Exit code: 0 when every file was read, 1 when some could not be, 2 when nothing was done (bad options, or no file could
 be read).
@@ -8,30 +10,64 @@ be read).
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from amd_hf.classifiers import load_trained_classifier
+from amd_hf.detection_video import draw_detections
+from amd_hf.detectors import load_detection_processor, load_trained_detector
 from amd_hf.evaluation.checks import check_head_is_trained
+from amd_hf.evaluation.detection import evaluation_clip_loader
+from amd_hf.evaluation.detection_prediction import as_json, detect_in_video, read_boxes_of_video
 from amd_hf.evaluation.multiview import ViewOptions
-from amd_hf.evaluation.prediction import VideoPrediction, find_videos, predict_videos
+from amd_hf.evaluation.prediction import find_videos, predict_videos
+from amd_hf.evaluation.prediction_formats import FORMATS, HEADERS, as_dict
 from amd_hf.evaluation.windows import WindowOptions
-from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.sources import load_processor
 
 
 @dataclass
-class PredictOptions:
-    """What to classify, and with what."""
+class ModelOptions:
+    """With what to predict, and how."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the classifier."})
+    task: str = field(
+        default="classification",
+        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
+    )
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the model."})
+    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
+    batch_size: int = field(default=8, metadata={"help": "Clips that go through the model together."})
+    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+
+
+@dataclass
+class DetectOptions(ModelOptions):
+    """Whose actions to name, and where to."""
+
+    video: str | None = field(default=None, metadata={"help": "The video file."})
+    person_boxes: str | None = field(
+        default=None, metadata={"help": "Boxes of any person detector, csv or JSON (docs/detection.md)."}
+    )
+    min_person_score: float = field(default=0.8, metadata={"help": "Person boxes of a lower score are left out."})
+    top_k: int = field(default=3, metadata={"help": "Most actions named per person."})
+    min_score: float = field(default=0.1, metadata={"help": "Actions of a lower score are not named."})
+    output_json: str | None = field(default=None, metadata={"help": "Where the JSON goes; by default printed."})
+    output_video: str | None = field(default=None, metadata={"help": "mp4 with boxes and actions drawn on it."})
+
+
+@dataclass
+class PredictOptions(ModelOptions):
+    """What to classify."""
+
     videos: list[str] = field(
         default_factory=list, metadata={"help": "Files, folders (with all below them) and quoted glob patterns."}
     )
@@ -50,15 +86,10 @@ class PredictOptions:
         default=1, metadata={"help": "Clips along the video or window, averaged; 1: its middle."}
     )
     num_crops: int = field(default=1, metadata={"help": "Crops along the long side, averaged."})
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
-    batch_size: int = field(default=8, metadata={"help": "Clips classified together."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes, among which the files are shared."})
-    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
     decode_time_limit: float | None = field(
         default=None, metadata={"help": "Seconds one video may take; decoding then runs in a process of its own."}
     )
-    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
     def windows(self) -> WindowOptions | None:
         """The sliding windows that were asked for."""
@@ -77,6 +108,42 @@ class PredictOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    return _TASKS[read_task(argv, list(_TASKS))](argv)
+
+
+def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The actions of the persons in one video, moment by moment."""
+    options, model_options = parse_recipe((DetectOptions,), argv, __doc__)
+    source = options.model_name_or_path
+    if source is None or options.video is None or options.person_boxes is None:
+        raise ValueError("Say what to look at: `--model_name_or_path MODEL --video FILE --person_boxes FILE`.")
+    for name in ("top_k", "batch_size"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
+    boxes = read_boxes_of_video(options.person_boxes, options.video, options.min_person_score)
+    check_model_source(source, "model_name_or_path")
+    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    model = load_trained_detector(source, **model_options).to(accelerator.device)
+    processor = load_detection_processor(source, model.config)
+    loader = evaluation_clip_loader(model.config, processor, options.sampling_rate, options.decoder)
+    moments = [
+        as_json(moment, model.config.id2label, options.top_k, options.min_score)
+        for moment in detect_in_video(model, options.video, boxes, loader, accelerator, options.batch_size)
+    ]
+    if moments and all("error" in moment for moment in moments):
+        raise ValueError(f"{options.video} cannot be read: {moments[0]['error']}")
+    text = json.dumps({"video": options.video, "moments": moments}, indent=2)
+    if options.output_json is None:
+        print(text)
+    else:
+        Path(options.output_json).write_text(text + "\n")
+    if options.output_video is not None:
+        draw_detections(options.video, moments, options.output_video, decoder=options.decoder)
+    return moments
+
+
+def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The classes of video files, whole or window by window."""
     options, model_options = parse_recipe((PredictOptions,), argv, __doc__)
     if options.model_name_or_path is None or not options.videos:
         raise ValueError("Say what to classify: `--model_name_or_path MODEL --videos FILE_OR_FOLDER ...`.")
@@ -100,71 +167,20 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         model, videos, views, accelerator, windows=windows, clips_per_batch=options.batch_size,
         num_workers=options.num_workers, decoder=options.decoder, time_limit=options.decode_time_limit,
     )  # fmt: skip
-    show = _PRINTERS[options.format]()
+    print(HEADERS[options.format], end="", flush=True)
     results = []
     for prediction in tqdm(predictions, desc="predict", unit="video", total=len(videos), disable=len(videos) == 1):
         results.append(as_dict(prediction, model.config.id2label, options.top_k))
-        show(results[-1])
+        print(FORMATS[options.format](results[-1]), end="", flush=True)
     if all("error" in result for result in results):
         raise ValueError("None of the videos could be read.")
     return results
 
 
-def as_dict(prediction: VideoPrediction, names: dict[int, str], top_k: int) -> dict[str, Any]:
-    """One video's result as it goes into JSON."""
-    result: dict[str, Any] = {"video": prediction.video}
-    windows = []
-    for window, probabilities in prediction.windows:
-        order = (-probabilities).argsort(kind="stable")[:top_k]
-        top = [{"label": names[int(number)], "score": float(probabilities[number])} for number in order]
-        windows.append({**(vars(window) if window else {}), "predictions": top})
-    if windows and "start_seconds" in windows[0]:
-        result["windows"] = windows
-    elif windows:
-        result |= windows[0]
-    return result | ({"error": prediction.error} if prediction.error is not None else {})
-
-
-def table_printer() -> Callable[[dict], None]:
-    """Prints results for people."""
-
-    def show(result: dict) -> None:
-        if len(result) > 1 + ("error" in result):
-            print(result["video"])
-        for entry in result.get("predictions", []):
-            print(f"  {entry['score']:6.1%}  {entry['label']}")
-        for window in result.get("windows", []):
-            scores = ", ".join(f"{entry['score']:.1%} {entry['label']}" for entry in window["predictions"])
-            print(f"  {window['start_seconds']:9.3f} s to {window['end_seconds']:9.3f} s  {scores}")
-        if "error" in result:
-            print(f"{result['video']}: cannot be read: {result['error']}", flush=True)
-
-    return show
-
-
-def json_printer() -> Callable[[dict], None]:
-    """Prints one JSON object per video and line."""
-    return lambda result: print(json.dumps(result), flush=True)
-
-
-def csv_printer() -> Callable[[dict], None]:
-    """Prints one line per video, window and class."""
-    columns = ["video", "start_seconds", "end_seconds", "start_frame", "stop_frame", "rank", "label", "score", "error"]
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    writer.writeheader()
-
-    def show(result: dict) -> None:
-        for part in result.get("windows", [result]):
-            times = {name: part[name] for name in columns[1:5] if name in part}
-            for rank, entry in enumerate(part.get("predictions", []), start=1):
-                writer.writerow({"video": result["video"], **times, "rank": rank, **entry})
-        if "error" in result:
-            writer.writerow({"video": result["video"], "error": result["error"]})
-
-    return show
-
-
-_PRINTERS = {"table": table_printer, "json": json_printer, "csv": csv_printer}
+_TASKS: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "classification": classify_videos,
+    "detection": detect_actions,
+}
 
 
 def program() -> None:

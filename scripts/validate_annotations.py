@@ -2,6 +2,8 @@
 
 python scripts/validate_annotations.py --data train.csv --data_root videos/
 python scripts/validate_annotations.py --data ucf101/ --split train --fold 1
+python scripts/validate_annotations.py --task detection --annotations train.csv --video_root videos/ \
+    --action_list actions.pbtxt --person_boxes persons.csv
 """
 
 from __future__ import annotations
@@ -9,23 +11,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from amd_hf.data.action_arguments import ActionDataArguments
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.readers.problems import Problems
-from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.recipes import parse_recipe, read_task, run_program
 
 
 @dataclass
-class ValidateOptions:
+class TaskOptions:
+    """What the data set is for."""
+
+    task: str = field(
+        default="classification",
+        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
+    )
+
+
+@dataclass
+class ValidateOptions(TaskOptions):
     """What to check."""
 
     split: str | None = field(default=None, metadata={"help": "Split of `data` to check."})
 
 
-def main(argv: Sequence[str] | None = None) -> Problems:
+def find_problems(argv: Sequence[str] | None) -> Problems:
+    if read_task(argv, ["classification", "detection"]) == "detection":
+        actions, _, _ = parse_recipe((ActionDataArguments, TaskOptions), argv, __doc__, has_model_options=False)
+        return actions.validate()
     data, options, _ = parse_recipe((DataArguments, ValidateOptions), argv, __doc__, has_model_options=False)
     if data.data is None:
         raise ValueError("Say what to check: `--data FOLDER_OR_FILE`.")
-    problems = data.validate(options.split)
+    return data.validate(options.split)
+
+
+def main(argv: Sequence[str] | None = None) -> Problems:
+    problems = find_problems(argv)
     for problem in problems.found:
         print(problem)
     lines = len({(problem.file, problem.number) for problem in problems.found})

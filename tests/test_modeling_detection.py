@@ -17,8 +17,8 @@ from amd_hf import (
     convert_checkpoint,
     export_checkpoint,
 )
+from amd_hf.data.boxes import extend_boxes
 from amd_hf.detectors import build_detector, detection_processor, load_trained_detector
-from amd_hf.modeling_amd_detection import extend_boxes
 from tests.helpers.models import random_clips, randomize, tiny_config
 
 
@@ -52,7 +52,7 @@ def test_golden_boxes_features_and_logits(
         torch.testing.assert_close(of_clip, golden[f"output/boxes_extended/{number}"], atol=1e-5, rtol=0)
     with torch.no_grad():
         outputs = golden_model(golden["input/frames_uint8"], extended)
-    torch.testing.assert_close(outputs.region_features, golden["output/roi_features"], atol=2e-4, rtol=0)
+    torch.testing.assert_close(outputs.roi_features, golden["output/roi_features"], atol=2e-4, rtol=0)
     logits = golden["output/logits"]
     torch.testing.assert_close(outputs.logits, logits, atol=1e-5 * logits.abs().max().item(), rtol=0)
 
@@ -118,7 +118,7 @@ def test_regions_equal_a_plain_computation_on_larger_clips_than_the_config() -> 
         tokens = model.amd(clips, interpolate_pos_encoding=True).last_hidden_state
     planes = tokens.view(2, 2, 4, 11, 32).mean(dim=1).permute(0, 3, 1, 2)
     wanted = [_region(planes[number], box, 1 / 8) for number in range(2) for box in boxes[number].tolist()]
-    torch.testing.assert_close(outputs.region_features, torch.stack(wanted), atol=1e-5, rtol=0)
+    torch.testing.assert_close(outputs.roi_features, torch.stack(wanted), atol=1e-5, rtol=0)
     torch.testing.assert_close(outputs.logits, model.classifier(torch.stack(wanted)), atol=1e-5, rtol=0)
 
 

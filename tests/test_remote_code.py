@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForVideoClassification, pipeline
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDVideoProcessor
+from amd_hf import AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDVideoProcessor
 from tests.helpers.models import nested_masks, random_clips, randomize, tiny_config
 from tests.helpers.videos import write_video
 
@@ -42,6 +43,7 @@ import torch
 from transformers import (
     AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification, AutoVideoProcessor, pipeline,
 )
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 inputs = torch.load("inputs.pt")
 trust = {"trust_remote_code": True}
@@ -60,9 +62,12 @@ with torch.no_grad():
     )
     classifier = AutoModelForVideoClassification.from_pretrained("classifier", **trust).eval()
     outcome["classifier"] = classifier(inputs["clips"]).logits
+    detector_class = get_class_from_dynamic_module("modeling_amd_detection.AMDForActionDetection", "detector")
+    detector = detector_class.from_pretrained("detector").eval()
+    outcome["detector"] = detector(inputs["clips"], inputs["boxes"]).logits
     processor = AutoVideoProcessor.from_pretrained("classifier", **trust)
     outcome["pixels"] = processor("video.mp4", return_tensors="pt")["pixel_values"]
-names += [type(part).__name__ for part in (encoder, pretrained, classifier, processor)]
+names += [type(part).__name__ for part in (encoder, pretrained, classifier, detector, processor)]
 classify = pipeline("video-classification", model="classifier", trust_remote_code=True)
 answers = classify("video.mp4", top_k=2)
 classifier.save_pretrained("saved_again")
@@ -107,13 +112,15 @@ def test_environment_without_the_package_loads_every_folder(tmp_path: Path) -> N
         "encoder": AMDModel(config),
         "pretraining": AMDForPreTraining(config),
         "classifier": AMDForVideoClassification(config),
+        "detector": AMDForActionDetection(config),
     }
     for name, model in models.items():
         _save(randomize(model).eval(), work / name)
     clips = random_clips(config)
     counts = [config.num_masked_patches(ratio) for ratio in (config.student_mask_ratio, config.teacher_mask_ratio)]
     student, teacher = nested_masks(config.num_patches, *counts)
-    torch.save({"clips": clips, "student": student, "teacher": teacher}, work / "inputs.pt")
+    boxes = [torch.tensor([[1.0, 2.0, 9.0, 12.0], [0.0, 0.0, 15.0, 15.0]]), torch.zeros(0, 4)]
+    torch.save({"clips": clips, "student": student, "teacher": teacher, "boxes": boxes}, work / "inputs.pt")
     video = write_video(work / "video.mp4", num_frames=20, height=32, width=48)
     (work / "program.py").write_text(_PROGRAM)
 
@@ -130,6 +137,7 @@ def test_environment_without_the_package_loads_every_folder(tmp_path: Path) -> N
         "AMDModel",
         "AMDForPreTraining",
         "AMDForVideoClassification",
+        "AMDForActionDetection",
         "AMDVideoProcessor",
     ]
     outcome = torch.load(work / "outcome.pt")
@@ -142,6 +150,7 @@ def test_environment_without_the_package_loads_every_folder(tmp_path: Path) -> N
             "generated": pretrained.generated_features[0],
             "encoder_of_pretraining": models["pretraining"].amd(clips).last_hidden_state,
             "classifier": models["classifier"](clips).logits,
+            "detector": models["detector"](clips, boxes).logits,
             "pixels": processor(str(video), return_tensors="pt")["pixel_values"],
         }
     assert outcome.keys() == expected.keys()
@@ -165,6 +174,22 @@ def test_saved_folder_brings_its_code_and_says_where(kind: type, tmp_path: Path)
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == _AUTO_MAP
     processor = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
     assert processor["auto_map"] == {"AutoVideoProcessor": "video_processing_amd.AMDVideoProcessor"}
+
+
+def test_saved_detector_brings_its_code_and_is_loaded_by_the_name_of_its_class(tmp_path: Path) -> None:
+    model = randomize(AMDForActionDetection(tiny_config(image_size=16))).eval()
+    _save(model, tmp_path)
+    package = Path(__file__).parents[1] / "amd_hf"
+    for name in [*_CODE, "modeling_amd_detection.py"]:
+        assert (tmp_path / name).read_text() == (package / name).read_text()
+    reference = "modeling_amd_detection.AMDForActionDetection"
+    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert auto_map == {**_AUTO_MAP, "AMDForActionDetection": reference}
+    loaded = get_class_from_dynamic_module(reference, str(tmp_path)).from_pretrained(tmp_path).eval()
+    assert type(loaded) is not AMDForActionDetection
+    clips, boxes = random_clips(model.config), [torch.tensor([[1.0, 2.0, 9.0, 12.0]])] * 2
+    with torch.no_grad():
+        assert torch.equal(loaded(clips, boxes).logits, model(clips, boxes).logits)
 
 
 def test_config_of_an_earlier_version_gets_its_map(tmp_path: Path) -> None:
@@ -198,6 +223,6 @@ def test_code_that_travels_imports_no_library_that_may_be_missing() -> None:
     from transformers.dynamic_module_utils import get_imports
 
     package = Path(__file__).parents[1] / "amd_hf"
-    imported = {name for file in _CODE for name in get_imports(package / file)}
+    imported = {name for file in [*_CODE, "modeling_amd_detection.py"] for name in get_imports(package / file)}
     third_party = imported - set(sys.stdlib_module_names)
     assert third_party <= {"torch", "torchvision", "transformers", "huggingface_hub", "numpy"}

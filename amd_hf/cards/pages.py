@@ -17,7 +17,7 @@ from .zoo import NOT_STATED, Zoo, ZooModel, measure
 _PROGRAMS = {
     "pretraining": "scripts/pretrain.py",
     "classification": "scripts/finetune.py",
-    "detection": "scripts/finetune_detection.py",
+    "detection": "scripts/finetune.py",
 }
 _LICENCE_NAME = "weights-licence-not-stated"
 

@@ -1,12 +1,15 @@
 """Boxes through the changes that a clip goes through, as VideoMAE's code for AVA counts them.
 
-A box is x1 y1 x2 y2. In pixels x2 and y2 are the last ones inside, so a box is x2 - x1 + 1 wide. All functions take
-and give float arrays (n, 4). Boxes for testing are made by `amd_hf.modeling_amd_detection.extend_boxes`.
+A box is x1 y1 x2 y2. In pixels x2 and y2 are the last ones inside, so a box is x2 - x1 + 1 wide. The functions take
+and give float arrays (n, 4), but for `extend_boxes`, which makes the boxes for testing: it takes tensors, for it
+belongs to the model, with which it travels as remote code.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from ..modeling_amd_detection import extend_boxes
 
 
 JITTER_X = (0.2, 0.1)
@@ -68,3 +71,14 @@ def jitter_boxes(boxes: np.ndarray, height: int, width: int, generator: np.rando
     first = jittered[:, :2].clip(0, limits - 1)
     last = np.maximum(np.minimum(jittered[:, 2:], limits), first + 1)
     return np.concatenate([first, last], axis=1)
+
+
+__all__ = [
+    "clip_boxes",
+    "crop_boxes",
+    "extend_boxes",
+    "flip_boxes",
+    "jitter_boxes",
+    "resize_boxes",
+    "shares_to_pixels",
+]

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..modeling_amd_detection import extend_boxes
-from .boxes import crop_boxes, flip_boxes, jitter_boxes, resize_boxes, shares_to_pixels
+from .boxes import crop_boxes, extend_boxes, flip_boxes, jitter_boxes, resize_boxes, shares_to_pixels
 from .decoding import DecodedVideoCache
 from .hsv import draw_hsv_shift, shift_hsv
 from .key_frames import clip_offsets, read_around

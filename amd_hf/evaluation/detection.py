@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from transformers.utils import logging
 
-from ..data.detection_collator import pad_to_multiple
+from ..configuration_amd import AMDConfig
+from ..data.detection_clips import DetectionClipLoader
+from ..data.detection_collator import DetectionTestCollator, pad_to_multiple
+from ..data.loader import build_eval_loader
+from ..data.readers.ava import action_names
 from ..modeling_amd import AMDPatchEmbeddings
+from ..modeling_amd_detection import AMDForActionDetection
+from ..video_processing_amd import AMDVideoProcessor
 from .ava_map import FrameBoxes, average_precisions, mean_of
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -88,14 +99,17 @@ class DetectionResult:
         classes = np.array([number for classes in actions for number in classes], dtype=np.int64)
         return FrameBoxes(self._frames(counts), boxes, box_of_entry.astype(np.int64), classes)
 
-    def metrics(self) -> dict[str, float | int]:
-        """`map` in [0, 1], and counts: `videos_expected` and `videos_read` of key frames, `boxes_tested`."""
+    def counts(self) -> dict[str, int]:
+        """`videos_expected` and `videos_read` of key frames, and `boxes_tested`."""
         return {
-            "map": self.average_precisions()["map"] if self.outcomes else float("nan"),
             "videos_expected": len(self.outcomes),
             "videos_read": sum("reason" not in outcome for outcome in self.outcomes),
             "boxes_tested": sum(len(outcome["scores"]) for outcome in self.outcomes),
         }
+
+    def metrics(self) -> dict[str, float | int]:
+        """`map` in [0, 1], and the counts."""
+        return {"map": self.average_precisions()["map"] if self.outcomes else float("nan"), **self.counts()}
 
     def write_csv(self, path: Any) -> None:
         """Write the scored detections in AVA's submission format, `video,0902,x1,y1,x2,y2,action,score` a line."""
@@ -148,6 +162,79 @@ def detect(model: nn.Module, batches: Iterable[dict[str, Any]], accelerator: Acc
         yield [{name: value for name, value in s.items() if name != "clip"} for s in batch["samples"]]
 
 
+def evaluation_clip_loader(
+    config: AMDConfig, processor: AMDVideoProcessor, sampling_rate: int | None = None, decoder: str | None = None
+) -> DetectionClipLoader:
+    """How the clips of a test are read: frames of the model's config, short side and step of the processor.
+
+    Args:
+        config ([`AMDConfig`]): The detector's.
+        processor ([`AMDVideoProcessor`]): See `amd_hf.detectors.load_detection_processor`.
+        sampling_rate (`int`, *optional*): Step between frames instead of the processor's.
+        decoder (`str`, *optional*): Video decoder by name.
+    """
+    return DetectionClipLoader(
+        num_frames=config.num_frames,
+        sampling_rate=sampling_rate or processor.sampling_rate,
+        num_labels=config.num_labels,
+        crop_size=1,  # nothing is cut out in a test
+        short_side=processor.size["shortest_edge"],
+        decoder=decoder,
+    )
+
+
+def run_detection_test(
+    model: AMDForActionDetection,
+    rows: Any,
+    loader: DetectionClipLoader,
+    accelerator: Accelerator,
+    *,
+    clips_per_batch: int = 8,
+    num_workers: int = 0,
+    scored: Sequence[str] | None = None,
+) -> DetectionResult:
+    """Tests a detector on every key frame of `rows`, each once, whatever the number of processes.
+
+    Args:
+        model ([`AMDForActionDetection`]): On the accelerator's device.
+        rows (`datasets.Dataset`): From `load_action_dataset`.
+        loader ([`DetectionClipLoader`]): How clips are read; see [`evaluation_clip_loader`].
+        accelerator (`Accelerator`): Device, precision and processes.
+        clips_per_batch, num_workers (`int`): Key frames read together, and loading processes.
+        scored (`Sequence[str]`, *optional*): Names of the classes that count; by default all.
+
+    Raises:
+        ValueError: If the classes of the data are not the model's, or one to be scored is none of them.
+    """
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    check_action_names(rows, names)
+    check_scored_names(scored, names)
+    batches = build_eval_loader(
+        rows, clips_per_batch, DetectionTestCollator(loader), num_workers=num_workers,
+        num_processes=accelerator.num_processes, process_index=accelerator.process_index,
+    )  # fmt: skip
+    outcomes = [outcome for of_batch in detect(model, batches, accelerator) for outcome in of_batch]
+    return DetectionResult(collect(outcomes, accelerator), names, scored)
+
+
+def check_action_names(rows: Any, names: Sequence[str]) -> None:
+    """Checks that the classes of a data set are those of a model, in the same order.
+
+    Raises:
+        ValueError: If they are not; names the first difference. A model without names of classes fits any.
+    """
+    ours = action_names(rows)
+    if list(names) == [f"LABEL_{number}" for number in range(len(names))] and len(names) == len(ours):
+        logger.warning("The model does not name its actions: they are taken to be those of the data, in their order.")
+        return
+    for number, (one, other) in enumerate(zip_longest(ours, names)):
+        if one != other:
+            raise ValueError(
+                f"The actions of the data are not those of the model: number {number + 1} is {one!r} in the data and "
+                f"{other!r} in the model ({len(ours)} and {len(names)} actions). Give the model's action list."
+            )
+
+
 def collect(outcomes: list[dict[str, Any]], accelerator: Accelerator) -> list[dict[str, Any]]:
     """The outcomes of all processes, in the order of their names; the same on each process."""
     if accelerator.num_processes > 1:
@@ -155,4 +242,12 @@ def collect(outcomes: list[dict[str, Any]], accelerator: Accelerator) -> list[di
     return sorted(outcomes, key=lambda outcome: outcome["video_id"])
 
 
-__all__ = ["DetectionResult", "check_scored_names", "collect", "detect"]
+__all__ = [
+    "DetectionResult",
+    "check_action_names",
+    "check_scored_names",
+    "collect",
+    "detect",
+    "run_detection_test",
+    "evaluation_clip_loader",
+]

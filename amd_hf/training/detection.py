@@ -15,7 +15,7 @@ from ..configuration_amd import AMDConfig
 from ..data.detection_clips import DetectionClipLoader
 from ..data.detection_collator import DetectionCollator, DetectionTestCollator
 from ..data.video_readers import reader_class
-from ..evaluation.detection import DetectionResult, check_scored_names, collect, detect
+from ..evaluation.detection import DetectionResult, check_action_names, check_scored_names, collect, detect
 from ..modeling_amd_detection import AMDActionDetectionOutput, AMDForActionDetection
 from .collators import process_cache
 from .detection_args import AMDDetectionArguments
@@ -38,9 +38,11 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
 
     Raises:
         ValueError: As for [`AMDFineTuningTrainer`], or if an action to be scored is none of the model's.
+        TypeError: If the model is no detector, or the arguments are those of classification.
     """
 
     args: AMDDetectionArguments
+    _trains_detectors = True
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         eval_collator: Callable | None = None,
         **kwargs: Any,
     ):
+        if not isinstance(args, AMDDetectionArguments):
+            raise TypeError(f"AMDDetectionTrainer takes AMDDetectionArguments, got {type(args).__name__}.")
         check_scored_names(scored_actions, class_names_of(model.config))
         self.scored_actions = scored_actions
         super().__init__(
@@ -105,8 +109,15 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=count)
 
     def test(self, rows: Any) -> DetectionResult:  # type: ignore[override]  # another result
-        """Tests the model on every key frame of `rows`: on person boxes where there are any, else on the true ones."""
-        return self._run(self.get_eval_dataloader(rows))
+        """Tests the model on every key frame of `rows`: on person boxes where there are any, else on the true ones.
+
+        Raises:
+            ValueError: If the actions of the data are not the model's.
+        """
+        check_action_names(rows, class_names_of(self.model.config))
+        result = self._run(self.get_eval_dataloader(rows))
+        self.test_metrics = result.metrics()
+        return result
 
     def _run(self, dataloader: DataLoader) -> DetectionResult:
         outcomes: list[dict[str, Any]] = []

@@ -18,6 +18,7 @@ from ..data.erasing import erase_clips
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from ..flops import finetuning_flops
 from ..modeling_amd import AMDForVideoClassification, AMDPatchEmbeddings
+from ..modeling_amd_detection import AMDForActionDetection
 from .base import VideoTrainer
 from .collators import finetuning_collator, process_cache
 from .ema import TRAINED_WEIGHTS_NAME, AverageWeights, WeightAverage
@@ -29,6 +30,10 @@ from .trained_parts import add_lora, freeze_modules, frozen_modules, is_lora, me
 
 class AMDFineTuningTrainer(VideoTrainer):
     """Fine-tunes an [`AMDForVideoClassification`] with cross-entropy and tests it over several views.
+
+    What does not depend on the head (layer-wise rates, frozen parts and adapters, the average of the weights, saving,
+    resuming, logs, unreadable videos) serves every head; [`AMDDetectionTrainer`] is this trainer for
+    [`AMDForActionDetection`], whose loss, collators and test are others.
 
     Clips travel as uint8. On the device a training batch is normalised, then boxes are erased, then clips and their
     targets are mixed; evaluation takes clips as they are.
@@ -49,9 +54,11 @@ class AMDFineTuningTrainer(VideoTrainer):
     Raises:
         ValueError: If more layers are to be frozen than the model has, the average of weights that are not float32 is
             asked for, or that of weights that are spread over processes.
+        TypeError: If the model is a detector.
     """
 
     args: AMDFineTuningArguments
+    _trains_detectors = False
 
     def __init__(
         self,
@@ -62,6 +69,12 @@ class AMDFineTuningTrainer(VideoTrainer):
         eval_collator: Callable | None = None,
         **kwargs: Any,
     ):
+        if isinstance(model, AMDForActionDetection) != self._trains_detectors:
+            ours, theirs = ("Detection", "FineTuning") if self._trains_detectors else ("FineTuning", "Detection")
+            raise TypeError(
+                f"AMD{ours}Trainer does not train an {type(model).__name__}: take AMD{theirs}Trainer with "
+                f"AMD{theirs}Arguments."
+            )
         if args.lora_rank is not None:
             model = add_lora(model, args.lora_rank, args.lora_alpha, args.lora_targets, args.lora_dropout)
         self._frozen = frozen_modules(model, args.freeze) if args.freeze is not None else []

@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from amd_hf import load_action_dataset
 from amd_hf.data.detection_clips import DetectionClipLoader
+from amd_hf.data.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_action_list
 from amd_hf.data.readers.ava import action_names, validate_action_annotations
 from amd_hf.data.readers.ava_files import KeyFrame, read_action_list, read_excluded, read_person_boxes
 from amd_hf.data.readers.problems import Problems
-from tests.helpers.ava import ACTIONS, MiniatureAVA, write_action_list, write_miniature
+from tests.helpers.ava import write_miniature
 from tests.helpers.videos import write_video
 
 
 @pytest.fixture(scope="module")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> MiniatureAVA:
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> PeopleFiles:
     return write_miniature(tmp_path_factory.mktemp("ava"), "val", num_videos=2, seconds=3, seed=0)
 
 
-def _lines(miniature: MiniatureAVA) -> list[list[str]]:
+def _lines(miniature: PeopleFiles) -> list[list[str]]:
     return [line.split(",") for line in miniature.annotations.read_text().splitlines()]
 
 
@@ -31,10 +33,10 @@ def _lines(miniature: MiniatureAVA) -> list[list[str]]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_rows_hold_the_boxes_and_actions_of_the_lines(miniature: MiniatureAVA) -> None:
+def test_rows_hold_the_boxes_and_actions_of_the_lines(miniature: PeopleFiles) -> None:
     rows = load_action_dataset(miniature.annotations, miniature.videos, miniature.action_list)
     assert rows["video_id"][:] == [f"val{video:03d},{second:04d}" for video in range(2) for second in (1, 2, 3)]
-    assert action_names(rows) == list(ACTIONS)
+    assert action_names(rows) == list(PEOPLE_ACTIONS)
     wanted: dict[tuple[str, str], list] = {}
     for name, time, *box, action, _ in _lines(miniature):
         wanted.setdefault((name, time), []).append(([float(side) for side in box], int(action) - 1))
@@ -49,22 +51,26 @@ def test_rows_hold_the_boxes_and_actions_of_the_lines(miniature: MiniatureAVA) -
 @pytest.mark.parametrize("layout", ["file", "pieces", "frames"])
 def test_each_layout_is_told_and_read(layout: str, tmp_path: Path) -> None:
     files = write_miniature(tmp_path, "val", num_videos=1, seconds=3, seed=0, layout=layout)
-    options = {"start_seconds": 0.5, "frame_rate": 10.0} if layout == "frames" else {}
-    if layout == "file":
-        options = {"start_seconds": 0.5}  # the film begins half a second before second 1
+    options = {"start_seconds": 0.0, "frame_rate": 8.0} if layout == "frames" else {}
     rows = load_action_dataset(files.annotations, files.videos, files.action_list, **options)
     assert {row["video"]["layout"] for row in rows} == {layout}
     loader = DetectionClipLoader(num_frames=4, sampling_rate=2, num_labels=6, crop_size=64, short_side=64)
     for row in rows:
         clip = loader.load_for_evaluation(row)
         assert clip.pixel_values.shape == (4, 3, 64, 64)
-        assert clip.pixel_values.float().std() > 5
+        key_frame = clip.pixel_values[2].float().mean(dim=0)
+        is_inside = torch.zeros(64, 64, dtype=torch.bool)
+        for x1, y1, x2, y2 in clip.boxes.round().int().tolist():
+            is_inside[y1 : y2 + 1, x1 : x2 + 1] = True
+        # Persons are brighter than the ground, and nowhere but in their boxes.
+        assert (key_frame[is_inside] > 128).float().mean() > 0.5
+        assert (key_frame[~is_inside] > 128).float().mean() < 0.02
     if layout == "frames":
         assert rows[0]["video"]["frame_pattern"] == "val000_%06d.jpg"
 
 
 def test_person_boxes_bring_their_own_key_frames_and_exclusion_takes_some_away(
-    miniature: MiniatureAVA, tmp_path: Path
+    miniature: PeopleFiles, tmp_path: Path
 ) -> None:
     box = [0.1, 0.2, 0.5, 0.6]
     persons = [
@@ -147,14 +153,14 @@ _BAD_LINES = {
 
 
 @pytest.fixture
-def faulty(miniature: MiniatureAVA, tmp_path: Path) -> Path:
+def faulty(miniature: PeopleFiles, tmp_path: Path) -> Path:
     good = "val000,0001,0.1,0.1,0.5,0.5,1,0"
     lines = [good, *(line for line, _ in _BAD_LINES.values()), good.replace("0001", "0002")]
     (tmp_path / "faulty.csv").write_text("\n".join(lines) + "\n")
     return tmp_path / "faulty.csv"
 
 
-def test_validator_names_every_bad_line(miniature: MiniatureAVA, faulty: Path) -> None:
+def test_validator_names_every_bad_line(miniature: PeopleFiles, faulty: Path) -> None:
     problems = validate_action_annotations(faulty, miniature.videos, miniature.action_list)
     assert [problem.number for problem in problems.found] == list(_BAD_LINES)
     for problem in problems.found:
@@ -162,7 +168,7 @@ def test_validator_names_every_bad_line(miniature: MiniatureAVA, faulty: Path) -
         assert str(problem).startswith(f"{faulty}:{problem.number}: ")
 
 
-def test_validator_names_bad_person_boxes(miniature: MiniatureAVA, tmp_path: Path) -> None:
+def test_validator_names_bad_person_boxes(miniature: PeopleFiles, tmp_path: Path) -> None:
     good = {"video": "val000", "timestamp": 1, "box": [0.1, 0.1, 0.5, 0.5], "score": 0.9}
     entries: list[Any] = [
         good, {**good, "score": 1.5}, {**good, "box": [0.1, 0.1, 0.5]}, {**good, "box": [0.5, 0.1, 0.1, 0.5]},
@@ -178,14 +184,14 @@ def test_validator_names_bad_person_boxes(miniature: MiniatureAVA, tmp_path: Pat
 @pytest.mark.parametrize("layout", ["pieces", "frames"])
 def test_validator_looks_for_the_moment_in_other_layouts_too(layout: str, tmp_path: Path) -> None:
     files = write_miniature(tmp_path, "val", num_videos=1, seconds=2, seed=0, layout=layout)
-    options = {"start_seconds": 0.5, "frame_rate": 10.0} if layout == "frames" else {}
+    options = {"start_seconds": 0.0, "frame_rate": 8.0} if layout == "frames" else {}
     assert not validate_action_annotations(files.annotations, files.videos, files.action_list, **options).found
     files.annotations.write_text(files.annotations.read_text() + "val000,0007,0.1,0.1,0.5,0.5,1,0\n")
     problems = validate_action_annotations(files.annotations, files.videos, files.action_list, **options)
     assert ["val000,0007" == problem.value for problem in problems.found] == [True]
 
 
-def test_reader_raises_all_kinds_of_bad_lines_at_once(miniature: MiniatureAVA, faulty: Path) -> None:
+def test_reader_raises_all_kinds_of_bad_lines_at_once(miniature: PeopleFiles, faulty: Path) -> None:
     with pytest.raises(
         ValueError, match=r"1 of 10 lines of .*faulty\.csv has a box outside|have a box outside"
     ) as error:
@@ -194,7 +200,7 @@ def test_reader_raises_all_kinds_of_bad_lines_at_once(miniature: MiniatureAVA, f
         assert f"line {number}" in str(error.value) or f", {number}" in str(error.value)
 
 
-def test_wrong_places_and_options_are_refused(miniature: MiniatureAVA, tmp_path: Path) -> None:
+def test_wrong_places_and_options_are_refused(miniature: PeopleFiles, tmp_path: Path) -> None:
     arguments = (miniature.annotations, miniature.videos, miniature.action_list)
     with pytest.raises(FileNotFoundError, match="no folder of videos"):
         load_action_dataset(miniature.annotations, tmp_path / "none", miniature.action_list)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amd_hf.data.motion_people import write_action_list
 from amd_hf.data.readers.ava_files import KeyFrame, read_action_list, read_actions, read_excluded
 from amd_hf.data.readers.problems import Problems
 from amd_hf.evaluation.ava_files import score_submission
 from amd_hf.evaluation.ava_map import FrameMeanAveragePrecision, integrate_precision
 from amd_hf.evaluation.detection import DetectionResult
-from tests.helpers.ava import write_action_list
 from tests.helpers.training import ROOT, script_environment
 
 

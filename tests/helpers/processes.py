@@ -23,6 +23,7 @@ from amd_hf import (
     AMDTrainer,
     load_video_dataset,
 )
+from tests.helpers.detection_scene import detection
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import finetuning_args, labelled_rows, logged, pretraining_args, weights_of
 
@@ -166,6 +167,7 @@ SCENES: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
     "equal_masks": _equal_masks,
     "stream_passes": _stream_passes,
     "uneven_step": _uneven_step,
+    "detection": detection,
 }
 
 

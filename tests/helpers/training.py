@@ -126,10 +126,12 @@ def plain_losses(
     return {"reconstruction": outputs.loss} | {name: torch.stack(values).mean() for name, values in parts.items()}
 
 
-def run_script(name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run_script(
+    name: str, *arguments: str, check: bool = True, timeout: float = 200
+) -> subprocess.CompletedProcess[str]:
     """One of the programs as a process of its own, as a user starts it."""
     command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
-    outcome = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=200)
+    outcome = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=timeout)
     assert not check or outcome.returncode == 0, outcome.stderr[-3000:]
     return outcome
 

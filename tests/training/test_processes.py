@@ -46,14 +46,14 @@ def two(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
 def one(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process finds."""
     output = tmp_path_factory.mktemp("one")
-    return play(videos, output, 1, names=("distillation", "fine_tuning", "equal_masks", "uneven_step"))
+    return play(videos, output, 1, names=("distillation", "fine_tuning", "equal_masks", "uneven_step", "detection"))
 
 
 def test_two_processes_know_of_each_other(two: list[dict[str, Any]]) -> None:
     assert [found["distillation"]["world_size"] for found in two] == [2, 2]
 
 
-@pytest.mark.parametrize("scene", ["distillation", "fine_tuning", "equal_masks"])
+@pytest.mark.parametrize("scene", ["distillation", "fine_tuning", "equal_masks", "detection"])
 def test_same_videos_in_a_step_give_the_same_losses_and_weights(
     one: dict[str, Any], two: list[dict[str, Any]], scene: str
 ) -> None:
@@ -66,7 +66,7 @@ def test_same_videos_in_a_step_give_the_same_losses_and_weights(
             torch.testing.assert_close(found[scene]["weights"][name], value, atol=1e-5, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("scene", ["distillation", "fine_tuning"])
+@pytest.mark.parametrize("scene", ["distillation", "fine_tuning", "detection"])
 def test_evaluation_counts_each_video_once(one: dict[str, Any], two: list[dict[str, Any]], scene: str) -> None:
     expected = one[scene]["metrics"]
     assert (expected["eval_videos_expected"], expected["eval_videos_read"]) == (11, 10)
@@ -85,6 +85,16 @@ def test_multi_view_test_is_whole_on_every_process(one: dict[str, Any], two: lis
         for ours, theirs in zip(result.predictions, expected.predictions, strict=True):
             np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-4)
         assert result.metrics() == expected.metrics()
+
+
+def test_detections_are_whole_on_every_process(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    expected = one["detection"]["test"]
+    for found in two:
+        result = found["detection"]["test"]
+        assert [video_id for video_id, _ in result.unreadable] == ["broken,left"]
+        for ours, theirs in zip(result.outcomes, expected.outcomes, strict=True):
+            assert ours["video_id"] == theirs["video_id"]
+            np.testing.assert_allclose(ours["scores"], theirs["scores"], atol=1e-4)
 
 
 def test_batch_that_one_process_cannot_read_is_skipped_on_both(two: list[dict[str, Any]]) -> None:

@@ -1,0 +1,114 @@
+"""A video with the boxes of persons and their actions drawn on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .data.decoding import VideoReader, open_video
+from .data.key_frames import frame_rate_of
+
+
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
+_LONGEST_STAY = 1.0  # seconds for which a moment's boxes are shown around it, half before and half after
+_FRAMES_AT_ONCE = 16
+
+
+def draw_detections(
+    video: str | os.PathLike[str],
+    moments: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike[str],
+    *,
+    min_side: int = 320,
+    decoder: str | None = None,
+) -> Path:
+    """Write an H.264 mp4 of a video with boxes and labels drawn on it, at the video's own frame rate, without sound.
+
+    The boxes of a moment are shown from half-way to the moment before until half-way to the one behind, for half a
+    second at most on either side: between moments nobody knows where they are.
+
+    Args:
+        video (path): The video file.
+        moments (`Sequence[Mapping]`): In order of time, `timestamp` in seconds and `persons`, each with `box` (x1 y1
+            x2 y2 as shares of the frame) and `actions` of `label` and `score`. Those without persons draw nothing.
+        path (path): The mp4 file.
+        min_side (`int`, defaults to 320): Videos with a shorter short side are enlarged to it, for letters to be read.
+        decoder (`str`, *optional*): Video decoder by name.
+
+    Raises:
+        VideoReadError: If the video cannot be read.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    rate = frame_rate_of(str(video))
+    shown = [moment for moment in moments if moment.get("persons")]
+    times = np.array([moment["timestamp"] for moment in shown])
+    with open_video(str(video), decoder=decoder) as reader, av.open(str(unfinished), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(100_000))
+        stream.pix_fmt = "yuv420p"
+        for number, frame in enumerate(_frames(reader)):
+            picture = _enlarged(Image.fromarray(frame), min_side)
+            if number == 0:
+                stream.width, stream.height = picture.size
+            nearest = _nearest(times, number / rate)
+            if nearest is not None:
+                draw_persons(picture, shown[nearest]["persons"])
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    unfinished.replace(path)
+    return path
+
+
+def draw_persons(picture: Image.Image, persons: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the boxes of persons and their actions on a picture, each person in a colour of its own."""
+    draw = ImageDraw.Draw(picture)
+    width, height = picture.size
+    line = max(1, round(min(width, height) / 180))
+    font = ImageFont.load_default(size=max(10, round(min(width, height) / 28)))
+    for number, person in enumerate(persons):
+        colour = _COLOURS[number % len(_COLOURS)]
+        x1, y1, x2, y2 = (side * (width, height)[place % 2] for place, side in enumerate(person["box"]))
+        draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=colour, width=line)
+        text = "\n".join(f"{action['label']} {action['score']:.2f}" for action in person["actions"])
+        if text:
+            _label(draw, text, (x1, y1), picture.size, font, colour)
+
+
+def _label(
+    draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], size: tuple[int, int], font: Any, colour: str
+) -> None:
+    """Text on a ground of the box's colour, above the corner where there is room, else below, within the picture."""
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, spacing=1)
+    width, height = right + 4, bottom + 4
+    x = min(max(corner[0], 0), max(size[0] - width, 0))
+    y = corner[1] - height if corner[1] >= height else min(corner[1], max(size[1] - height, 0))
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.multiline_text((x + 2, y + 1), text, fill="white", font=font, spacing=1)
+
+
+def _frames(reader: VideoReader) -> Iterator[np.ndarray]:
+    for start in range(0, len(reader), _FRAMES_AT_ONCE):
+        yield from reader.frames(np.arange(start, min(start + _FRAMES_AT_ONCE, len(reader))))
+
+
+def _enlarged(picture: Image.Image, min_side: int) -> Image.Image:
+    """The picture with an even width and height, which H.264 needs, and a short side of `min_side` at least."""
+    scale = max(1.0, min_side / min(picture.size))
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in picture.size)
+    return picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _nearest(times: np.ndarray, seconds: float) -> int | None:
+    """Which of the moments, in order of time, is shown at a second; None where none is near enough."""
+    behind = int(np.searchsorted(times, seconds))
+    near = [number for number in (behind - 1, behind) if 0 <= number < len(times)]
+    nearest = min(near, key=lambda number: abs(times[number] - seconds), default=None)
+    return nearest if nearest is not None and abs(times[nearest] - seconds) <= _LONGEST_STAY / 2 else None

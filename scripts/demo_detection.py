@@ -1,0 +1,111 @@
+"""Action detection from nothing: rendered films in AVA's formats, a small detector, its frame mAP, a drawn video.
+
+Renders MotionPeople (several moving shapes at a time, each with its own actions), fine-tunes a small detector on them
+on the CPU and tests it on other films, with boxes as a person detector finds them. Beside its mAP stand that of
+constant scores and that of the same detector whose boxes have changed places: it must read each box, not the clip.
+
+python scripts/demo_detection.py --output_dir demo_detection_output
+
+Exit code 1 where the detector does not reach 0.8, or shuffled boxes gain more than 0.1 over constant scores.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import finetune
+import predict
+
+from amd_hf.data.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_motion_people
+from amd_hf.evaluation.detection_report import constant_scores, shuffle_boxes, unshuffle_boxes
+from amd_hf.recipes import parse_recipe, run_program
+
+
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "demo" / "detection.yaml"
+LOWEST_MAP, HIGHEST_GAIN = 0.8, 0.1
+
+
+@dataclass
+class DemoOptions:
+    """Where everything goes, and how large it is."""
+
+    output_dir: str = field(default="demo_detection_output", metadata={"help": "Everything is written here."})
+    seed: int = field(default=0, metadata={"help": "Of data, weights and order."})
+    num_films: int = field(default=100, metadata={"help": "Films to train on."})
+    num_validation: int = field(default=10, metadata={"help": "Films to test on."})
+    seconds: int = field(default=20, metadata={"help": "Key frames of a film."})
+    max_steps: int | None = field(default=None, metadata={"help": "Optimizer steps; the recipe's."})
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    options, _ = parse_recipe((DemoOptions,), argv, __doc__, has_model_options=False)
+    folder = Path(options.output_dir)
+    if folder.exists():
+        print(f"Replacing the outcome of an earlier demo: {folder}")
+        shutil.rmtree(folder)
+    start = time.perf_counter()
+    train, validation = (
+        write_motion_people(folder / "data", split, number, options.seconds, seed=options.seed)
+        for split, number in (("train", options.num_films), ("validation", options.num_validation))
+    )
+    rendered = time.perf_counter()
+    print(f"{options.num_films + options.num_validation} films rendered in {rendered - start:.0f} s", flush=True)
+    trainer = finetune.main(training_arguments(options, folder, train, validation))
+    rows = trainer.eval_dataset
+    results = {
+        "detector": trainer.test(rows),
+        "the same with boxes shuffled within each key frame": unshuffle_boxes(trainer.test(shuffle_boxes(rows))),
+    }
+    results["constant scores"] = constant_scores(results["detector"])
+    found = {name: result.average_precisions() for name, result in results.items()}
+    seconds = time.perf_counter() - rendered
+    print(f"\n{'frame mAP at IoU 0.5':<54}{'mean':>6}" + "".join(f"{action:>9}" for action in PEOPLE_ACTIONS))
+    for name, values in found.items():
+        of_classes = "".join(f"{values['average_precision'][action]:>9.3f}" for action in PEOPLE_ACTIONS)
+        print(f"{name:<54}{values['map']:>6.3f}{of_classes}")
+    print(f"\ntraining and tests: {seconds:.0f} s")
+    draw(folder, validation)
+    means = {name: values["map"] for name, values in found.items()}
+    (folder / "results.json").write_text(json.dumps({**means, "seconds": seconds}, indent=2) + "\n")
+    return means
+
+
+def training_arguments(options: DemoOptions, folder: Path, train: PeopleFiles, validation: PeopleFiles) -> list[str]:
+    """The command line of finetune.py."""
+    files = {
+        "recipe": RECIPE, "video_root": train.videos, "annotations": train.annotations,
+        "action_list": train.action_list, "eval_annotations": validation.annotations,
+        "person_boxes": validation.person_boxes, "output_dir": folder / "detector", "seed": options.seed,
+    }  # fmt: skip
+    steps = ["--max_steps", str(options.max_steps), "--warmup_steps", "1"] if options.max_steps else []
+    return [*(part for name, value in files.items() for part in (f"--{name}", str(value))), *steps]
+
+
+def draw(folder: Path, validation: PeopleFiles) -> None:
+    """What predict.py makes of the first validation film."""
+    video = sorted(validation.videos.glob("validation*.mp4"))[0]
+    outputs = {"output_json": folder / "actions.json", "output_video": folder / "actions.mp4"}
+    arguments = {
+        "task": "detection", "model_name_or_path": folder / "detector", "video": video,
+        "person_boxes": validation.person_boxes, **outputs,
+    }  # fmt: skip
+    predict.main(["--use_cpu", *(part for name, value in arguments.items() for part in (f"--{name}", str(value)))])
+    print(f"The detector: {folder / 'detector'}\nA film with its actions: {outputs['output_video']}")
+
+
+def program() -> None:
+    """Runs `main`; exit code 1 where the detector does not do what it should."""
+    means = main()
+    gain = means["the same with boxes shuffled within each key frame"] - means["constant scores"]
+    if means["detector"] < LOWEST_MAP or gain > HIGHEST_GAIN:
+        print(f"FAILED: the mAP must be at least {LOWEST_MAP}, shuffled boxes may gain {HIGHEST_GAIN} at most.")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run_program(program)
