@@ -10,13 +10,14 @@ from typing import Any
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
 )
 
 from .configuration_amd import AMDConfig
-from .modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDModel
+from .modeling_amd import AMDForImageClassification, AMDForPreTraining, AMDForVideoClassification, AMDModel
 from .modeling_amd_detection import AMDForActionDetection
 from .video_processing_amd import AMDVideoProcessor
 
@@ -41,6 +42,7 @@ _LAZY_NAMES = {
 __all__ = [
     "AMDConfig",
     "AMDForActionDetection",
+    "AMDForImageClassification",
     "AMDForPreTraining",
     "AMDForVideoClassification",
     "AMDModel",
@@ -52,6 +54,7 @@ AutoConfig.register("amd", AMDConfig)
 AutoModel.register(AMDConfig, AMDModel)
 AutoModelForPreTraining.register(AMDConfig, AMDForPreTraining)
 AutoModelForVideoClassification.register(AMDConfig, AMDForVideoClassification)
+AutoModelForImageClassification.register(AMDConfig, AMDForImageClassification)
 AutoVideoProcessor.register(AMDConfig, AMDVideoProcessor)
 
 
