@@ -9,11 +9,13 @@ from typing import Any
 
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
+    BitImageProcessor,
 )
 
 from .configuration_amd import AMDConfig
@@ -34,6 +36,7 @@ _LAZY_NAMES = {
     "convert_checkpoint": "conversion",
     "export_checkpoint": "conversion",
     "load_video_dataset": "data.loading",
+    "load_image_dataset": "data.loading",
     "AMDDetectionTrainer": "training.detection",
     "AMDDetectionArguments": "training.detection_args",
     "load_action_dataset": "data.readers.ava",
@@ -55,6 +58,7 @@ AutoModel.register(AMDConfig, AMDModel)
 AutoModelForPreTraining.register(AMDConfig, AMDForPreTraining)
 AutoModelForVideoClassification.register(AMDConfig, AMDForVideoClassification)
 AutoModelForImageClassification.register(AMDConfig, AMDForImageClassification)
+AutoImageProcessor.register(AMDConfig, BitImageProcessor)
 AutoVideoProcessor.register(AMDConfig, AMDVideoProcessor)
 
 

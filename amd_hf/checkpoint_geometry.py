@@ -133,9 +133,9 @@ def _read_run_arguments(arguments: Mapping[str, Any], read: Mapping[str, Any]) -
         names = {name: name for name in (*same, *more)}
     if arguments.get("model_type") == "vit_mae":
         same = ("num_frames", "image_size", "num_attention_heads", "decoder_num_attention_heads", "layer_norm_eps")
-        more = ("norm_pix_loss", "image_mean", "image_std", "reconstruction_target", "mask_type", "teacher_mask_ratio")
-        more += ("pooling",)
-        names = {name: name for name in (*same, *more)} | {"mask_ratio": "student_mask_ratio"}
+        statistics = ("norm_pix_loss", "image_mean", "image_std")
+        of_images = ("reconstruction_target", "mask_type", "teacher_mask_ratio", "pooling")
+        names = {name: name for name in (*same, *statistics, *of_images)} | {"mask_ratio": "student_mask_ratio"}
     return {ours: arguments[theirs] for theirs, ours in names.items() if arguments.get(theirs) is not None}
 
 

@@ -18,7 +18,7 @@ from amd_hf.evaluation.checks import check_head_is_trained
 from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from amd_hf.evaluation.report import MATRIX_FILE, METRICS_FILE, draw_confusion_matrix, write_report
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
-from amd_hf.sources import load_processor
+from amd_hf.sources import view_settings
 from amd_hf.training.summary import describe_model
 
 
@@ -100,7 +100,7 @@ def test_model(
     rows = data.load(options.split)
     views = ViewOptions.for_model(
         model.config,
-        sampling_rate=options.sampling_rate or load_processor(source, model.config).sampling_rate,
+        **view_settings(source, model.config, options.sampling_rate),
         num_segments=options.num_segments,
         num_crops=options.num_crops,
         mode=options.mode,

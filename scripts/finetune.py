@@ -13,10 +13,11 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer, AMDVideoProcessor
+from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer
 from amd_hf.classifiers import build_classifier, check_labels_fit, import_function
 from amd_hf.data.arguments import FineTuningDataArguments, training_label_names
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.sources import build_processor
 from amd_hf.training.checkpoints import find_checkpoint
 from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_metrics, describe_run
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
         clip_augmentation=import_function(options.clip_augmentation) if options.clip_augmentation else None,
         train_dataset=train,
         eval_dataset=evaluation,
-        processing_class=AMDVideoProcessor.for_model(model.config, sampling_rate=args.sampling_rate),
+        processing_class=build_processor(model.config, args.sampling_rate, args.short_side),
     )
     if args.process_index == 0:
         start = options.model_name_or_path or "from scratch"

@@ -31,6 +31,7 @@ _LAYERS = (
         "checkpoint_positions",
         "sources",
         "classifiers",
+        "image_processing",
         "detectors",
         "flops",
     ),
