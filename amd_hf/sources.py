@@ -38,8 +38,8 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
         **config_options: Options of [`AMDConfig`] that differ from the source's or that it does not tell.
 
     Returns:
-        [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`] or [`AMDModel`]. An official
-        encoder alone becomes a classifier whose head is new: see its `conversion_report`.
+        [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`] or [`AMDModel`]. An
+        official encoder alone becomes a classifier whose head is new: see its `conversion_report`.
 
     Raises:
         OSError: If there is nothing at `source`.
