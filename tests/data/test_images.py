@@ -1,4 +1,4 @@
-"""Images through the code of videos: the same rows in three layouts, Pillow's pixels, crops, bad files, determinism."""
+"""Images through the code of videos: rows of three layouts, Pillow's pixels, crops, bad files, determinism."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_crops_are_as_large_as_was_asked() -> None:
 def test_test_view_is_the_centre_of_the_short_side_resized_as_the_image_processor_does(
     number: int, tmp_path: Path
 ) -> None:
-    """One crop of one frame; `AutoImageProcessor` and the centre crop of training's evaluation give the same pixels."""
+    """One crop of one frame; `AutoImageProcessor` and the evaluation in training give the same pixels."""
     suffix, data = encoded(number)
     path = tmp_path / f"image{suffix}"
     path.write_bytes(data)
