@@ -130,7 +130,7 @@ class Demo:
             encoder = AMDModel.from_pretrained(self.folder / name)
         loader = clip_loader(encoder.config, self.trainers["distilled"].args)
         collator = ClassificationCollator(loader, training=False)
-        accelerator = Accelerator(mixed_precision="bf16")
+        accelerator = Accelerator(mixed_precision="bf16" if self.trainers["distilled"].args.bf16 else "no")
         train, test = (
             pooled_features(encoder, self._rows(split), collator, accelerator) for split in ("train", "validation")
         )
