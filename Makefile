@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml
 demo: install ## The main job on rendered videos: distil, fine-tune, test and use a small model (about 10 minutes, no GPU)
 	$(BIN)/python scripts/demo.py --output_dir demo_output
 
-demo-images: install ## The same on rendered images (about 5 minutes, no GPU)
+demo-images: install ## The same on rendered images (no GPU)
 	$(BIN)/python scripts/demo_images.py --output_dir demo_images_output
 
 test: install ## Run the tests (under 10 minutes on 2 cores)

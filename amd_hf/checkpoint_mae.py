@@ -20,12 +20,13 @@ _DECODER_NAMES = (
     (r"decoder_pred\.", "decoder.head."),
     (r"decoder_pos_embed$", "decoder.pos_embed"),
     (r"mask_token$", "mask_token"),
+    (r"generators\.", "generators."),  # of AMD's students
 )
 # (name in a `vit_mae` file or in memory, name in MAE's file), applied in turn.
 _VIT_MAE_NAMES = (
     (r"^vit\.", ""),
     (r"^decoder\.(?=decoder_|mask_token)", ""),
-    (r"^(?:encoder\.layer|layers)\.", "blocks."),
+    (r"^(?:(?:encoder\.)?layer|layers)\.", "blocks."),  # `encoder.` is taken off where there is no decoder
     (r"^decoder_(?:layers|encoder\.layer)\.", "decoder_blocks."),
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),

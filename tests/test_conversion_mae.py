@@ -32,10 +32,21 @@ from tests.helpers.mae import (
 
 # What tensors do not tell; a folder's config does.
 _HEADS = {"num_attention_heads": 3, "decoder_num_attention_heads": 2, "layer_norm_eps": 1e-12}
-_FORMS = ["official", "official encoder", "official file", "folder", "published folder", "state dict"]
+_FORMS = [
+    "encoder folder",
+    "official",
+    "official encoder",
+    "official file",
+    "folder",
+    "published folder",
+    "state dict",
+]
 
 
 def _source(theirs: nn.Module, form: str, folder: Path) -> Any:
+    if form == "encoder folder":
+        theirs.vit.save_pretrained(folder)
+        return folder
     if form == "folder":
         theirs.save_pretrained(folder)
         return folder

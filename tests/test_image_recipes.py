@@ -134,7 +134,10 @@ def vit_large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `vit_mae` of the size of the teacher, with random weights."""
     folder = tmp_path_factory.mktemp("teacher")
     sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-    ViTMAEModel(ViTMAEConfig(**sizes)).save_pretrained(folder)
+    model = ViTMAEModel(ViTMAEConfig(**sizes))
+    for parameter in (model.embeddings.cls_token, model.embeddings.position_embeddings):
+        torch.nn.init.normal_(parameter, std=0.02)  # zeros, as it is made
+    model.save_pretrained(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from amd_hf.sources import build_processor
 from tests.helpers.images import LAYOUTS, NAMES, class_folders, encoded, image_config
 from tests.helpers.mae import MEAN, STD, mae_model
 from tests.helpers.models import random_clips, randomize, tiny_config
-from tests.helpers.training import load_script, logged, pretraining_args, weights_of
+from tests.helpers.training import ROOT, load_script, logged, pretraining_args, weights_of
 
 
 def _classifier(**changes: Any) -> AMDForImageClassification:
@@ -213,3 +214,18 @@ def test_programs_fine_tune_test_and_probe_images(tmp_path: Path, capsys: pytest
         assert best["score"] == pytest.approx(float(by_id[video_id].max()), abs=1e-5)
     assert "accuracy" in capsys.readouterr().out
     assert load_file(tmp_path / "out" / "model.safetensors")["amd.embeddings.class_token"].shape == (1, 1, 32)
+
+
+def test_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "images.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for name, layout in (("folders", "class_folders"), ("parquet", "parquet"), ("shards", "webdataset")):
+        LAYOUTS[layout](tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    for name in ("folders", "parquet", "shards"):
+        assert next(iter(names[name]))["label"] in (0, 1, 2)
+        assert names[name].features["label"].names == NAMES
+    for path in re.findall(r"(?:configs|scripts)/[\w/.]+\.(?:yaml|py)", page):
+        assert (ROOT / path).is_file(), path
