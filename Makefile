@@ -9,10 +9,10 @@ export TOKENIZERS_PARALLELISM := false
 # process makes small models ten times slower.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: help install demo demo-detection test test-slow stress check format clean
+.PHONY: help install demo demo-detection demo-images test test-slow stress check format clean
 
 help: ## Show this help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## Make the virtual environment and install the package with all it needs
 
@@ -27,6 +27,8 @@ demo: install ## The main job on rendered videos: distil, fine-tune, test and us
 
 demo-detection: install ## Action detection on rendered films: fine-tune, test, draw (a few minutes, no GPU)
 	$(BIN)/python scripts/demo_detection.py --output_dir demo_detection_output
+demo-images: install ## The same on rendered images (no GPU)
+	$(BIN)/python scripts/demo_images.py --output_dir demo_images_output
 
 test: install ## Run the tests (under 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
@@ -47,4 +49,4 @@ format: install ## Format the code
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment and everything made
-	rm -rf $(VENV) demo_output demo_detection_output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) demo_output demo_*_output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

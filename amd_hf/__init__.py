@@ -9,14 +9,17 @@ from typing import Any
 
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
+    BitImageProcessor,
 )
 
 from .configuration_amd import AMDConfig
-from .modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDModel
+from .modeling_amd import AMDForImageClassification, AMDForPreTraining, AMDForVideoClassification, AMDModel
 from .modeling_amd_detection import AMDForActionDetection
 from .video_processing_amd import AMDVideoProcessor
 
@@ -33,6 +36,7 @@ _LAZY_NAMES = {
     "convert_checkpoint": "conversion",
     "export_checkpoint": "conversion",
     "load_video_dataset": "data.loading",
+    "load_image_dataset": "data.loading",
     "AMDDetectionTrainer": "training.detection",
     "AMDDetectionArguments": "training.detection_args",
     "load_action_dataset": "data.readers.ava",
@@ -41,6 +45,7 @@ _LAZY_NAMES = {
 __all__ = [
     "AMDConfig",
     "AMDForActionDetection",
+    "AMDForImageClassification",
     "AMDForPreTraining",
     "AMDForVideoClassification",
     "AMDModel",
@@ -52,6 +57,8 @@ AutoConfig.register("amd", AMDConfig)
 AutoModel.register(AMDConfig, AMDModel)
 AutoModelForPreTraining.register(AMDConfig, AMDForPreTraining)
 AutoModelForVideoClassification.register(AMDConfig, AMDForVideoClassification)
+AutoModelForImageClassification.register(AMDConfig, AMDForImageClassification)
+AutoImageProcessor.register(AMDConfig, BitImageProcessor)
 AutoVideoProcessor.register(AMDConfig, AMDVideoProcessor)
 
 

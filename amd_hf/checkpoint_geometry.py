@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .checkpoint_files import Checkpoint
+from .checkpoint_positions import read_positions
 from .configuration_amd import AMDConfig
 
 
@@ -53,6 +54,7 @@ def config_from_tensors(
     elif "head.weight" in checkpoint.tensors:
         read["num_labels"] = checkpoint.tensors["head.weight"].shape[0]
     from_file = _read_run_arguments(checkpoint.run_arguments, read)
+    read |= read_positions(checkpoint.tensors, {**from_file, **overrides}, read["patch_size"])
     looked_up = _look_up_heads(read, {**from_file, **overrides})
     sizes = {name: f"{value!r} (read from the tensors)" for name, value in read.items()}
     sizes |= {name: f"{value!r} (from the file's own record)" for name, value in from_file.items()}
@@ -104,6 +106,7 @@ def _read_decoder(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return {
         "decoder_hidden_size": tensors["encoder_to_decoder.weight"].shape[0],
         "decoder_num_hidden_layers": _depth(tensors, "decoder."),
+        **({"decoder_embed_bias": True} if "encoder_to_decoder.bias" in tensors else {}),
     }
 
 
@@ -128,6 +131,11 @@ def _read_run_arguments(arguments: Mapping[str, Any], read: Mapping[str, Any]) -
         same = ("num_frames", "image_size", "num_attention_heads", "decoder_num_attention_heads", "layer_norm_eps")
         more = ("norm_pix_loss", "image_mean", "image_std", "id2label", "label2id")
         names = {name: name for name in (*same, *more)}
+    if arguments.get("model_type") == "vit_mae":
+        same = ("num_frames", "image_size", "num_attention_heads", "decoder_num_attention_heads", "layer_norm_eps")
+        statistics = ("norm_pix_loss", "image_mean", "image_std")
+        of_images = ("reconstruction_target", "mask_type", "teacher_mask_ratio", "pooling")
+        names = {name: name for name in (*same, *statistics, *of_images)} | {"mask_ratio": "student_mask_ratio"}
     return {ours: arguments[theirs] for theirs, ours in names.items() if arguments.get(theirs) is not None}
 
 

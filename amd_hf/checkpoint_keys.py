@@ -14,7 +14,8 @@ _PRETRAINING_NAMES = (
     ("encoder.patch_embed.proj.{leaf}", "amd.embeddings.projection.{leaf}"),
     ("encoder.blocks.{layer}.{rest}", "amd.layers.{layer}.{rest}"),
     ("encoder.norm.{leaf}", "amd.norm.{leaf}"),
-    ("encoder_to_decoder.weight", "decoder.embed.weight"),
+    ("encoder.cls_token", "amd.embeddings.class_token"),
+    ("encoder_to_decoder.{leaf}", "decoder.embed.{leaf}"),
     ("mask_token", "decoder.mask_token"),
     ("decoder.blocks.{layer}.{rest}", "decoder.layers.{layer}.{rest}"),
     ("decoder.norm.{leaf}", "decoder.norm.{leaf}"),
@@ -24,12 +25,14 @@ _PRETRAINING_NAMES = (
     ("generator_mask_tokens.{position}", "alignment.generators.{position}.mask_token"),
 )
 _CLASSIFICATION_NAMES = (
+    ("cls_token", "amd.embeddings.class_token"),
     ("patch_embed.proj.{leaf}", "amd.embeddings.projection.{leaf}"),
     ("blocks.{layer}.{rest}", "amd.layers.{layer}.{rest}"),
     ("fc_norm.{leaf}", "fc_norm.{leaf}"),
     ("head.{leaf}", "classifier.{leaf}"),
 )
 _DETECTION_NAMES = (
+    ("cls_token", "amd.embeddings.class_token"),
     ("patch_embed.proj.{leaf}", "amd.embeddings.projection.{leaf}"),
     ("blocks.{layer}.{rest}", "amd.layers.{layer}.{rest}"),
     ("norm.{leaf}", "amd.norm.{leaf}"),

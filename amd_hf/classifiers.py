@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from .checkpoint_keys import PATCH_EMBEDDING, adapt_input_channels
 from .configuration_amd import AMDConfig
-from .modeling_amd import AMDForVideoClassification
+from .modeling_amd import AMDForImageClassification, AMDForVideoClassification
 from .sources import load_model
 
 
@@ -62,14 +62,14 @@ def check_labels_fit(rows: Any, config: AMDConfig) -> None:
 def build_classifier(
     source: str | None, label_names: Sequence[str], **config_options: Any
 ) -> AMDForVideoClassification:
-    """A classifier of these labels on a pre-trained encoder.
+    """A classifier of these labels on a pre-trained encoder: [`AMDForImageClassification`] for clips of one frame.
 
     Its head is new, unless the source is a classifier of the very same classes, which is then trained on.
 
     Args:
         source (`str`, *optional*):
-            Hub id or folder of an `amd` or Transformers `videomae` model, pre-trained or a classifier, or an official
-            file; `None`: from scratch.
+            Hub id or folder of an `amd` model or of Transformers' `videomae` or `vit_mae`, pre-trained or a
+            classifier, or an official file; `None`: from scratch.
         label_names (`Sequence[str]`): Names of the classes in the order of their numbers.
         **config_options: Options of [`AMDConfig`] that differ from the source's: drop path, but also `num_frames`,
             `image_size` (the position table is computed for the new grid) or `num_channels` (with `image_mean` and
@@ -84,7 +84,8 @@ def build_classifier(
         raise ValueError(f"A classifier needs at least two classes, the data has {list(label_names)}.")
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
     if source is None:
-        return AMDForVideoClassification(AMDConfig(**config_options, **labels))
+        config = AMDConfig(**config_options, **labels)
+        return classifier_class(config)(config)
     # An official file needs to be told what leaves no trace in its tensors.
     told = {name: value for name, value in config_options.items() if name not in _CHANNEL_OPTIONS}
     model = load_model(source, **(told if Path(source).is_file() else {}))
@@ -99,7 +100,7 @@ def build_classifier(
     if keeps_head:
         logger.warning(f"{source} is a classifier of the same classes: training goes on from its head.")
         state_dict |= {name: value for name, value in model.state_dict().items() if not name.startswith("amd.")}
-    classifier, info = AMDForVideoClassification.from_pretrained(
+    classifier, info = classifier_class(config).from_pretrained(
         None, config=config, state_dict=state_dict, ignore_mismatched_sizes=True, output_loading_info=True
     )
     unfilled = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
@@ -111,6 +112,11 @@ def build_classifier(
             "Leave out the model options that change its size, or train from scratch."
         )
     return classifier
+
+
+def classifier_class(config: AMDConfig) -> type[AMDForVideoClassification]:
+    """The class of a classifier with this config."""
+    return AMDForImageClassification if config.num_frames == 1 else AMDForVideoClassification
 
 
 def load_trained_classifier(

@@ -36,6 +36,7 @@ _AUTO_MAP = {
     "AutoModel": "modeling_amd.AMDModel",
     "AutoModelForPreTraining": "modeling_amd.AMDForPreTraining",
     "AutoModelForVideoClassification": "modeling_amd.AMDForVideoClassification",
+    "AutoModelForImageClassification": "modeling_amd.AMDForImageClassification",
 }
 
 
@@ -59,10 +60,22 @@ class AMDConfig(PreTrainedConfig):
         layer_norm_eps (`float`, *optional*, defaults to 1e-6): Epsilon of every LayerNorm.
         use_final_norm (`bool`, *optional*, defaults to `True`):
             Whether the encoder ends in a LayerNorm: pre-training and detection. Classifiers switch it off.
+        position_embedding (`"sincos_1d"`, `"sincos_2d"` or `"stored"`, *optional*, defaults to `"sincos_1d"`):
+            Position table of the encoder: VideoMAE's over all tokens, MAE's over rows and columns (of one frame), or
+            one that is saved with the weights. None is learned.
+        use_class_token (`bool`, *optional*, defaults to `False`):
+            Whether a class token stands in front of the patch tokens, as in image models. It takes part in attention
+            and is left out of alignment.
         initializer_range (`float`, *optional*, defaults to 0.02): Deviation of the truncated normal initialisation.
         decoder_hidden_size (`int`, *optional*, defaults to 192): Width of the pixel decoder.
         decoder_num_hidden_layers (`int`, *optional*, defaults to 4): Blocks of the pixel decoder.
         decoder_num_attention_heads (`int`, *optional*, defaults to 3): Heads of the pixel decoder.
+        decoder_position_embedding (*optional*, defaults to `"sincos_1d"`):
+            Position table of the decoder, as `position_embedding`.
+        use_decoder_class_token (`bool`, *optional*, defaults to `False`):
+            Whether the encoder's class token goes through the decoder too, as in MAE.
+        decoder_embed_bias (`bool`, *optional*, defaults to `False`):
+            Whether the map from the encoder's width to the decoder's has a bias, as in MAE.
         teacher_hidden_size (`int`, *optional*):
             Width of the teacher. `None` builds no alignment modules (plain masked-autoencoder pre-training).
         generator_num_hidden_layers (`int`, *optional*, defaults to 2): Blocks of each generator.
@@ -77,9 +90,14 @@ class AMDConfig(PreTrainedConfig):
         student_mask_ratio (`float`, *optional*, defaults to 0.9): Share of the tokens hidden from the student.
         teacher_mask_ratio (`float`, *optional*, defaults to 0.75): Share hidden from the teacher, of the student's.
         norm_pix_loss (`bool`, *optional*, defaults to `True`):
-            Whether the reconstruction target is normalised patch by patch and channel by channel.
+            Whether the reconstruction target is normalised patch by patch.
+        reconstruction_target (`"videomae"` or `"mae"`, *optional*, defaults to `"videomae"`):
+            Pixels in [0, 1], normalised channel by channel, or normalised pixels, normalised over all channels
+            together: see [`AMDForPreTraining.reconstruction_target`].
         image_mean, image_std (`list[float]`, *optional*, default to ImageNet's):
             Mean and deviation of the input, in units of [0, 1], one per channel.
+        pooling (`"mean"` or `"class_token"`, *optional*, defaults to `"mean"`):
+            What classifiers look at: the mean of the patch tokens, or the class token.
         head_dropout (`float`, *optional*, defaults to 0.0): Dropout in front of the classification head.
         classifier_init_scale (`float`, *optional*, defaults to 0.001): Factor on the initial weights of that head.
 
@@ -111,10 +129,15 @@ class AMDConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-6
     use_final_norm: bool = True
+    position_embedding: Literal["sincos_1d", "sincos_2d", "stored"] = "sincos_1d"
+    use_class_token: bool = False
     initializer_range: float = 0.02
     decoder_hidden_size: int = 192
     decoder_num_hidden_layers: int = 4
     decoder_num_attention_heads: int = 3
+    decoder_position_embedding: Literal["sincos_1d", "sincos_2d", "stored"] = "sincos_1d"
+    use_decoder_class_token: bool = False
+    decoder_embed_bias: bool = False
     teacher_hidden_size: int | None = None
     generator_num_hidden_layers: int = 2
     generator_num_attention_heads: int | None = None
@@ -126,8 +149,10 @@ class AMDConfig(PreTrainedConfig):
     student_mask_ratio: float | int = 0.9
     teacher_mask_ratio: float | int = 0.75
     norm_pix_loss: bool = True
+    reconstruction_target: Literal["videomae", "mae"] = "videomae"
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    pooling: Literal["mean", "class_token"] = "mean"
     head_dropout: float | int = 0.0
     classifier_init_scale: float | int = 0.001
 
@@ -142,6 +167,7 @@ class AMDConfig(PreTrainedConfig):
         # Checked here and not in `validate_...` methods, whose errors reach the user as another type than ValueError.
         self._check_geometry()
         self._check_widths()
+        self._check_positions()
         self._check_layers()
         self._check_masks()
         kwargs["auto_map"] = {**_AUTO_MAP, **(kwargs.get("auto_map") or {})}
@@ -211,6 +237,22 @@ class AMDConfig(PreTrainedConfig):
             raise ValueError(
                 f"`drop_path_rate` {self.drop_path_rate} and `head_dropout` {self.head_dropout} must be in [0, 1)."
             )
+
+    def _check_positions(self) -> None:
+        tables = [("position_embedding", "hidden_size"), ("decoder_position_embedding", "decoder_hidden_size")]
+        if self.teacher_hidden_size is not None:
+            tables.append(("position_embedding", "teacher_hidden_size"))
+        for name, width_name in tables:
+            if getattr(self, name) != "sincos_2d":
+                continue
+            if self.grid_size[0] != 1:
+                raise ValueError(f"`{name}` 'sincos_2d' is for one frame, but a clip has {self.grid_size[0]} in time.")
+            if getattr(self, width_name) % 4:
+                width = getattr(self, width_name)
+                raise ValueError(f"`{name}` 'sincos_2d' needs `{width_name}` to be a multiple of 4, got {width}.")
+        for name in ("use_decoder_class_token", "pooling"):
+            if getattr(self, name) in (True, "class_token") and not self.use_class_token:
+                raise ValueError(f"`{name}` {getattr(self, name)!r} needs `use_class_token`.")
 
     def _check_layers(self) -> None:
         for name in self._layer_list_names():

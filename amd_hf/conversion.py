@@ -1,12 +1,11 @@
 """Official checkpoints to this package's models and back, every tensor accounted for.
 
-Reads pre-training and classification checkpoints of AMD, VideoMAE and VideoMAEv2, action detectors of VideoMAE's code
-for AVA, and folders of Transformers' `videomae`.
+Reads pre-training and classification checkpoints of AMD, VideoMAE, VideoMAEv2 and MAE, action detectors of VideoMAE's
+code for AVA, and folders of Transformers' `videomae` and `vit_mae`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,22 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers.utils import logging
 
-from .checkpoint_files import Checkpoint, read_checkpoint
+from .checkpoint_files import Checkpoint
 from .checkpoint_geometry import config_from_tensors
 from .checkpoint_keys import (
     PATCH_EMBEDDING,
-    is_videomae,
     rename,
     rename_back,
     to_convolution_embedding,
     to_linear_embedding,
-    videomae_to_official,
 )
+from .checkpoint_layouts import read_source, told_task
+from .checkpoint_positions import export_tables, is_table, place_table
 from .configuration_amd import AMDConfig
-from .modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDPreTrainedModel, sincos_position_table
+from .modeling_amd import (
+    AMDForImageClassification,
+    AMDForPreTraining,
+    AMDForVideoClassification,
+    AMDPreTrainedModel,
+)
 from .modeling_amd_detection import AMDForActionDetection
 
 
@@ -48,7 +51,6 @@ _AVA_STATISTICS = {
 _DROPPED_NAMES = (
     (r"generators\.\d+\.norm\.(weight|bias)", "in every official file, used and trained by nothing"),
     (r".*attn\.k_bias", "a key bias adds the same number to all scores of a query: the softmax ignores it"),
-    (r"(encoder\.|decoder\.)?pos_embed", "the fixed sine-cosine table, which is computed"),
 )
 _DROPPED_NAMES_OF_TASK = {
     "classification": ((r"norm\.(weight|bias)", "a classifier takes the encoder without its final norm"),),
@@ -105,8 +107,8 @@ def convert_checkpoint(
 
     Args:
         source (`str`, `Path` or `Mapping`):
-            An official `.pth`, a state dict with official names, or a folder of a Transformers `videomae` model (or
-            what [`read_source`] made of one).
+            An official `.pth`, a state dict with official names, or a folder of a Transformers `videomae` or `vit_mae`
+            model (or what [`read_source`] made of one).
         config ([`AMDConfig`], *optional*): The whole config; by default it is read from the tensors.
         task (`"pretraining"`, `"classification"` or `"detection"`, *optional*):
             Where the keys leave it open (an encoder alone), what to build around it, newly initialised.
@@ -116,9 +118,9 @@ def convert_checkpoint(
         **config_overrides: Options of [`AMDConfig`] that the tensors do not tell, or that should differ.
 
     Returns:
-        [`AMDForPreTraining`], [`AMDForVideoClassification`] or [`AMDForActionDetection`] in eval mode, with the
-        [`ConversionReport`] as `conversion_report`. A detector gets the mean and deviation of VideoMAE's code for AVA
-        unless others are given.
+        [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`] (for one frame) or
+        [`AMDForActionDetection`] in eval mode, with the [`ConversionReport`] as `conversion_report`. A detector gets
+        the mean and deviation of VideoMAE's code for AVA unless others are given.
 
     Raises:
         FileNotFoundError: If there is nothing at `source`.
@@ -139,7 +141,9 @@ def convert_checkpoint(
     state_dict = _rename_all(checkpoint, task, config, report)
     if task == "pretraining" and config.teacher_hidden_size is not None:
         state_dict = _place_by_layer(state_dict, config, projection_by_position)
-    model = _load(_MODELS[task], config, state_dict, report, _NEW_NAMES if told else _NEW_AROUND_AN_ENCODER)
+    is_image_classifier = task == "classification" and config.num_frames == 1
+    kind = AMDForImageClassification if is_image_classifier else _MODELS[task]
+    model = _load(kind, config, state_dict, report, _NEW_NAMES if told else _NEW_AROUND_AN_ENCODER)
     model.conversion_report = report
     logger.info(str(report))
     return model
@@ -150,6 +154,9 @@ def export_checkpoint(
     include_generator_mask_tokens: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The official state dict of a model: the reverse of [`convert_checkpoint`], bit for bit.
+
+    Image models get VideoMAE's names with tubelets of one frame, their class token as `cls_token` and their position
+    tables beside the weights; what MAE's own code reads is named otherwise.
 
     Args:
         model ([`AMDForPreTraining`], [`AMDForVideoClassification`] or [`AMDForActionDetection`]): What to export.
@@ -169,6 +176,8 @@ def export_checkpoint(
     official: dict[str, torch.Tensor] = {}
     left_out = []
     for key, tensor in model.state_dict().items():
+        if is_table(key):
+            continue
         key = re.sub(r"^(alignment\.\w+\.)(\d+)", lambda m: m[1] + str(positions[int(m[2])]), key)
         official_key = rename_back(key, task)
         if official_key.startswith("generator_mask_tokens.") and not include_generator_mask_tokens:
@@ -177,6 +186,7 @@ def export_checkpoint(
         if key == PATCH_EMBEDDING:
             tensor = to_convolution_embedding(tensor, config.num_channels, config.tubelet_size, config.patch_size)
         official[official_key] = tensor
+    official |= export_tables(model, task)
     for position in range(len(config.student_generation_layers) if positions else 0):
         width = config.teacher_hidden_size  # unused there, but every official file has them
         official[f"generators.{position}.norm.weight"] = torch.ones(width, dtype=model.dtype)
@@ -184,67 +194,6 @@ def export_checkpoint(
     if left_out:
         logger.warning(f"Left out of the export, as they have no official name: {', '.join(left_out)}.")
     return official
-
-
-def _read_videomae_folder(folder: Path) -> Checkpoint:
-    """Tensors of a `videomae` folder, read from the files: some releases lose biases when they load the model."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: it is no folder of a Transformers model.")
-    settings = json.loads((folder / "config.json").read_text())
-    if settings.get("model_type") != "videomae":
-        raise ValueError(
-            f"{folder} holds a `{settings.get('model_type')}` model; only `videomae` folders are converted "
-            "(`amd` folders load with `from_pretrained`)."
-        )
-    tensors: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
-        tensors |= load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path).tensors
-    if not tensors:
-        raise FileNotFoundError(f"{folder} has neither *.safetensors nor pytorch_model*.bin.")
-    checkpoint = read_checkpoint(tensors)
-    checkpoint.source = str(folder)
-    checkpoint.run_arguments = {**settings, **_read_statistics(folder)}
-    return checkpoint
-
-
-def _read_statistics(folder: Path) -> dict[str, list[float]]:
-    """Mean and deviation of a `videomae` folder's input, if it has a file of its preprocessor."""
-    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
-        if (folder / name).is_file():
-            settings = json.loads((folder / name).read_text())
-            return {key: settings[key] for key in ("image_mean", "image_std") if key in settings}
-    return {}
-
-
-def read_source(source: str | Path | Mapping[str, Any]) -> Checkpoint:
-    """Reads a checkpoint for [`convert_checkpoint`]: tensors under official names, whatever the layout.
-
-    Raises:
-        FileNotFoundError: If there is nothing at `source`.
-        ValueError: As for [`convert_checkpoint`].
-    """
-    if isinstance(source, str | Path) and Path(source).is_dir():
-        checkpoint = _read_videomae_folder(Path(source))
-    else:
-        checkpoint = read_checkpoint(source)
-    if is_videomae(checkpoint.tensors):
-        checkpoint.tensors = videomae_to_official(checkpoint.tensors)
-        # A state dict alone says nothing of the epsilon; that of all `videomae` models differs from the official 1e-6.
-        checkpoint.run_arguments = {"model_type": "videomae", "layer_norm_eps": 1e-12, **checkpoint.run_arguments}
-    return checkpoint
-
-
-def told_task(checkpoint: Checkpoint) -> str | None:
-    """What the keys say the checkpoint is, or `None` for an encoder alone."""
-    if any(key.startswith(("decoder.", "encoder_to_decoder.")) for key in checkpoint.tensors):
-        return "pretraining"
-    if "head.weight" not in checkpoint.tensors:
-        return None
-    # The code for AVA ends its encoder in a norm; classifiers have theirs behind the mean. (A classifier of
-    # Transformers by its first token looks alike, and is refused as one that lacks `fc_norm`.)
-    is_detector = "norm.weight" in checkpoint.tensors and "fc_norm.weight" not in checkpoint.tensors
-    is_transformers = checkpoint.run_arguments.get("model_type") == "videomae"
-    return "detection" if is_detector and not is_transformers else "classification"
 
 
 def _choose_task(checkpoint: Checkpoint, told: str | None, asked: str | None) -> str:
@@ -266,9 +215,17 @@ def _rename_all(
     state_dict: dict[str, torch.Tensor] = {}
     unknown = []
     for key, tensor in checkpoint.tensors.items():
+        if key.endswith("pos_embed"):
+            placed = place_table(key, tensor, config)
+            state_dict |= placed
+            if placed:
+                report.used[key] = next(iter(placed))
+            else:
+                report.dropped[key] = "a fixed sine-cosine table, which is computed"
+            continue
         dropped = (*_DROPPED_NAMES, *_DROPPED_NAMES_OF_TASK.get(task, ()))
         if reason := next((reason for pattern, reason in dropped if re.fullmatch(pattern, key)), None):
-            report.dropped[key] = reason + _unusual_values(key, tensor, config)
+            report.dropped[key] = reason + _unusual_values(key, tensor)
         elif ours := rename(key, task):
             # Copies: the source may be the caller's, or a memory-mapped file that is overwritten later.
             state_dict[ours] = to_linear_embedding(tensor) if ours == PATCH_EMBEDDING else tensor.clone()
@@ -283,20 +240,11 @@ def _rename_all(
     return state_dict
 
 
-def _unusual_values(key: str, tensor: torch.Tensor, config: AMDConfig) -> str:
-    """Says so where a dropped tensor is not what it is dropped for; raises where that changes the model."""
+def _unusual_values(key: str, tensor: torch.Tensor) -> str:
+    """Says so where a dropped tensor is not what it is dropped for."""
     if re.fullmatch(r"generators\.\d+\.norm\.(weight|bias)", key):
         expected = 1.0 if key.endswith("weight") else 0.0
         return "" if bool((tensor == expected).all()) else f" (here not {expected:g} everywhere)"
-    if key.endswith("pos_embed"):
-        table = tensor.view(-1, tensor.shape[-1])
-        if table.shape[0] != config.num_patches:
-            raise ValueError(
-                f"`{key}` has {table.shape[0]} positions, but the config's clip has {config.num_patches} tokens: "
-                "give `num_frames` and `image_size`."
-            )
-        if not torch.allclose(table.float(), sincos_position_table(*table.shape), atol=1e-5):
-            raise ValueError(f"`{key}` is not the fixed 1-D sine-cosine table: a learned table is not supported.")
     return ""
 
 

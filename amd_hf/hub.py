@@ -28,6 +28,7 @@ from .sources import load_model
 CARD_NAME = "README.md"
 CONFIG_NAME = "config.json"
 PROCESSOR_NAME = "video_preprocessor_config.json"
+IMAGE_PROCESSOR_NAME = "preprocessor_config.json"  # of models of one frame
 
 # What is published; code comes from the package. All else stays: optimizer, checkpoints, arguments, logs.
 _PUBLISHED = (
@@ -35,7 +36,7 @@ _PUBLISHED = (
     "*.safetensors",
     "*.safetensors.index.json",
     PROCESSOR_NAME,
-    "preprocessor_config.json",
+    IMAGE_PROCESSOR_NAME,
     "processor_config.json",
     CARD_NAME,
     "*.png",
@@ -150,8 +151,9 @@ def folder_problems(folder: Path, model: AMDPreTrainedModel, repo_id: str) -> li
         problems += [f"{CARD_NAME}: {problem}" for problem in card_problems(card)]
     else:
         problems.append(f"there is no {CARD_NAME}: a page must say what the model is (docs/publishing.md)")
-    if not (folder / PROCESSOR_NAME).is_file() and model.main_input_name == "pixel_values":
-        problems.append(f"there is no {PROCESSOR_NAME}: save the video processor beside the model")
+    kind, processor = ("image", IMAGE_PROCESSOR_NAME) if model.config.num_frames == 1 else ("video", PROCESSOR_NAME)
+    if not (folder / processor).is_file():
+        problems.append(f"there is no {processor}: save the {kind} processor beside the model")
     problems += _private_problems(folder, repo_id)
     problems += _foreign_tensors(folder, model)
     # Last, and only of a folder that is whole otherwise: it takes longest.

@@ -1,7 +1,8 @@
 """AMD models: a video transformer encoder, its pixel decoder, the alignment modules and the heads.
 
 The method is that of "Asymmetric Masked Distillation for Pre-Training Small Foundation Models" (arXiv 2311.03149).
-This file imports nothing of the package but the configuration: it travels with published checkpoints as remote code.
+This file imports nothing of the package but the configuration and the position tables: it travels with published
+checkpoints as remote code. An image is a clip of one frame.
 
 Shapes in comments: B clips, T frames, C channels, H x W pixels, N tokens in raster order (time, row, column), V/X/M
 the tokens seen by both models / by the teacher alone / by neither, P numbers in a patch, D width.
@@ -25,6 +26,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_amd import AMDConfig
+from .modeling_amd_positions import AMDPositionTable, interpolate_position_table
 
 
 @dataclass
@@ -33,13 +35,16 @@ class AMDModelOutput(BaseModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B, visible, D)`):
-            Output of the last block, through the final LayerNorm where `config.use_final_norm`.
+            Output of the last block, through the final LayerNorm where `config.use_final_norm`. The class token comes
+            first where `config.use_class_token`: [`AMDModel.patch_tokens`] leaves it out.
         hidden_states (`tuple` of `torch.FloatTensor`, *optional*):
-            Raw input of the first block and raw output of every block, with `output_hidden_states=True`.
+            Raw input of the first block and raw output of every block, with `output_hidden_states=True`; the class
+            token likewise.
         attentions (`tuple` of `torch.FloatTensor` of shape `(B, heads, visible, visible)`, *optional*):
             Attention weights, with `output_attentions=True` and eager attention.
         layer_features (`dict[int, torch.FloatTensor]`, *optional*):
-            Raw block outputs `(B, visible, D)` of the layers asked for with `feature_layers`, which count from 1.
+            Raw block outputs `(B, visible, D)` of the layers asked for with `feature_layers`, which count from 1,
+            without the class token.
     """
 
     layer_features: dict[int, torch.Tensor] | None = None
@@ -69,34 +74,6 @@ class AMDForPreTrainingOutput(ModelOutput):
     losses: dict[str, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def sincos_position_table(num_positions: int, dim: int) -> torch.Tensor:
-    """Fixed 1-D sine-cosine table of shape (num_positions, dim), float32, on the CPU.
-
-    Position n, dimension j: angle n / 10000^(2 * (j // 2) / dim); sine for even j, cosine for odd j (VideoMAE's
-    released code, which computes it in float64 too).
-    """
-    dimensions = torch.arange(dim, dtype=torch.float64, device="cpu") // 2 * 2 / dim
-    positions = torch.arange(num_positions, dtype=torch.float64, device="cpu")
-    angles = positions[:, None] / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), dimensions)
-    table = torch.where(torch.arange(dim, device="cpu") % 2 == 0, angles.sin(), angles.cos())
-    return table.to(torch.float32)
-
-
-def interpolate_position_table(
-    table: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]
-) -> torch.Tensor:
-    """Stretches a table `(N, D)` of a grid (time, rows, columns) to another: bicubic in space, then linear in time."""
-    time, rows, columns = new_grid
-    table = table.view(*grid, -1).permute(0, 3, 1, 2)  # (time, D, rows, columns)
-    if grid[1:] != new_grid[1:]:
-        table = F.interpolate(table, size=(rows, columns), mode="bicubic", align_corners=False)
-    if grid[0] != time:
-        over_time = table.permute(2, 3, 1, 0).flatten(0, 1)  # (rows * columns, D, time)
-        over_time = F.interpolate(over_time, size=time, mode="linear", align_corners=False)
-        table = over_time.unflatten(0, (rows, columns)).permute(3, 2, 0, 1)
-    return table.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def gather_tokens(tokens: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
@@ -239,20 +216,6 @@ class AMDLayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
 
 
-class AMDPositionTable(nn.Module):
-    """Fixed sine-cosine table, added to tokens at given positions; neither learned nor saved."""
-
-    def __init__(self, num_positions: int, dim: int):
-        super().__init__()
-        # Filled by `_init_weights`: `from_pretrained` leaves a non-persistent buffer uninitialised.
-        # float32 whatever dtype the model is loaded in.
-        self.register_buffer("table", torch.empty(num_positions, dim, dtype=torch.float32), persistent=False)
-
-    def forward(self, token_ids: torch.Tensor, like: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:
-        """Positions `(B, n, D)` of `token_ids` `(B, n)` in the dtype of `like`; `table` replaces the module's own."""
-        return (self.table if table is None else table)[token_ids].to(like.dtype)
-
-
 class AMDPatchEmbeddings(nn.Module):
     """Cuts clips into patches once and embeds only the ones that are seen.
 
@@ -263,12 +226,16 @@ class AMDPatchEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         self.projection = nn.Linear(config.patch_dim, config.hidden_size)
-        self.position = AMDPositionTable(config.num_patches, config.hidden_size)
+        self.position = AMDPositionTable(
+            config.grid_size, config.hidden_size, config.position_embedding, config.use_class_token
+        )
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_class_token else None
         self.register_buffer("mean", torch.empty(config.num_channels, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.empty(config.num_channels, dtype=torch.float32), persistent=False)
 
     def patchify(self, pixel_values: torch.Tensor, any_size: bool = False) -> torch.Tensor:
-        """(B, T, C, H, W) -> (B, N, P), a patch flattened as (frame, row, column, channel); keeps the dtype."""
+        """(B, T, C, H, W) or (B, C, H, W) -> (B, N, P), patches as (frame, row, column, channel); keeps the dtype."""
+        pixel_values = self._as_clips(pixel_values)
         self._check_size(pixel_values, any_size)
         time, rows, columns = self.grid_of(pixel_values)
         config = self.config
@@ -279,9 +246,13 @@ class AMDPatchEmbeddings(nn.Module):
 
     def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int, int]:
         """Tokens of clips along time, rows and columns."""
-        _, frames, _, height, width = pixel_values.shape
+        _, frames, _, height, width = self._as_clips(pixel_values).shape
         patch = self.config.patch_size
         return frames // self.config.tubelet_size, height // patch, width // patch
+
+    def _as_clips(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) as clips of one frame, for models of one frame; anything else as it is."""
+        return pixel_values.unsqueeze(1) if pixel_values.ndim == 4 and self.config.num_frames == 1 else pixel_values
 
     def _check_size(self, pixel_values: torch.Tensor, any_size: bool) -> None:
         config, shape = self.config, tuple(pixel_values.shape)
@@ -317,7 +288,8 @@ class AMDPatchEmbeddings(nn.Module):
     ) -> torch.Tensor:
         """Embeds patches (B, N, P), all of them or those at `visible_ids` (B, n), to tokens (B, n, D).
 
-        Where the patches have another `grid` than the config's, the position table is interpolated to it.
+        A class token comes first where the model has one. Where the patches have another `grid` than the config's, the
+        position table is interpolated to it.
         """
         if visible_ids is None:
             visible_ids = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[0], -1)
@@ -327,18 +299,29 @@ class AMDPatchEmbeddings(nn.Module):
         table = None
         if grid not in (None, self.config.grid_size):
             table = interpolate_position_table(self.position.table, self.config.grid_size, grid)
-        return tokens + self.position(visible_ids, tokens, table)
+        tokens = tokens + self.position(visible_ids, tokens, table)
+        if self.class_token is None:
+            return tokens
+        class_token = self.position.add_to_class_token(self.class_token.to(tokens.dtype))
+        return torch.cat([class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
 
 class AMDDecoder(nn.Module):
-    """Pixel decoder: predicts the patch vectors of the hidden tokens from the encoder's visible ones (VideoMAE)."""
+    """Pixel decoder: predicts the patch vectors of the hidden tokens from the encoder's visible ones (VideoMAE).
+
+    With `config.use_decoder_class_token` the encoder's class token takes part in it, as in MAE.
+    """
 
     def __init__(self, config: AMDConfig):
         super().__init__()
         width = config.decoder_hidden_size
-        self.embed = nn.Linear(config.hidden_size, width, bias=False)
+        self.num_prefix_tokens = int(config.use_class_token)
+        self.keeps_prefix = config.use_decoder_class_token
+        self.embed = nn.Linear(config.hidden_size, width, bias=config.decoder_embed_bias)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.position = AMDPositionTable(config.num_patches, width)
+        self.position = AMDPositionTable(
+            config.grid_size, width, config.decoder_position_embedding, config.use_decoder_class_token
+        )
         self.layers = nn.ModuleList(
             AMDLayer(config, width, config.decoder_num_attention_heads, 4 * width)
             for _ in range(config.decoder_num_hidden_layers)
@@ -347,14 +330,15 @@ class AMDDecoder(nn.Module):
         self.head = nn.Linear(width, config.patch_dim)
 
     def forward(self, tokens: torch.Tensor, visible_ids: torch.Tensor, masked_ids: torch.Tensor) -> torch.Tensor:
-        """Visible tokens (B, V, D) to predicted patches (B, X + M, P) in the order of `masked_ids`."""
-        visible = self.embed(tokens)
+        """Visible tokens (B, V, D), behind the class token if any, to patches (B, X + M, P) in `masked_ids`' order."""
+        prefix, visible = self.embed(tokens).tensor_split([self.num_prefix_tokens], dim=1)
         visible = visible + self.position(visible_ids, like=visible)
         masked = self.mask_token.to(visible.dtype) + self.position(masked_ids, like=visible)
-        hidden_states = torch.cat([visible, masked], dim=1)
+        parts = [self.position.add_to_class_token(prefix)] if self.keeps_prefix else []
+        hidden_states = torch.cat([*parts, visible, masked], dim=1)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
-        return self.head(self.norm(hidden_states[:, visible_ids.shape[1] :]))
+        return self.head(self.norm(hidden_states[:, -masked_ids.shape[1] :]))
 
 
 class AMDGenerator(nn.Module):
@@ -396,7 +380,8 @@ class AMDAlignment(nn.Module):
             {str(layer): nn.Linear(config.hidden_size, width, bias=False) for layer in self.layers_used}
         )
         self.generators = nn.ModuleDict({str(layer): AMDGenerator(config) for layer in self.generation_layers})
-        self.position = AMDPositionTable(config.num_patches, width)
+        kind = "sincos_2d" if config.position_embedding == "sincos_2d" else "sincos_1d"
+        self.position = AMDPositionTable(config.grid_size, width, kind)
 
     @property
     def layers_used(self) -> list[int]:
@@ -458,7 +443,9 @@ class AMDPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         config = self.config
         if isinstance(module, AMDPositionTable):
-            init.copy_(module.table, sincos_position_table(*module.table.shape))
+            init.copy_(module.table, module.computed_table())
+            if module.class_position is not None:
+                init.zeros_(module.class_position)
         elif isinstance(module, AMDPatchEmbeddings):
             init.copy_(module.mean, torch.tensor(config.image_mean, device="cpu"))
             init.copy_(module.std, torch.tensor(config.image_std, device="cpu"))
@@ -466,6 +453,8 @@ class AMDPreTrainedModel(PreTrainedModel):
             bound = config.patch_dim**-0.5
             init.uniform_(module.projection.weight, -bound, bound)
             init.uniform_(module.projection.bias, -bound, bound)
+            if module.class_token is not None:
+                init.normal_(module.class_token, std=config.initializer_range)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -516,6 +505,10 @@ class AMDModel(AMDPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.projection
 
+    def patch_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Hidden states `(B, n, D)` of the patches alone: without the class token, where the model has one."""
+        return hidden_states[:, int(self.config.use_class_token) :]
+
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -528,7 +521,8 @@ class AMDModel(AMDPreTrainedModel):
         r"""Encodes clips.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): Normalised floats, or raw uint8.
+            pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`):
+                Normalised floats, or raw uint8. All models of one frame take images `(B, C, H, W)` too.
             bool_masked_pos (`torch.BoolTensor` of shape `(B, N)`, *optional*):
                 `True` hides a token. Every row must hide the same number.
             num_masked (`int`, *optional*):
@@ -567,7 +561,7 @@ class AMDModel(AMDPreTrainedModel):
         for number, layer in enumerate(self.layers, start=1):
             hidden_states = layer(hidden_states)
             if number in feature_layers:
-                layer_features[number] = hidden_states
+                layer_features[number] = self.patch_tokens(hidden_states)
         if self.config.use_final_norm:
             hidden_states = self.norm(hidden_states)
         return AMDModelOutput(last_hidden_state=hidden_states, layer_features=layer_features or None)
@@ -645,9 +639,16 @@ class AMDForPreTraining(AMDPreTrainedModel):
     def reconstruction_target(self, patches: torch.Tensor) -> torch.Tensor:
         """What the decoder should predict for raw uint8 or normalised float patches (B, n, P): float32 (B, n, P).
 
-        Pixels in [0, 1], and with `config.norm_pix_loss` each channel of each patch normalised by its own mean and
-        unbiased variance: (x - mean) / (sqrt(var) + 1e-6), as in VideoMAE's released code.
+        `config.reconstruction_target` "videomae": pixels in [0, 1], and with `config.norm_pix_loss` each channel of
+        each patch normalised by its own mean and unbiased variance: (x - mean) / (sqrt(var) + 1e-6). "mae": normalised
+        pixels, and all channels of a patch together: (x - mean) / sqrt(var + 1e-6). Each as in its released code.
         """
+        if self.config.reconstruction_target == "mae":
+            pixels = self.amd.embeddings.normalize(patches).to(torch.float32)
+            if not self.config.norm_pix_loss:
+                return pixels
+            variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
+            return (pixels - mean) / (variance + 1e-6).sqrt()
         pixels = self.amd.embeddings.to_unit_range(patches)
         if not self.config.norm_pix_loss:
             return pixels
@@ -684,7 +685,10 @@ class AMDForPreTraining(AMDPreTrainedModel):
 
 
 class AMDForVideoClassification(AMDPreTrainedModel):
-    """Encoder without its final LayerNorm, mean of the tokens, `fc_norm` and a linear classifier."""
+    """Encoder without its final LayerNorm, mean of the patch tokens, `fc_norm` and a linear classifier.
+
+    With `config.pooling` "class_token" the class token takes the place of the mean.
+    """
 
     _auto_class = "AutoModelForVideoClassification"
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^alignment\.", r"^amd\.norm\."]
@@ -721,12 +725,26 @@ class AMDForVideoClassification(AMDPreTrainedModel):
                 Class numbers or soft targets; the loss is the mean cross-entropy, in float32.
         """
         outputs = self.amd(pixel_values, return_dict=True, **kwargs)
-        pooled = self.fc_norm(outputs.last_hidden_state.mean(dim=1))
+        tokens = outputs.last_hidden_state
+        takes_mean = self.config.pooling == "mean"
+        pooled = self.fc_norm(self.amd.patch_tokens(tokens).mean(dim=1) if takes_mean else tokens[:, 0])
         logits = self.classifier(self.dropout(pooled))
         loss = F.cross_entropy(logits.float(), labels) if labels is not None else None
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+class AMDForImageClassification(AMDForVideoClassification):
+    """The classifier of images, which are clips of one frame: `pixel_values` `(B, C, H, W)` or `(B, 1, C, H, W)`."""
+
+    _auto_class = "AutoModelForImageClassification"
+    input_modalities = ("image",)
+
+    def __init__(self, config: AMDConfig):
+        if config.num_frames != 1:
+            raise ValueError(f"An image is a clip of one frame: `num_frames` must be 1, got {config.num_frames}.")
+        super().__init__(config)
 
 
 def _with_final_norm(config: AMDConfig, use_final_norm: bool) -> AMDConfig:
@@ -738,4 +756,10 @@ def _with_final_norm(config: AMDConfig, use_final_norm: bool) -> AMDConfig:
     return config
 
 
-__all__ = ["AMDForPreTraining", "AMDForVideoClassification", "AMDModel", "AMDPreTrainedModel"]
+__all__ = [
+    "AMDForImageClassification",
+    "AMDForPreTraining",
+    "AMDForVideoClassification",
+    "AMDModel",
+    "AMDPreTrainedModel",
+]

@@ -126,7 +126,7 @@ class AMDForActionDetection(AMDPreTrainedModel):
         _check_boxes(boxes, labels, pixel_values.shape[0], self.num_labels)
         outputs = self.amd(pixel_values, interpolate_pos_encoding=True, return_dict=True, **kwargs)
         grid = self.amd.embeddings.grid_of(pixel_values)
-        features = self.pool_regions(outputs.last_hidden_state, grid, boxes)
+        features = self.pool_regions(self.amd.patch_tokens(outputs.last_hidden_state), grid, boxes)
         logits = self.classifier(self.dropout(features))
         loss = None
         if labels is not None:

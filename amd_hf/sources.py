@@ -1,4 +1,4 @@
-"""Models from wherever people have them: Hub ids and folders of `amd` and `videomae` models, official files."""
+"""Models from wherever people have them: Hub ids and folders of `amd`, `videomae` and `vit_mae` models, files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from transformers import PreTrainedConfig
+from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers.image_utils import PILImageResampling
 
 from .configuration_amd import AMDConfig
 from .conversion import convert_checkpoint, read_source, told_task
-from .modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDPreTrainedModel
+from .image_processing import build_image_processor
+from .modeling_amd import (
+    AMDForImageClassification,
+    AMDForPreTraining,
+    AMDForVideoClassification,
+    AMDModel,
+    AMDPreTrainedModel,
+)
 from .modeling_amd_detection import AMDForActionDetection
 from .video_processing_amd import AMDVideoProcessor
 
 
 _CLASSES = {
-    kind.__name__: kind for kind in (AMDModel, AMDForPreTraining, AMDForVideoClassification, AMDForActionDetection)
+    kind.__name__: kind
+    for kind in (
+        AMDModel,
+        AMDForPreTraining,
+        AMDForVideoClassification,
+        AMDForImageClassification,
+        AMDForActionDetection,
+    )
 }
 
 
@@ -26,12 +41,14 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
 
     Args:
         source (`str`, `Path` or `Mapping`):
-            Hub id or folder of an `amd` or Transformers `videomae` model, an official file, or an official state dict.
+            Hub id or folder of an `amd` model or of Transformers' `videomae` or `vit_mae`, an official file, or an
+            official state dict.
         **config_options: Options of [`AMDConfig`] that differ from the source's or that it does not tell.
 
     Returns:
-        [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForActionDetection`] or [`AMDModel`]. An official
-        encoder alone becomes a classifier whose head is new: see its `conversion_report`.
+        [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`],
+        [`AMDForActionDetection`] or [`AMDModel`]. An official encoder alone becomes a classifier whose head is new: see
+        its `conversion_report`.
 
     Raises:
         OSError: If there is nothing at `source`.
@@ -40,7 +57,7 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
     if not isinstance(source, Mapping) and not Path(source).is_file():
         if PreTrainedConfig.get_config_dict(source)[0].get("model_type") == "amd":
             return _load_amd(str(source), config_options)
-        source = source if Path(source).is_dir() else download_videomae(str(source))
+        source = source if Path(source).is_dir() else download_transformers(str(source))
     checkpoint = read_source(source)
     task = None if told_task(checkpoint) else "classification"
     return convert_checkpoint(checkpoint, task=task, **config_options)
@@ -58,30 +75,60 @@ def _load_amd(source: str, config_options: dict[str, Any]) -> AMDPreTrainedModel
     return model.eval()
 
 
-def download_videomae(name: str) -> Path:
-    """Folder with the config and the weights of a `videomae` model of the Hub."""
+def download_transformers(name: str) -> Path:
+    """Folder with the config and the weights of a `videomae` or `vit_mae` model of the Hub."""
     folder = Path(snapshot_download(name, allow_patterns=["*config.json", "*.safetensors"]))
     if not any(folder.glob("*.safetensors")):  # older repositories
         folder = Path(snapshot_download(name, allow_patterns=["pytorch_model*.bin"]))
     return folder
 
 
-def load_processor(source: str | Path, config: AMDConfig) -> AMDVideoProcessor:
-    """The video processor saved beside a model, or the usual one for models that come without.
+def build_processor(config: AMDConfig, sampling_rate: int = 4, short_side: int | None = None) -> Any:
+    """What belongs beside a model: [`AMDVideoProcessor`], or for models of one frame an image processor.
+
+    Args:
+        config ([`AMDConfig`]): The model's.
+        sampling_rate (`int`, *optional*, defaults to 4): Step between the frames of a video.
+        short_side (`int`, *optional*): Of resized images; see [`build_image_processor`].
+    """
+    if config.num_frames == 1:
+        return build_image_processor(config, short_side)
+    return AMDVideoProcessor.for_model(config, sampling_rate=sampling_rate)
+
+
+def load_processor(source: str | Path, config: AMDConfig) -> Any:
+    """The processor saved beside a model, or the usual one for models that come without.
 
     Raises:
         ValueError: If its mean and deviation are not those of the model's config.
     """
     if Path(source).is_file() or PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "amd":
-        return AMDVideoProcessor.for_model(config)
-    processor = AMDVideoProcessor.from_pretrained(source)
+        return build_processor(config)
+    processor = (AutoImageProcessor if config.num_frames == 1 else AMDVideoProcessor).from_pretrained(source)
     check_processor(processor, config)
     return processor
 
 
-def check_processor(processor: AMDVideoProcessor, config: AMDConfig) -> None:
+def view_settings(source: str | Path, config: AMDConfig, sampling_rate: int | None = None) -> dict[str, Any]:
+    """What the processor beside a model says of the views of a test; a given `sampling_rate` wins over its own.
+
+    Returns:
+        `sampling_rate`, and for images `short_side` and `interpolation`, as [`ViewOptions`] takes them.
+    """
+    processor = load_processor(source, config)
+    if isinstance(processor, AMDVideoProcessor):
+        return {"sampling_rate": sampling_rate or processor.sampling_rate}
+    is_bicubic = processor.resample == PILImageResampling.BICUBIC
+    return {
+        "sampling_rate": 1,
+        "short_side": processor.size["shortest_edge"],
+        "interpolation": "bicubic" if is_bicubic else "bilinear",
+    }
+
+
+def check_processor(processor: Any, config: AMDConfig) -> None:
     """Raises `ValueError` where a processor normalises with another mean or deviation than the model expects."""
     for name in ("image_mean", "image_std"):
         theirs, ours = list(getattr(processor, name)), list(getattr(config, name))
         if theirs != ours:
-            raise ValueError(f"`{name}` is {theirs} in the video processor, but {ours} in the model's config.")
+            raise ValueError(f"`{name}` is {theirs} in the processor, but {ours} in the model's config.")

@@ -38,8 +38,8 @@ def load_teacher(
 
     Args:
         source (`str`, `Path`, `Mapping` or `torch.nn.Module`):
-            A Hub id or folder of an `amd` or Transformers `videomae` model, an official `.pth` file or state dict (see
-            [`convert_checkpoint`]), a loaded AMD model, or a module of one's own with
+            A Hub id or folder of an `amd` model or of Transformers' `videomae` or `vit_mae`, an official `.pth` file
+            or state dict (see [`convert_checkpoint`]), a loaded AMD model, or a module of one's own with
             `forward(pixel_values, bool_masked_pos) -> {layer: (B, visible, D)}`: clips `(B, T, C, H, W)`, floats
             normalised with the student's mean and deviation, and a bool mask `(B, N)`, `True` = hidden, to raw block
             outputs on the visible tokens in raster order, for each layer (from 1) that is aligned. A module is frozen
@@ -89,7 +89,9 @@ def _check_loaded(model: AMDPreTrainedModel, source: str) -> None:
     """Raises where a weight matrix is constant, which no training leaves; warns where biases look lost."""
     weights = model.base_model.state_dict()
     constant = [
-        name for name, tensor in weights.items() if tensor.ndim > 1 and bool((tensor == tensor.flatten()[0]).all())
+        name
+        for name, tensor in weights.items()
+        if tensor.ndim > 1 and "position." not in name and bool((tensor == tensor.flatten()[0]).all())
     ]
     if constant:
         raise ValueError(

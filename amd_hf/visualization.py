@@ -86,17 +86,28 @@ def reconstruct_clips(
     pixels = embeddings.to_unit_range(embeddings.patchify(clips))
     _, masked_ids = split_tokens(student_mask, int(student_mask[0].sum()))
     predicted = model(clips, student_mask).logits.float()
-    if model.config.norm_pix_loss:
-        hidden = gather_tokens(pixels, masked_ids).unflatten(-1, (-1, model.config.num_channels))
-        variance, mean = torch.var_mean(hidden, dim=-2, keepdim=True)
-        predicted = predicted.unflatten(-1, (-1, model.config.num_channels)) * (variance.sqrt() + 1e-6) + mean
-        predicted = predicted.flatten(-2)
+    predicted = _as_pixels(model, predicted, gather_tokens(pixels, masked_ids))
     reconstruction = pixels.scatter(1, masked_ids[:, :, None].expand_as(predicted), predicted)
     rows = {"original": pixels, "student sees": _hide(pixels, student_mask)}
     if teacher_mask is not None:
         rows["teacher sees"] = _hide(pixels, teacher_mask)
     rows["reconstruction"] = reconstruction.clamp(0, 1)
     return {name: _unpatchify(patches, model) for name, patches in rows.items()}
+
+
+def _as_pixels(model: AMDForPreTraining, predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Predicted patches (B, n, P) in [0, 1]: mean and deviation of the true ones back where they were taken off."""
+    config, embeddings = model.config, model.amd.embeddings
+    if config.reconstruction_target == "mae":
+        if config.norm_pix_loss:
+            normalized = embeddings.normalize((true * 255).round().to(torch.uint8))
+            variance, mean = torch.var_mean(normalized, dim=-1, keepdim=True)
+            predicted = predicted * (variance + 1e-6).sqrt() + mean
+        return embeddings.to_unit_range(predicted)
+    if not config.norm_pix_loss:
+        return predicted
+    variance, mean = torch.var_mean(true.unflatten(-1, (-1, config.num_channels)), dim=-2, keepdim=True)
+    return (predicted.unflatten(-1, (-1, config.num_channels)) * (variance.sqrt() + 1e-6) + mean).flatten(-2)
 
 
 def _hide(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

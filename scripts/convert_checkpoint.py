@@ -1,4 +1,4 @@
-"""Convert an official AMD or VideoMAE checkpoint, or a Transformers `videomae` folder, to our format, or back.
+"""Convert an official AMD, VideoMAE or MAE checkpoint, or a Transformers folder of theirs, to our format, or back.
 
 python scripts/convert_checkpoint.py --source checkpoint.pth --output_dir converted/
 python scripts/convert_checkpoint.py --source converted/ --to_official checkpoint.pth
@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForPreTraining, AutoModelForVideoClassification
 
-from amd_hf import AMDConfig, AMDVideoProcessor, convert_checkpoint, export_checkpoint
+from amd_hf import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoint
 from amd_hf.checkpoint_files import CONFIG_ENTRY
+from amd_hf.classifiers import classifier_class
 from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.sources import build_processor
 from amd_hf.training.summary import describe_model
 
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if guessed:
             print(f"Check {' and '.join(guessed)}: nothing tells them; give --model.NAME VALUE where they differ.")
         model.save_pretrained(target)
-        AMDVideoProcessor.for_model(model.config, sampling_rate=options.sampling_rate).save_pretrained(target)
+        build_processor(model.config, options.sampling_rate).save_pretrained(target)
         print(f"{describe_model(model)}\nThe converted model is in {target}")
     return target
 
@@ -70,8 +71,8 @@ def write_official(options: ConvertOptions, target: Path) -> None:
     """Writes an `amd` folder as the authors' code would save it, under `model`."""
     config = AMDConfig.from_pretrained(options.source)
     is_pretraining = "AMDForPreTraining" in (config.architectures or [])
-    auto_class = AutoModelForPreTraining if is_pretraining else AutoModelForVideoClassification
-    state_dict = export_checkpoint(auto_class.from_pretrained(options.source), options.include_generator_mask_tokens)
+    kind = AMDForPreTraining if is_pretraining else classifier_class(config)
+    state_dict = export_checkpoint(kind.from_pretrained(options.source), options.include_generator_mask_tokens)
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": state_dict, CONFIG_ENTRY: config.to_dict()}, target)  # the way back needs no options then
     print(f"{len(state_dict)} tensors under official names are in {target}")

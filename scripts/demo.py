@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from amd_hf.visualization import draw_reconstructions, plot_losses, reconstruct_
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "configs" / "demo"
+SPLITS = ("unlabelled", "train", "tuning", "validation")
 ARMS = {
     "distilled": "distilled from the teacher",
     "no_teacher": "pre-trained without a teacher",
@@ -51,16 +52,26 @@ class DemoOptions:
 
     output_dir: str = field(default="demo_output", metadata={"help": "Everything is written here."})
     seed: int = field(default=0, metadata={"help": "Of data, weights and order."})
-    num_unlabelled: int = field(default=4000, metadata={"help": "Clips to pre-train on."})
-    num_labelled: int = field(default=320, metadata={"help": "Clips to fine-tune on."})
-    num_validation: int = field(default=400, metadata={"help": "Clips to test on."})
+    num_unlabelled: int = field(default=4000, metadata={"help": "Clips or images to pre-train on."})
+    num_labelled: int = field(default=320, metadata={"help": "Clips or images to fine-tune on."})
+    num_validation: int = field(default=400, metadata={"help": "Clips or images to test on."})
     smoke: bool = field(
         default=False, metadata={"help": "A few steps of everything: shows that it runs, learns nothing."}
     )
 
 
 class Demo:
-    """The stages, their times and their results."""
+    """The stages, their times and their results; on videos, unless a subclass says otherwise."""
+
+    recipe_prefix = ""  # of the recipes' names
+    class_names: Sequence[str] = MOTION_CLASSES
+    media = "video"
+    examples = "*/*.mp4"  # of a split
+    # More runs of fine-tuning from scratch: name -> (title, options).
+    controls: Mapping[str, tuple[str, tuple[str, ...]]] = {
+        # Beyond the end of the video: its first frame, repeated.
+        "one_frame": ("from scratch, one frame repeated", ("--sampling_rate", "1000"))
+    }
 
     def __init__(self, options: DemoOptions):
         self.options = options
@@ -82,33 +93,37 @@ class Demo:
     def render(self) -> None:
         """Writes the splits, each from seeds of its own."""
         options = self.options
-        sizes = {
-            "unlabelled": options.num_unlabelled,
-            "train": options.num_labelled,
-            "tuning": options.num_validation,
-            "validation": options.num_validation,
-        }
-        for number, (split, num_videos) in enumerate(sizes.items()):
-            seed = 1000 * options.seed + number
-            write_motion_shapes(self.data, split, num_videos, seed=seed, labelled=split != "unlabelled")
+        sizes = (options.num_unlabelled, options.num_labelled, options.num_validation, options.num_validation)
+        for number, (split, size) in enumerate(zip(SPLITS, sizes, strict=True)):
+            self.write_split(split, size, 1000 * options.seed + number)
+
+    def write_split(self, split: str, size: int, seed: int) -> None:
+        write_motion_shapes(self.data, split, size, seed=seed, labelled=split != "unlabelled")
 
     def pretrain(self, name: str, recipe: str, *overrides: str) -> None:
         arguments = self._arguments(recipe, name, "--train_split", "unlabelled", *overrides)
         self.trainers[name] = pretrain.main(arguments)
 
     def fine_tune(self, name: str, start: Path | None, *overrides: str) -> dict[str, float]:
-        recipe = yaml.safe_load((RECIPES / "student.yaml").read_text())["model"]
+        recipe = yaml.safe_load(self._recipe("student").read_text())["model"]
         model = [f"--model.{key}={json.dumps(value)}" for key, value in recipe.items()]
         where = ["--model_name_or_path", str(start)] if start else model
         splits = ["--train_split", "train", "--test_split", "validation"]
-        finetune.main(self._arguments("finetune.yaml", f"{name}_classifier", *splits, *where, *overrides))
+        finetune.main(self._arguments("finetune", f"{name}_classifier", *splits, *where, *overrides))
         return json.loads((self.folder / f"{name}_classifier" / "test_results.json").read_text())
 
     def _arguments(self, recipe: str, name: str, *more: str) -> list[str]:
         smoke = ["--max_steps", "4", "--warmup_steps", "1", "--logging_steps", "2"] if self.options.smoke else []
         output = ["--output_dir", str(self.folder / name), "--seed", str(self.options.seed)]
         precision = ["--bf16", json.dumps(self.has_bf16)]
-        return ["--recipe", str(RECIPES / recipe), "--data", str(self.data), *output, *precision, *more, *smoke]
+        where = ["--recipe", str(self._recipe(recipe)), "--data", str(self.data)]
+        return [*where, *output, *precision, *more, *smoke]
+
+    def _recipe(self, name: str) -> Path:
+        return RECIPES / f"{self.recipe_prefix}{name}.yaml"
+
+    def _rows(self, split: str) -> Any:
+        return load_video_dataset(self.data, split=split, media=self.media)
 
     def probe(self, name: str) -> float:
         """Accuracy of a linear classifier on the frozen encoder of an arm."""
@@ -121,17 +136,16 @@ class Demo:
         collator = ClassificationCollator(loader, training=False)
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if self.has_bf16 else "no")
         train, test = (
-            pooled_features(encoder, load_video_dataset(self.data, split=split), collator, accelerator)
-            for split in ("train", "validation")
+            pooled_features(encoder, self._rows(split), collator, accelerator) for split in ("train", "validation")
         )
-        return linear_probe_accuracy(train, test, len(MOTION_CLASSES))
+        return linear_probe_accuracy(train, test, len(self.class_names))
 
     def draw(self) -> None:
         """Loss curves, what student and teacher see of a few validation clips, and how alike their features are."""
         histories = {name: trainer.state.log_history for name, trainer in self.trainers.items()}
         plot_losses(histories, self.folder / "losses.png")
         student = AMDForPreTraining.from_pretrained(self.folder / "distilled")
-        rows = load_video_dataset(self.data, split="validation")
+        rows = self._rows("validation")
         batch = self.trainers["distilled"].eval_collator(
             [rows[index] for index in range(0, len(rows), max(len(rows) // 3, 1))][:3]
         )
@@ -141,8 +155,8 @@ class Demo:
         save_similarity(self.trainers["distilled"].compare_features(rows), self.folder)
 
     def predict(self) -> str:
-        """What `predict.py` says of one validation video, in a process of its own."""
-        video = sorted((self.data / "validation").glob("*/*.mp4"))[0]
+        """What `predict.py` says of one example of the validation set, in a process of its own."""
+        video = sorted((self.data / "validation").glob(self.examples))[0]
         program = Path(__file__).with_name("predict.py")
         model = self.folder / "distilled_classifier"
         command = [
@@ -165,10 +179,10 @@ class Demo:
             lines.append(
                 f"{title:<32}{result['accuracy']:>12.1%}{result['clip_accuracy']:>10.1%}{result['probe']:>14.1%}"
             )
-        one_frame = self.results["one_frame"]
-        lines.append(f"{'from scratch, one frame repeated':<32}{one_frame['accuracy']:>12.1%}   (chance: 12.5%)")
+        lines += [f"{title:<32}{self.results[name]['accuracy']:>12.1%}" for name, (title, _) in self.controls.items()]
+        lines.append(f"{'(chance)':<32}{1 / len(self.class_names):>12.1%}")
         lines.append("")
-        lines.append(f"{'model':<32}{'parameters':>12}{'GFLOPs per clip':>18}")
+        lines.append(f"{'model':<32}{'parameters':>12}{f'GFLOPs per {self.media}':>18}")
         for name, sizes in self.results["sizes"].items():
             lines.append(f"{name:<32}{sizes['parameters'] / 1e6:>11.2f}M{sizes['flops'] / 1e9:>18.2f}")
         lines.append("")
@@ -178,19 +192,17 @@ class Demo:
 
     def run(self) -> None:
         self.timed("rendering", self.render)
-        self.timed("teacher", self.pretrain, "teacher", "teacher.yaml")
+        self.timed("teacher", self.pretrain, "teacher", "teacher")
         teacher = str(self.folder / "teacher")
-        self.timed("student, distilled", self.pretrain, "distilled", "student.yaml", "--teacher", teacher)
+        self.timed("student, distilled", self.pretrain, "distilled", "student", "--teacher", teacher)
         without = ("--model.teacher_hidden_size=null",)
-        self.timed("student, without a teacher", self.pretrain, "no_teacher", "student.yaml", *without)
+        self.timed("student, without a teacher", self.pretrain, "no_teacher", "student", *without)
         for name, title in ARMS.items():
             start = None if name == "scratch" else self.folder / name
             self.results[name] = self.timed(f"fine-tuning, {title}", self.fine_tune, name, start)
             self.results[name]["probe"] = self.timed(f"linear probe, {title}", self.probe, name)
-        one_frame = ("--sampling_rate", "1000")  # beyond the end of the video: its first frame, repeated
-        self.results["one_frame"] = self.timed(
-            "fine-tuning, one frame repeated", self.fine_tune, "one_frame", None, *one_frame
-        )
+        for name, (title, overrides) in self.controls.items():
+            self.results[name] = self.timed(f"fine-tuning, {title}", self.fine_tune, name, None, *overrides)
         self.results["sizes"] = {
             name: {"parameters": count_parameters(encoder), "flops": count_flops(encoder)}
             for name in ("teacher", "distilled")
@@ -199,9 +211,14 @@ class Demo:
         self.timed("pictures", self.draw)
 
 
-def main(argv: Sequence[str] | None = None) -> Demo:
-    options, _ = parse_recipe((DemoOptions,), argv, __doc__, has_model_options=False)
-    demo = Demo(options)
+def main(
+    argv: Sequence[str] | None = None,
+    kind: type[Demo] = Demo,
+    options_type: type[DemoOptions] = DemoOptions,
+    description: str | None = __doc__,
+) -> Demo:
+    options, _ = parse_recipe((options_type,), argv, description, has_model_options=False)
+    demo = kind(options)
     for earlier in [path for path in demo.folder.glob("*") if path.name != "data"]:
         print(f"Replacing the outcome of an earlier demo: {earlier}")
         shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
@@ -210,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> Demo:
     prediction = demo.predict()
     (demo.folder / "results.json").write_text(json.dumps({**demo.results, "seconds": demo.seconds}, indent=2) + "\n")
     (demo.folder / "results.txt").write_text(report)
-    print(f"\n=== results ===\n{report}\n=== predict.py on a validation video ===\n{prediction}")
+    print(f"\n=== results ===\n{report}\n=== predict.py on one example of the validation set ===\n{prediction}")
     print(f"The distilled, fine-tuned model: {demo.folder / 'distilled_classifier'}")
     print(f"Loss curves: {demo.folder / 'losses.png'}")
     print(f"What student and teacher see: {demo.folder / 'reconstructions.png'}")

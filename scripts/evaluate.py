@@ -1,6 +1,9 @@
-"""Test a fine-tuned video classifier over several views of each video, or an action detector by AVA's frame mAP.
+"""Test a fine-tuned classifier over several views of each video, an action detector by AVA's frame mAP, or a linear
+probe on an encoder's frozen features.
 
 python scripts/evaluate.py --model_name_or_path finetuned/ --data videos/ --split test --output_dir results/
+python scripts/evaluate.py --model_name_or_path pretrained/ --linear_probe true --data videos/ --train_split train \
+    --split test
 python scripts/evaluate.py --task detection --model_name_or_path detector/ --video_root videos/ --annotations val.csv \
     --action_list actions.pbtxt --person_boxes persons.csv --output_dir results/
 """
@@ -18,14 +21,17 @@ from accelerate import Accelerator
 from amd_hf.classifiers import load_trained_classifier
 from amd_hf.data.action_arguments import ActionDataArguments
 from amd_hf.data.arguments import DataArguments
+from amd_hf.data.clips import ClipLoader
+from amd_hf.data.collators import ClassificationCollator
 from amd_hf.detectors import load_detection_processor, load_trained_detector
 from amd_hf.evaluation.checks import check_head_is_trained
 from amd_hf.evaluation.detection import DetectionResult, evaluation_clip_loader, run_detection_test
 from amd_hf.evaluation.detection_report import DETECTIONS_FILE, write_detection_report
 from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
+from amd_hf.evaluation.probes import run_linear_probe
 from amd_hf.evaluation.report import MATRIX_FILE, METRICS_FILE, draw_confusion_matrix, write_report
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.sources import load_processor
+from amd_hf.sources import load_model, view_settings
 from amd_hf.training.summary import describe_model
 
 
@@ -53,6 +59,11 @@ class TestOptions:
 class EvaluateOptions(TestOptions):
     """What to test, on what, and how many views of it."""
 
+    linear_probe: bool = field(
+        default=False,
+        metadata={"help": "Fit and test a linear classifier on the frozen encoder's mean patch token instead."},
+    )
+    train_split: str | None = field(default=None, metadata={"help": "Split of `data` to fit the linear probe on."})
     allow_untrained_head: bool = field(
         default=False, metadata={"help": "Test although the head was never trained: chance is what to expect."}
     )
@@ -122,6 +133,8 @@ def test_classifier(argv: Sequence[str] | None) -> list[MultiViewResult]:
     for source, _, _ in tests:
         check_model_source(source, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    if options.linear_probe:
+        return [probe_model(*test, options, model_options, accelerator) for test in tests]
     results = []
     for source, fold_data, folder in tests:
         results.append(test_model(source, fold_data, options, model_options, accelerator))
@@ -162,7 +175,7 @@ def test_model(
     rows = data.load(options.split)
     views = ViewOptions.for_model(
         model.config,
-        sampling_rate=options.sampling_rate or load_processor(source, model.config).sampling_rate,
+        **view_settings(source, model.config, options.sampling_rate),
         num_segments=options.num_segments,
         num_crops=options.num_crops,
         mode=options.mode,
@@ -174,6 +187,35 @@ def test_model(
         model, rows, views, accelerator, videos_per_batch=options.batch_size, num_workers=options.num_workers,
         decoder=options.decoder, time_limit=options.decode_time_limit, keep_view_logits=options.save_view_logits,
     )  # fmt: skip
+
+
+def probe_model(
+    source: str,
+    data: DataArguments,
+    folder: Path,
+    options: EvaluateOptions,
+    model_options: dict,
+    accelerator: Accelerator,
+) -> dict[str, float | int]:
+    """Fits a linear probe on the middle clip, centre crop of each video, tests it, and writes the result."""
+    if options.train_split is None:
+        raise ValueError("Say on which split of `data` to fit the linear probe: `--train_split train`.")
+    model = load_model(source, **model_options)
+    config = model.config
+    loader = ClipLoader(
+        num_frames=config.num_frames,
+        image_size=config.image_height_width[0],
+        decoder=options.decoder,
+        **view_settings(source, config, options.sampling_rate),
+    )
+    print(f"encoder: {source}: {describe_model(model.base_model)}", flush=True)
+    train, test = data.load(options.train_split), data.load(options.split)
+    collator = ClassificationCollator(loader, training=False)
+    metrics = run_linear_probe(model.base_model, train, test, collator, accelerator, options.batch_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS_FILE).write_text(json.dumps({"linear_probe": metrics}, indent=2) + "\n")
+    print_metrics(metrics)
+    return metrics
 
 
 def report(result: MultiViewResult, folder: Path) -> None:

@@ -18,7 +18,7 @@ from amd_hf.data.arguments import DataArguments
 from amd_hf.evaluation.features import FeatureOptions, extract_features
 from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
-from amd_hf.sources import load_model, load_processor
+from amd_hf.sources import load_model, view_settings
 from amd_hf.training.summary import describe_model
 
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     encoder = model.base_model.to(accelerator.device)
     views = ViewOptions.for_model(
         encoder.config,
-        sampling_rate=options.sampling_rate or load_processor(options.model_name_or_path, model.config).sampling_rate,
+        **view_settings(options.model_name_or_path, model.config, options.sampling_rate),
         num_segments=options.num_segments,
         num_crops=options.num_crops,
         mode="middle" if options.num_segments == 1 else "dense",

@@ -16,13 +16,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from amd_hf import (
-    AMDDetectionArguments,
-    AMDDetectionTrainer,
-    AMDFineTuningArguments,
-    AMDFineTuningTrainer,
-    AMDVideoProcessor,
-)
+from amd_hf import AMDDetectionArguments, AMDDetectionTrainer, AMDFineTuningArguments, AMDFineTuningTrainer
 from amd_hf.classifiers import build_classifier, check_labels_fit, import_function
 from amd_hf.data.action_arguments import ActionTrainingArguments
 from amd_hf.data.arguments import FineTuningDataArguments, training_label_names
@@ -30,6 +24,7 @@ from amd_hf.data.readers.ava import action_names
 from amd_hf.detectors import build_detector, detection_processor
 from amd_hf.evaluation.detection_report import write_detection_report
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
+from amd_hf.sources import build_processor
 from amd_hf.training.checkpoints import find_checkpoint
 from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_metrics, describe_run
@@ -82,7 +77,7 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
         clip_augmentation=import_function(options.clip_augmentation) if options.clip_augmentation else None,
         train_dataset=train,
         eval_dataset=evaluation,
-        processing_class=AMDVideoProcessor.for_model(model.config, sampling_rate=args.sampling_rate),
+        processing_class=build_processor(model.config, args.sampling_rate, args.short_side),
     )
     trainer.program_options = (data, options)
     train_model(trainer, options.model_name_or_path, checkpoint, argv)

@@ -30,7 +30,7 @@ from amd_hf.evaluation.prediction import find_videos, predict_videos
 from amd_hf.evaluation.prediction_formats import FORMATS, HEADERS, as_dict
 from amd_hf.evaluation.windows import WindowOptions
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.sources import load_processor
+from amd_hf.sources import view_settings
 
 
 @dataclass
@@ -71,6 +71,7 @@ class PredictOptions(ModelOptions):
     videos: list[str] = field(
         default_factory=list, metadata={"help": "Files, folders (with all below them) and quoted glob patterns."}
     )
+    media: str = field(default="video", metadata={"help": "What folders hold.", "choices": ["video", "image"]})
     format: str = field(
         default="table",
         metadata={"help": "What is printed; json: one object per video.", "choices": ["table", "json", "csv"]},
@@ -151,14 +152,14 @@ def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
     windows = options.windows()
-    videos = find_videos(options.videos)
+    videos = find_videos(options.videos, options.media)
     check_model_source(options.model_name_or_path, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     model = load_trained_classifier(options.model_name_or_path, **model_options).to(accelerator.device)
     check_head_is_trained(model, options.model_name_or_path)
     views = ViewOptions.for_model(
         model.config,
-        sampling_rate=options.sampling_rate or load_processor(options.model_name_or_path, model.config).sampling_rate,
+        **view_settings(options.model_name_or_path, model.config, options.sampling_rate),
         num_segments=options.num_segments,
         num_crops=options.num_crops,
         mode="middle" if options.num_segments == 1 else "dense",

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, convert_checkpoint, export_checkpoint
-from amd_hf.modeling_amd import AMDPreTrainedModel, sincos_position_table
+from amd_hf.modeling_amd import AMDPreTrainedModel
+from amd_hf.modeling_amd_positions import sincos_position_table
 from tests.helpers.checkpoints import classifier_shapes, pretraining_shapes, random_state_dict
 from tests.helpers.models import tiny_config
 
@@ -334,8 +335,10 @@ def test_saved_position_table_is_dropped_only_if_it_is_the_fixed_one(classifier_
     table = sincos_position_table(2 * 2 * 2, 24)[None]
     report = convert_checkpoint({**classifier_file, "pos_embed": table}, **_CLASSIFIER).conversion_report
     assert "sine-cosine table" in report.dropped["pos_embed"]
-    with pytest.raises(ValueError, match="`pos_embed` is not the fixed 1-D sine-cosine table"):
-        convert_checkpoint({**classifier_file, "pos_embed": table + 0.01}, **_CLASSIFIER)
+    other = convert_checkpoint({**classifier_file, "pos_embed": table + 0.01}, **_CLASSIFIER)
+    assert other.config.position_embedding == "stored"
+    assert other.conversion_report.used["pos_embed"] == "amd.embeddings.position.table"
+    torch.testing.assert_close(other.amd.embeddings.position.table, table[0] + 0.01, rtol=0, atol=0)
     with pytest.raises(ValueError, match="`pos_embed` has 7 positions, but the config's clip has 8 tokens"):
         convert_checkpoint({**classifier_file, "pos_embed": table[:, :7]}, **_CLASSIFIER)
 

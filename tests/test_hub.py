@@ -14,7 +14,7 @@ from amd_hf.hub import prepare_folder
 from tests.helpers.models import randomize, tiny_config
 
 
-_CODE = {"configuration_amd.py", "modeling_amd.py", "video_processing_amd.py"}
+_CODE = {"configuration_amd.py", "modeling_amd.py", "modeling_amd_positions.py", "video_processing_amd.py"}
 _PUBLISHED = {*_CODE, "config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
 _CARD = "---\nlibrary_name: transformers\npipeline_tag: video-classification\nlicense: mit\n---\n# A model\n"
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel
-from amd_hf.modeling_amd import AMDDropPath, AMDPatchEmbeddings, sincos_position_table, split_tokens
+from amd_hf.modeling_amd import AMDDropPath, AMDPatchEmbeddings, split_tokens
+from amd_hf.modeling_amd_positions import sincos_position_table
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel
-from amd_hf.modeling_amd import AMDPositionTable, sincos_position_table
+from amd_hf.modeling_amd_positions import AMDPositionTable, sincos_position_table
 from tests.helpers.models import random_clips, randomize, tiny_config
 
 

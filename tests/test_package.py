@@ -18,7 +18,7 @@ _PACKAGE = _ROOT / "amd_hf"
 # Layers of DESIGN section 2, lowest first: a module imports from layers below its own, or from its own.
 _LAYERS = (
     ("errors", "configuration_amd"),
-    ("modeling_amd", "modeling_amd_detection", "video_processing_amd"),
+    ("modeling_amd", "modeling_amd_positions", "modeling_amd_detection", "video_processing_amd"),
     (
         "masking",
         "teacher",
@@ -26,8 +26,12 @@ _LAYERS = (
         "checkpoint_files",
         "checkpoint_geometry",
         "checkpoint_keys",
+        "checkpoint_layouts",
+        "checkpoint_mae",
+        "checkpoint_positions",
         "sources",
         "classifiers",
+        "image_processing",
         "detectors",
         "flops",
     ),
@@ -42,7 +46,8 @@ _LAYERS = (
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
 _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "configuration_amd": set(),
-    "modeling_amd": {"configuration_amd"},
+    "modeling_amd": {"configuration_amd", "modeling_amd_positions"},
+    "modeling_amd_positions": set(),
     "modeling_amd_detection": {"configuration_amd", "modeling_amd"},
     "video_processing_amd": set(),
 }
@@ -77,6 +82,7 @@ def test_public_names_are_those_agreed() -> None:
         "AMDForPreTraining",
         "AMDForVideoClassification",
         "AMDForActionDetection",
+        "AMDForImageClassification",
         "AMDVideoProcessor",
         "AMDTrainer",
         "AMDTrainingArguments",
@@ -191,7 +197,8 @@ def test_package_does_not_import_scripts_or_tests() -> None:
 def _limit(path: Path) -> int:
     if path.parts[0] == "tests":
         return 600
-    return 750 if path.name == "modeling_amd.py" else 400
+    # All heads that a folder's `auto_map` names are in one file: a saved model brings the file of its own class only.
+    return 780 if path.name == "modeling_amd.py" else 400
 
 
 @pytest.mark.parametrize("folder", ["amd_hf", "scripts", "benchmarks", "tests"])

@@ -27,12 +27,13 @@ from tests.helpers.models import nested_masks, random_clips, randomize, tiny_con
 from tests.helpers.videos import write_video
 
 
-_CODE = ["configuration_amd.py", "modeling_amd.py", "video_processing_amd.py"]
+_CODE = ["configuration_amd.py", "modeling_amd.py", "modeling_amd_positions.py", "video_processing_amd.py"]
 _AUTO_MAP = {
     "AutoConfig": "configuration_amd.AMDConfig",
     "AutoModel": "modeling_amd.AMDModel",
     "AutoModelForPreTraining": "modeling_amd.AMDForPreTraining",
     "AutoModelForVideoClassification": "modeling_amd.AMDForVideoClassification",
+    "AutoModelForImageClassification": "modeling_amd.AMDForImageClassification",
 }
 
 # Runs without the package: loads every folder by the Auto classes and writes down what it finds.

@@ -164,7 +164,7 @@ def test_processor_that_normalises_otherwise_than_the_model_raises(
     AMDVideoProcessor.for_model(classifier.config, sampling_rate=2).save_pretrained(tmp_path)
     assert load_processor(tmp_path, classifier.config).sampling_rate == 2
     AMDVideoProcessor.for_model(classifier.config, image_mean=[0.5, 0.5, 0.5]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"`image_mean` is \[0.5, 0.5, 0.5\] in the video processor"):
+    with pytest.raises(ValueError, match=r"`image_mean` is \[0.5, 0.5, 0.5\] in the processor"):
         load_processor(tmp_path, classifier.config)
     with pytest.raises(ValueError, match="`image_std`"):
         check_processor(AMDVideoProcessor.for_model(classifier.config, image_std=[1.0, 1.0, 1.0]), classifier.config)

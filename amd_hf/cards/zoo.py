@@ -82,7 +82,7 @@ class ZooModel:
         """Its configuration."""
         options = {name: value for name, value in self.size.items() if name != "title"}
         if self.is_image:
-            options |= {"num_frames": 1, "tubelet_size": 1}
+            options |= {"num_frames": 1, "tubelet_size": 1, "position_embedding": "sincos_2d", "use_class_token": True}
         if self.task == "pretraining":
             options["teacher_hidden_size"] = self.teacher.hidden_size
         else:

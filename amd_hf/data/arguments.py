@@ -30,6 +30,9 @@ class DataArguments:
         default=None, metadata={"help": "File with one class name per line, in the order of the labels."}
     )
     fold: int | None = field(default=None, metadata={"help": "Official split 1, 2 or 3 of UCF101 and HMDB51."})
+    media: str | None = field(
+        default=None, metadata={"help": "What the data holds; by default videos.", "choices": ["video", "image"]}
+    )
     frame_pattern: str | None = field(default=None, metadata={"help": "File name of a frame, as img_%%05d.jpg."})
 
     def load(
@@ -69,6 +72,7 @@ class DataArguments:
             "root": self.data_root,
             "fold": self.fold,
             "frame_pattern": self.frame_pattern,
+            "media": self.media,
         }
 
 

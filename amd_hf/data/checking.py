@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from .decoders.base import VideoLimits
 from .supervised import SupervisedReader
-from .video_readers import FRAME_FOLDER_READER, reader_path
+from .video_readers import IMAGE_READER, reader_path
 from .video_source import VideoReadError, VideoSource
 
 
@@ -116,7 +116,7 @@ def _examine(row: Mapping[str, Any], options: CheckOptions) -> _Findings:
             return _Findings("missing", f"there is no {absent!r}", None, None)
         source.check_exists(video_id)
         digest = _digest(source)
-        reader = reader_path("pyav") if source.frame_paths is None else FRAME_FOLDER_READER
+        reader = IMAGE_READER if source.is_images else reader_path("pyav")
         limits = options.limits or VideoLimits()
         with SupervisedReader(reader, source, video_id, limits, 1, options.time_limit) as video:
             num_frames = len(video)

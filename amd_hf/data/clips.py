@@ -15,6 +15,7 @@ from .erasing import NO_BOX, draw_erase_box
 from .rand_augment import RandAugment, apply_operations
 from .sampling import SAMPLING_MODES, sample_clip, sample_generator
 from .transforms import (
+    INTERPOLATIONS,
     Box,
     center_crop_clip,
     multi_scale_crop_box,
@@ -43,6 +44,10 @@ class ClipLoader:
         sampling_mode (`str`, defaults to `"dense"`): `dense`, `spread` or `segments`.
         augmentation (`str`, defaults to `"multi_scale_crop"`): crop of training clips: `multi_scale_crop`
             (pre-training), `random_resized_crop` (fine-tuning) or `center_crop` (none).
+        min_crop_area (`float`, defaults to 0.08): smallest share of the frame that a `random_resized_crop` takes.
+        interpolation (`str`, defaults to `"bilinear"`): of resizing, or `bicubic`.
+        short_side (`int`, *optional*): what the short side is resized to before a centre crop; by default
+            `image_size`. (ImageNet is tested on 224 of 256.)
         flip_probability (`float`, defaults to 0): share of training clips mirrored left to right, after the crop.
         clip_augmentation (callable, *optional*): `(clip, label, generator) -> (clip, label)`, applied to training
             clips first; may change the label, as a mirrored motion to the left is one to the right.
@@ -63,6 +68,9 @@ class ClipLoader:
     image_size: int
     sampling_mode: str = "dense"
     augmentation: str = "multi_scale_crop"
+    min_crop_area: float = 0.08
+    interpolation: str = "bilinear"
+    short_side: int | None = None
     flip_probability: float = 0.0
     clip_augmentation: ClipAugmentation | None = None
     rand_augment: str | None = None
@@ -85,8 +93,17 @@ class ClipLoader:
         for name in ("flip_probability", "erase_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie between 0 and 1, not {getattr(self, name)}.")
+        self._check_resizing()
         if self.rand_augment is not None:
             RandAugment.parse(self.rand_augment)  # a wrong notation is told now, not by a worker
+
+    def _check_resizing(self) -> None:
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"`min_crop_area` must be above 0 and at most 1, not {self.min_crop_area}.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"`interpolation` must be one of {list(INTERPOLATIONS)}, not {self.interpolation!r}.")
+        if self.short_side is not None and self.short_side < self.image_size:
+            raise ValueError(f"`short_side` {self.short_side} is smaller than the crop, {self.image_size}.")
 
     def load(
         self, row: Mapping[str, Any], repetitions: Sequence[int] | None = None, training: bool = True
@@ -121,7 +138,7 @@ class ClipLoader:
             if training:
                 made, label = self._training_clip(frames, places, row, repetition)
             else:
-                made = _center_clip(_as_clip(frames[places]), self.image_size)
+                made = self._center_clip(_as_clip(frames[places]))
             clip.copy_(made)
             labels.append(label)
         return clips, labels
@@ -171,7 +188,7 @@ class ClipLoader:
         generator = self.generator(row, repetition, "crop")
         if self.augmentation == "center_crop":
             whole = _as_clip(frames[places]) if clip is None else clip
-            clip = _center_clip(apply_operations(whole, drawn), self.image_size)
+            clip = self._center_clip(apply_operations(whole, drawn))
         else:
             box = self._crop_box(frames.shape[1:3] if clip is None else clip.shape[-2:], generator)
             if clip is None and not drawn:
@@ -181,7 +198,8 @@ class ClipLoader:
             else:
                 clip = apply_operations(_as_clip(frames[places]) if clip is None else clip, drawn, box)
             # Antialiased in pre-training only (DESIGN section 7).
-            clip = resize_square(clip, self.image_size, antialias=self.augmentation == "multi_scale_crop")
+            antialias = self.augmentation == "multi_scale_crop"
+            clip = resize_square(clip, self.image_size, antialias, self.interpolation)
         if generator.random() < self.flip_probability:
             clip = functional.horizontal_flip(clip)
         return clip, label
@@ -190,13 +208,13 @@ class ClipLoader:
         height, width = size
         if self.augmentation == "multi_scale_crop":
             return multi_scale_crop_box(height, width, self.image_size, generator)
-        return random_resized_crop_box(height, width, generator)
+        return random_resized_crop_box(height, width, generator, scale=(self.min_crop_area, 1.0))
+
+    def _center_clip(self, clip: torch.Tensor) -> torch.Tensor:
+        short_side = self.image_size if self.short_side is None else self.short_side
+        return center_crop_clip(resize_short_side(clip, short_side, self.interpolation), self.image_size)
 
 
 def _as_clip(frames: np.ndarray) -> torch.Tensor:
     """View (T, C, H, W) of frames (T, H, W, C). Kept in this order: it is what resizing is fastest on."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-
-
-def _center_clip(clip: torch.Tensor, size: int) -> torch.Tensor:
-    return center_crop_clip(resize_short_side(clip, size), size)

@@ -16,7 +16,7 @@ import numpy as np
 from .decoders.base import VideoLimits
 from .decoders.images import ArrayReader
 from .supervised import SupervisedReader
-from .video_readers import FRAME_FOLDER_READER, available_decoders, load_reader, reader_path
+from .video_readers import IMAGE_READER, available_decoders, load_reader, reader_path
 from .video_source import VideoReadError, VideoSource
 
 
@@ -72,7 +72,7 @@ def open_video(
         source: a row's `video` value (`{"path", "bytes"}` or `{"frames": [paths]}`), a path, or the bytes of a file.
         decoder (`str`, *optional*): `decord`, `torchcodec` or `pyav`; by default the first of them that is installed.
             All give the same frames, within codec rounding; what a decoder is known to read wrongly goes to PyAV.
-            Image files (`frames`) need none.
+            Images and frames in image files need none: Pillow reads them.
         num_threads (`int`, defaults to 1): decoder threads; 0 lets the decoder choose. More than 1 oversubscribes the
             machine when the workers of a data loader decode.
         video_id (`str`, *optional*): named in errors.
@@ -96,7 +96,7 @@ def open_video(
         return ArrayReader(kept, parsed)
     parsed.check_exists(video_id)
     limits = VideoLimits() if limits is None else limits
-    path = reader_path(decoder) if parsed.frame_paths is None else FRAME_FOLDER_READER
+    path = IMAGE_READER if parsed.is_images else reader_path(decoder)
     reader: VideoReader
     if time_limit is None:
         reader = load_reader(path)(parsed, video_id, limits, num_threads)

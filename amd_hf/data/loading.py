@@ -17,7 +17,7 @@ from .readers.kinetics import read_kinetics
 from .readers.list_file import read_frame_list, read_list_file
 from .readers.parquet import read_parquet
 from .readers.problems import Problems
-from .readers.rows import VideoRows
+from .readers.rows import MEDIA_SUFFIXES, VideoRows
 from .readers.something_something import read_something_something
 from .readers.table import read_table
 from .readers.ucf101 import read_ucf101
@@ -25,7 +25,7 @@ from .readers.webdataset import read_webdataset
 
 
 _READERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # layout: its reader and the arguments that it takes
-    "class_folders": (read_class_folders, ("split", "label_names")),
+    "class_folders": (read_class_folders, ("split", "label_names", "media")),
     "list_file": (read_list_file, ("root", "label_names")),
     "frame_list": (read_frame_list, ("root", "label_names", "frame_pattern")),
     "table": (read_table, ("root", "label_names")),
@@ -33,13 +33,14 @@ _READERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # layout: its reader an
     "something_something": (read_something_something, ("split", "root", "label_names")),
     "ucf101": (read_ucf101, ("split", "root", "fold")),
     "hmdb51": (read_hmdb51, ("split", "root", "fold")),
-    "webdataset": (read_webdataset, ("split", "label_names")),
-    "parquet": (read_parquet, ("split", "label_names")),
-    "hub": (read_parquet, ("split", "label_names")),
+    "webdataset": (read_webdataset, ("split", "label_names", "media")),
+    "parquet": (read_parquet, ("split", "label_names", "media")),
+    "hub": (read_parquet, ("split", "label_names", "media")),
 }
 _REQUIRED = {"ucf101": ("split",), "hmdb51": ("split",)}
 _STREAMS = ("webdataset", "parquet", "hub")  # their readers make the dataset themselves
 _HAS_NO_LINES = ("class_folders",)
+_TAKES_ANY_FILE = ("list_file", "table")  # they name files, which may be videos or images
 
 LAYOUTS = tuple(_READERS)
 
@@ -56,6 +57,7 @@ def load_video_dataset(
     label_names: str | os.PathLike[str] | Sequence[str] | None = None,
     fold: int | None = None,
     frame_pattern: str | None = None,
+    media: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """List a video data set. Nothing is decoded: a row says where its video lies. `docs/data.md` shows each layout.
 
@@ -72,6 +74,7 @@ def load_video_dataset(
             name per line, where the data does not name them or not all of them.
         fold (`int`, *optional*): official split 1 (default), 2 or 3 of UCF101 and HMDB51.
         frame_pattern (`str`, *optional*): name of a frame's file in a `frame_list`, by default `img_%05d.jpg`.
+        media (`str`, *optional*): `video` (default) or `image`: an image is a video of one frame.
 
     Returns:
         Rows of `video`, `label` (`int` or None) and `video_id` (`str`). `label` is a `ClassLabel` where the labels
@@ -91,7 +94,14 @@ def load_video_dataset(
         {'video': {'bytes': None, 'path': '/data/videos/train/left/0.mp4'}, 'label': 0, 'video_id': 'train/left/0.mp4'}
     """
     layout = choose_layout(name_or_path, split, layout)
-    given = {"split": split, "root": root, "label_names": label_names, "fold": fold, "frame_pattern": frame_pattern}
+    given = {
+        "split": split,
+        "root": root,
+        "label_names": label_names,
+        "fold": fold,
+        "frame_pattern": frame_pattern,
+        "media": media,
+    }
     rows = _read(name_or_path, layout, given, streaming, None)
     if not isinstance(rows, VideoRows):
         return rows
@@ -105,6 +115,15 @@ def load_video_dataset(
     stream = mixed.to_iterable_dataset(min(NUM_STREAMING_SHARDS, len(dataset)))
     stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=len(dataset))})
     return stream
+
+
+def load_image_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
+    """List an image data set: [`load_video_dataset`] with `media="image"`, whose other options it takes.
+
+    The layouts are class folders, list files and tables, WebDataset shards, Parquet and the Hub's data sets. Rows have
+    the same form as those of videos, `video` included: an image is a video of one frame.
+    """
+    return load_video_dataset(name_or_path, media="image", **options)
 
 
 def choose_layout(name_or_path: str | os.PathLike[str], split: str | None = None, layout: str | None = None) -> str:
@@ -159,6 +178,10 @@ def _read(
     problems: Problems | None,
 ) -> Any:
     reader, accepted = _READERS[layout]
+    if (media := given.get("media")) not in (None, *MEDIA_SUFFIXES):
+        raise ValueError(f"`media` must be one of {list(MEDIA_SUFFIXES)} or None, not {media!r}.")
+    if layout in _TAKES_ANY_FILE or media == "video":
+        given = {**given, "media": None}
     _refuse(layout, {name: value for name, value in given.items() if name not in accepted})
     arguments: dict[str, Any] = {name: given[name] for name in accepted if given.get(name) is not None}
     for name in _REQUIRED.get(layout, ()):

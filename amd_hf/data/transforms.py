@@ -9,11 +9,13 @@ import math
 
 import numpy as np
 import torch
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 
 Box = tuple[int, int, int, int]
 
+INTERPOLATIONS = ("bilinear", "bicubic")
 MULTI_SCALE_FACTORS = (1.0, 0.875, 0.75, 0.66)
 # (row, column) of the crop's corner in quarters of the free room: 4 corners, centre, 4 edge middles, 4 quarter points.
 _CORNER_QUARTERS = (
@@ -91,28 +93,36 @@ def cut(clip: torch.Tensor, box: Box) -> torch.Tensor:
     return clip[..., top : top + height, left : left + width]
 
 
-def resize_square(clip: torch.Tensor, size: int, antialias: bool) -> torch.Tensor:
-    """Resize all frames, bilinearly, to a square.
+def resize_square(clip: torch.Tensor, size: int, antialias: bool, interpolation: str = "bilinear") -> torch.Tensor:
+    """Resize all frames to a square.
 
     Args:
         clip (`torch.Tensor` of shape (T, C, H, W), uint8): the frames.
         size (`int`): side of the result, in pixels.
         antialias (`bool`): average over what a smaller pixel covers, as PIL does, or take 2 x 2 neighbours.
+        interpolation (`str`, defaults to `"bilinear"`): or `bicubic`, which is always antialiased.
 
     Returns:
         `torch.Tensor` of shape (T, C, size, size), uint8.
     """
-    return functional.resize(clip, [size, size], antialias=antialias)
+    return _resize(clip, [size, size], antialias, interpolation)
 
 
-def resize_short_side(clip: torch.Tensor, size: int) -> torch.Tensor:
+def _resize(clip: torch.Tensor, size: list[int], antialias: bool, interpolation: str) -> torch.Tensor:
+    is_bicubic = interpolation == "bicubic"
+    mode = InterpolationMode.BICUBIC if is_bicubic else InterpolationMode.BILINEAR
+    return functional.resize(clip, size, interpolation=mode, antialias=antialias or is_bicubic)
+
+
+def resize_short_side(clip: torch.Tensor, size: int, interpolation: str = "bilinear") -> torch.Tensor:
     """Resize so that the short side becomes `size` and the long one int(size * long / short).
 
-    Bilinear, not antialiased, as in the released test.
+    Bilinear: not antialiased, as in the released test of videos. Bicubic: antialiased, as Pillow resizes images.
 
     Args:
         clip (`torch.Tensor` of shape (T, C, H, W), uint8): the frames.
         size (`int`): the new short side, in pixels.
+        interpolation (`str`, defaults to `"bilinear"`): or `bicubic`.
 
     Returns:
         `torch.Tensor` of shape (T, C, H', W'), uint8.
@@ -120,7 +130,7 @@ def resize_short_side(clip: torch.Tensor, size: int) -> torch.Tensor:
     height, width = clip.shape[-2:]
     long_side = int(size * max(height, width) / min(height, width))
     new_size = [long_side, size] if height > width else [size, long_side]
-    return functional.resize(clip, new_size, antialias=False)
+    return _resize(clip, new_size, False, interpolation)
 
 
 def center_crop_clip(clip: torch.Tensor, size: int) -> torch.Tensor:

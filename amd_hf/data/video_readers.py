@@ -25,7 +25,7 @@ DECODERS = {  # the preferred one first
     "torchcodec": Decoder(f"{_HERE}.torchcodec_reader:TorchCodecVideoReader", "torchcodec", "torchcodec"),
     "pyav": Decoder(f"{_HERE}.pyav_reader:PyAVVideoReader", "av", "av"),
 }
-FRAME_FOLDER_READER = f"{_HERE}.images:FrameFolderReader"
+IMAGE_READER = f"{_HERE}.images:ImageReader"
 
 
 def available_decoders() -> list[str]:

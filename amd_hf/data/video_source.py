@@ -10,6 +10,10 @@ from typing import Any
 from .video_pointers import frame_paths, read_member
 
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"P6", b"P5", b"II*\0", b"MM\0*")
+
+
 class VideoReadError(RuntimeError):
     """A video that cannot be read. The only exception that readers raise for the fault of a file.
 
@@ -33,7 +37,7 @@ class VideoReadError(RuntimeError):
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Where a video lies: exactly one of `path`, `data` and `frame_paths` is set."""
+    """Where a video lies: exactly one of `path`, `data` and `frame_paths` is set. An image is a video of one frame."""
 
     path: str | None = None
     data: bytes | None = None
@@ -73,6 +77,15 @@ class VideoSource:
         if self.data is not None:
             return f"{len(self.data)} bytes"
         return f"{len(self.frame_paths or ())} image files"
+
+    @property
+    def is_images(self) -> bool:
+        """Whether image files are to be read: frames, or one image, told by its suffix or its first bytes."""
+        if self.path is not None:
+            return self.path.lower().endswith(IMAGE_SUFFIXES)
+        if self.data is not None:
+            return self.data.startswith(_IMAGE_STARTS) or (self.data[:4] == b"RIFF" and self.data[8:12] == b"WEBP")
+        return True
 
     def check_exists(self, video_id: str | None) -> None:
         """Raise `VideoReadError` for a missing or empty file before a decoder words it in its own way."""

@@ -4,8 +4,8 @@ Of each video the views of the multi-view test are encoded, by default one: the 
 named by what they hold (V views, N tokens in raster order (time, row, column), D the encoder's width):
 
     pooled              (V, D)     mean of `tokens` over the tokens
-    tokens              (V, N, D)  output of the encoder: after its final LayerNorm where it has one (pre-trained
-                                   encoders), else of its last block (classifiers)
+    tokens              (V, N, D)  output of the encoder, without a class token: after its final LayerNorm where it
+                                   has one (pre-trained encoders), else of its last block (classifiers)
     layer_<i>           (V, N, D)  raw output of block i, counted from 1
     layer_<i>_pooled    (V, D)     its mean over the tokens
 """
@@ -94,7 +94,7 @@ def encode_clips(
     encoder.eval()
     with accelerator.autocast():
         outputs = encoder(clips.to(accelerator.device), feature_layers=options.layers, return_dict=True)
-    found = {"tokens": outputs.last_hidden_state}
+    found = {"tokens": encoder.patch_tokens(outputs.last_hidden_state)}
     found |= {f"layer_{number}": value for number, value in (outputs.layer_features or {}).items()}
     found |= {f"{name}_pooled": value.float().mean(dim=1) for name, value in found.items()}
     found["pooled"] = found.pop("tokens_pooled")

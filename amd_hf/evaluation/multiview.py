@@ -33,7 +33,10 @@ class ViewOptions:
 
     Args:
         num_frames, sampling_rate (`int`): Frames of a clip and the step between them.
-        crop_size (`int`): Side of the square crops in pixels; the short side is resized to it.
+        crop_size (`int`): Side of the square crops in pixels.
+        short_side (`int`, *optional*): What the short side is resized to, by default `crop_size`. Where it is more,
+            crops are cut from the middle of squares of that side.
+        interpolation (`str`): Of resizing, `bilinear` or `bicubic`.
         num_segments, num_crops (`int`): Views along time and along the long side.
         mode (`"dense"`, `"uniform"` or `"middle"`): As in [`~amd_hf.data.sampling.evaluation_views`], or one
             segment in the middle of the video, the clip that [`AMDVideoProcessor`] takes.
@@ -44,12 +47,16 @@ class ViewOptions:
 
     num_frames: int
     crop_size: int
+    short_side: int | None = None
+    interpolation: str = "bilinear"
     sampling_rate: int = 4
     num_segments: int = 5
     num_crops: int = 3
     mode: str = "dense"
 
     def __post_init__(self) -> None:
+        if self.resized_to < self.crop_size:
+            raise ValueError(f"`short_side` {self.short_side} is smaller than the crops, {self.crop_size}.")
         if self.mode == "middle" and self.num_segments != 1:
             raise ValueError(f"There is one segment in the middle of a video, not {self.num_segments}.")
 
@@ -57,6 +64,11 @@ class ViewOptions:
     def for_model(cls, config: AMDConfig, **options: Any) -> ViewOptions:
         """Views of the size that a model's config asks for."""
         return cls(num_frames=config.num_frames, crop_size=config.image_height_width[0], **options)
+
+    @property
+    def resized_to(self) -> int:
+        """Short side of the resized frames."""
+        return self.crop_size if self.short_side is None else self.short_side
 
     @property
     def num_views(self) -> int:
@@ -73,9 +85,11 @@ class ViewOptions:
             sampling_rate=self.sampling_rate,
             num_segments=self.num_segments,
             num_crops=self.num_crops,
-            crop_size=self.crop_size,
+            crop_size=self.resized_to,
             mode="dense" if self.mode == "middle" else self.mode,
         )
+        if margin := (self.resized_to - self.crop_size) // 2:
+            views = [replace(view, top=view.top + margin, left=view.left + margin) for view in views]
         if self.mode != "middle":
             return views
         start = max(total_frames - self.num_frames * self.sampling_rate, 0) // 2
@@ -119,7 +133,7 @@ class ViewCollator:
             wanted = np.array([view.frame_indices for view in views])
             unique, positions = np.unique(wanted, return_inverse=True)
             frames = torch.from_numpy(np.ascontiguousarray(reader.frames(unique))).permute(0, 3, 1, 2)
-        frames = resize_short_side(frames, options.crop_size)  # once for all views that share a frame
+        frames = resize_short_side(frames, options.resized_to, options.interpolation)  # once for all views of a frame
         size = options.crop_size
         clips = [
             frames[picked, :, view.top : view.top + size, view.left : view.left + size]

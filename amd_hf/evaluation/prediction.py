@@ -21,7 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..data.decoding import VideoReader, VideoReadError, open_video
 from ..data.loader import VideoDataLoader
-from ..data.readers.rows import VIDEO_SUFFIXES, is_video_file
+from ..data.readers.rows import MEDIA_SUFFIXES, is_video_file
 from ..data.sampling import View
 from ..data.transforms import resize_short_side
 from .multiview import ViewOptions, clip_logits
@@ -32,8 +32,8 @@ _MAX_BLOCK_BYTES = 64 * 1024**2  # of decoded frames before they are resized
 _WINDOWS_PER_READ = 4
 
 
-def find_videos(inputs: Sequence[str]) -> list[str]:
-    """The video files that files, folders (with all below them) and glob patterns name, in their order, each once.
+def find_videos(inputs: Sequence[str], media: str = "video") -> list[str]:
+    """The videos (or images) that files, folders (with all below them) and glob patterns name, in order, each once.
 
     A file that does not exist is among them: it is reported when it is read, and the others are done.
 
@@ -43,9 +43,11 @@ def find_videos(inputs: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in inputs:
         if os.path.isdir(name):
-            videos = sorted(str(path) for path in Path(name).rglob("*") if path.is_file() and is_video_file(path.name))
+            files = (path for path in Path(name).rglob("*") if path.is_file())
+            videos = sorted(str(path) for path in files if is_video_file(path.name, media))
             if not videos:
-                raise ValueError(f"There is no video in the folder {name!r} (looked for {', '.join(VIDEO_SUFFIXES)}).")
+                looked_for = ", ".join(MEDIA_SUFFIXES[media])
+                raise ValueError(f"There is no {media} in the folder {name!r} (looked for {looked_for}).")
         elif glob.has_magic(name) and not os.path.exists(name):
             videos = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
             if not videos:
@@ -140,7 +142,7 @@ def window_clips(
         cut: Sequence[Window | None] = [None]
         if windows is not None:
             cut = sliding_windows(frame_times(path, num_frames), windows)
-        frames = _ForwardFrames(reader, options.crop_size)
+        frames = _ForwardFrames(reader, options)
         views: dict[int, list[View]] = {}  # of the windows at hand and of those that overlap them
 
         def views_of(number: int) -> list[View]:
@@ -164,9 +166,9 @@ def _window_views(window: Window | None, num_frames: int, height: int, width: in
 class _ForwardFrames:
     """Resized frames of a video that is read forward only; holds those that are needed still."""
 
-    def __init__(self, reader: VideoReader, size: int) -> None:
+    def __init__(self, reader: VideoReader, options: ViewOptions) -> None:
         self._reader = reader
-        self._size = size
+        self._options = options
         self._frames: dict[int, torch.Tensor] = {}
 
     def read(self, now: Iterable[list[View]], later: Iterable[list[View]]) -> None:
@@ -183,10 +185,11 @@ class _ForwardFrames:
         for start in range(0, len(missing), block):
             indices = missing[start : start + block]
             decoded = torch.from_numpy(np.ascontiguousarray(self._reader.frames(indices))).permute(0, 3, 1, 2)
-            self._frames.update(zip(indices, resize_short_side(decoded, self._size), strict=True))
+            resized = resize_short_side(decoded, self._options.resized_to, self._options.interpolation)
+            self._frames.update(zip(indices, resized, strict=True))
 
     def clips(self, views: list[View]) -> torch.Tensor:
-        size = self._size
+        size = self._options.crop_size
         return torch.stack(
             [
                 torch.stack([self._frames[index] for index in view.frame_indices])[

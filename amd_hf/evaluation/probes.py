@@ -10,18 +10,20 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
+from ..classifiers import label_names_of
 from ..data.loader import build_eval_loader
+from ..modeling_amd import AMDModel
 
 
 @torch.no_grad()
 def pooled_features(
-    encoder: nn.Module,
+    encoder: AMDModel,
     rows: Sequence[Mapping[str, Any]],
     collator: Callable,
     accelerator: Accelerator,
     batch_size: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean of the encoder's last hidden state over the tokens, for every readable row, on one process.
+    """Mean of the encoder's last hidden state over the patch tokens, for every readable row, on one process.
 
     Args:
         encoder ([`AMDModel`]): The frozen encoder.
@@ -32,6 +34,9 @@ def pooled_features(
 
     Returns:
         Features, float32 `(n, D)`, and labels, int64 `(n,)`, on the CPU.
+
+    Raises:
+        ValueError: If none of the rows can be read.
     """
     encoder = encoder.eval().to(accelerator.device)
     features, labels = [], []
@@ -40,8 +45,10 @@ def pooled_features(
             continue
         with accelerator.autocast():
             tokens = encoder(batch["pixel_values"].to(accelerator.device)).last_hidden_state
-        features.append(tokens.float().mean(dim=1).cpu())
+        features.append(encoder.patch_tokens(tokens).float().mean(dim=1).cpu())
         labels.append(batch["labels"])
+    if not labels:
+        raise ValueError(f"None of the {len(rows)} videos could be read.")
     return torch.cat(features), torch.cat(labels)
 
 
@@ -80,3 +87,39 @@ def linear_probe_accuracy(
     optimizer.step(loss)
     with torch.no_grad():
         return (probe(test_features).argmax(dim=-1) == test[1]).float().mean().item()
+
+
+def run_linear_probe(
+    encoder: AMDModel, train: Any, test: Any, collator: Callable, accelerator: Accelerator, batch_size: int = 64
+) -> dict[str, float | int]:
+    """Fits a linear probe on the features of one labelled set and tests it on another, of videos or images.
+
+    Args:
+        encoder ([`AMDModel`]): The frozen encoder.
+        train, test (`datasets.Dataset`): Labelled rows of the same classes.
+        collator (`Callable`): As in [`pooled_features`]; one view of each row, not augmented.
+        accelerator (`accelerate.Accelerator`): Device and precision; one process.
+        batch_size (`int`, *optional*, defaults to 64): Rows per forward pass.
+
+    Returns:
+        `accuracy` in [0, 1], in which unreadable rows of `test` are wrong, `videos_expected` and `videos_read` of
+        `test`, `videos_fitted` of `train`.
+
+    Raises:
+        ValueError: If there are several processes, the classes differ, or nothing could be read.
+    """
+    if accelerator.num_processes > 1:
+        raise ValueError(f"A linear probe is fitted by one process, not by {accelerator.num_processes}.")
+    names = label_names_of(train)
+    if unknown := set(label_names_of(test)) - set(names):
+        raise ValueError(f"The probe is fitted on {len(names)} classes; the test has others: {sorted(unknown)[:5]}.")
+    if getattr(test.features["label"], "names", names) != names:
+        raise ValueError("The classes of the two sets stand in another order: give both the same class names.")
+    fitted, tested = (pooled_features(encoder, rows, collator, accelerator, batch_size) for rows in (train, test))
+    accuracy = linear_probe_accuracy(fitted, tested, len(names))
+    return {
+        "accuracy": accuracy * len(tested[1]) / len(test),
+        "videos_expected": len(test),
+        "videos_read": len(tested[1]),
+        "videos_fitted": len(fitted[1]),
+    }

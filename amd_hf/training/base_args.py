@@ -52,6 +52,16 @@ class VideoTrainingArguments(TrainingArguments):
         default=1, metadata={"help": "Clips drawn from a video each time it is decoded (repeated augmentation)."}
     )
     sampling_rate: int = field(default=4, metadata={"help": "Step between the frames of a clip, in video frames."})
+    min_crop_area: float = field(
+        default=0.08, metadata={"help": "Smallest share of the frame that a random_resized_crop takes."}
+    )
+    interpolation: str = field(
+        default="bilinear", metadata={"help": "Resizing of frames.", "choices": ["bilinear", "bicubic"]}
+    )
+    short_side: int | None = field(
+        default=None,
+        metadata={"help": "Short side that frames get before a centre crop, also in the test; by default the crop's."},
+    )
     decoder: str | None = field(
         default=None, metadata={"help": "Video decoder by name; by default the first that is installed."}
     )

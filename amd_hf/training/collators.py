@@ -20,7 +20,13 @@ def pretraining_collator(
     config: AMDConfig, args: AMDTrainingArguments, has_teacher: bool, training: bool
 ) -> PreTrainingCollator:
     """The arguments' clips and crop, the config's masks; the middle clip and centre crop in evaluation."""
-    loader = clip_loader(config, args, sampling_mode=args.sampling_mode, augmentation=args.train_crop)
+    loader = clip_loader(
+        config,
+        args,
+        sampling_mode=args.sampling_mode,
+        augmentation=args.train_crop,
+        flip_probability=args.flip_probability,
+    )
     return PreTrainingCollator(loader, MaskGenerator(config, has_teacher), training=training)
 
 
@@ -60,6 +66,9 @@ def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any)
         num_frames=config.num_frames,
         sampling_rate=args.sampling_rate,
         image_size=height,
+        min_crop_area=args.min_crop_area,
+        interpolation=args.interpolation,
+        short_side=args.short_side,
         repetitions=args.num_repetitions,
         seed=args.seed if args.data_seed is None else args.data_seed,
         decoder=args.decoder,

@@ -248,6 +248,8 @@ class AMDFineTuningTrainer(VideoTrainer):
         return ViewOptions.for_model(
             self.model.config,
             sampling_rate=args.sampling_rate,
+            short_side=args.short_side,
+            interpolation=args.interpolation,
             num_segments=args.test_num_segments,
             num_crops=args.test_num_crops,
             mode=args.test_mode,

@@ -16,7 +16,7 @@ logger = logging.get_logger(__name__)
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is decayed: biases, 1-D weights, mask tokens and class tokens are not (DESIGN section 7)."""
     last = name.rsplit(".", 1)[-1]
-    return parameter.ndim > 1 and not last.endswith("bias") and last not in ("mask_token", "cls_token")
+    return parameter.ndim > 1 and not last.endswith("bias") and last not in ("mask_token", "class_token")
 
 
 def parameter_groups(

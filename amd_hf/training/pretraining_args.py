@@ -43,6 +43,7 @@ class AMDTrainingArguments(VideoTrainingArguments):
             "choices": ["multi_scale_crop", "random_resized_crop", "center_crop"],
         },
     )
+    flip_probability: float = field(default=0.0, metadata={"help": "Share of clips mirrored left to right."})
     base_learning_rate: float | None = field(default=1.2e-3, metadata={"help": "Learning rate per 256 videos."})
     min_base_learning_rate: float = field(default=1e-5, metadata={"help": "Rate at the end, per 256 videos."})
     warmup_epochs: float = field(default=10.0, metadata={"help": "Epochs of linear warm-up from 0."})

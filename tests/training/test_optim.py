@@ -84,7 +84,7 @@ def test_warm_up_longer_than_the_run_is_warned_about_and_cut_off(caplog: pytest.
         ("norm.weight", (4,), False),
         ("decoder.mask_token", (1, 1, 4), False),
         ("alignment.generators.6.mask_token", (1, 1, 4), False),
-        ("cls_token", (1, 1, 4), False),
+        ("embeddings.class_token", (1, 1, 4), False),
         ("mask_token_projection.weight", (4, 4), True),
     ],
 )

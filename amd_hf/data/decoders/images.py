@@ -1,6 +1,8 @@
-"""Readers that need no video decoder: image files, and videos that are in memory already."""
+"""Readers that need no video decoder: images, and videos that are in memory already."""
 
 from __future__ import annotations
+
+import io
 
 import numpy as np
 
@@ -11,25 +13,24 @@ from .base import BaseVideoReader, VideoLimits
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")  # Pillow hands some of the others to outside programs
 
 
-class FrameFolderReader(BaseVideoReader):
-    """Reads a video that lies on disk as one image file per frame."""
+class ImageReader(BaseVideoReader):
+    """Reads a video that lies on disk as one image file per frame, or an image: a video of one frame."""
 
     @staticmethod
     def import_decoder() -> None:
         from PIL import Image  # noqa: F401
 
     def __len__(self) -> int:
-        return len(self.source.frame_paths or ())
+        return 1 if self.source.frame_paths is None else len(self.source.frame_paths)
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         from PIL import Image
 
-        assert self.source.frame_paths is not None
         frames: np.ndarray | None = None
         for position, index in enumerate(indices):
-            path = self.source.frame_paths[index]
-            with self._faults_of_the_file(f"frame {index} ({path})"):
-                with Image.open(path, formats=_IMAGE_FORMATS) as image:
+            file, name = self._file(int(index))
+            with self._faults_of_the_file(name):
+                with Image.open(file, formats=_IMAGE_FORMATS) as image:
                     self._check_size(len(indices), image.height, image.width)
                     pixels = np.asarray(image.convert("RGB"))
                 if frames is None:
@@ -39,6 +40,13 @@ class FrameFolderReader(BaseVideoReader):
             frames[position] = pixels
         assert frames is not None
         return frames
+
+    def _file(self, index: int) -> tuple[str | io.BytesIO, str]:
+        """What Pillow opens for a frame, and its name in errors."""
+        source = self.source
+        if source.frame_paths is not None:
+            return source.frame_paths[index], f"frame {index} ({source.frame_paths[index]})"
+        return (source.path if source.path is not None else io.BytesIO(source.data or b"")), "Pillow"
 
 
 class ArrayReader(BaseVideoReader):

@@ -1,4 +1,4 @@
-"""Parquet files and data sets of the Hub: a column of videos (bytes, or bytes and path) and perhaps one of labels."""
+"""Parquet files and data sets of the Hub: a column of videos or images (bytes, and path) and perhaps one of labels."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .rows import row_features
 
 
 _HASHED_BYTES = 1 << 16
+_TYPES = {"video": datasets.Video, "image": datasets.Image}
 _VIDEO_FEATURE = {
     "bytes": datasets.Value("binary"),
     "path": datasets.Value("string"),
@@ -30,12 +31,13 @@ def read_parquet(
     label_names: str | Path | Sequence[str] | None = None,
     streaming: bool = False,
     problems: Problems | None = None,
+    media: str = "video",
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Read the videos of a Parquet file, of a folder of them, or of a data set on the Hub.
 
-    The column of videos has the type `Video` or the name `video`; that of labels has the name `label` and is a
-    `ClassLabel`, integers, or names. A column `video_id` is used where there is one (its values must be unique);
-    otherwise an id is made of the name and the bytes of the video.
+    The column of videos has the type `Video` or the name `video` (for images `Image` or `image`); that of labels has
+    the name `label` and is a `ClassLabel`, integers, or names. A column `video_id` is used where there is one (its
+    values must be unique); otherwise an id is made of the name and the bytes of the video.
 
     Args:
         source (`str`): a `.parquet` file, a folder of them, or the Hub id of a data set.
@@ -46,6 +48,7 @@ def read_parquet(
             out as one whose video cannot be read (its `fault` says why), with label -1; map-style such rows are
             raised. Map-style `datasets` copies the videos to its cache once.
         problems (`Problems`, *optional*): where bad rows are collected; without it they are raised.
+        media (`str`, defaults to `"video"`): `video` or `image`.
 
     Raises:
         FileNotFoundError: no such file, folder or data set.
@@ -54,9 +57,9 @@ def read_parquet(
     dataset, num_rows = _load(source, split, streaming)
     if dataset.features is None:
         raise ValueError(f"The columns of {source} have no declared types, so they cannot be read as a stream.")
-    column = _video_column(dataset.features, source)
-    if isinstance(dataset.features[column], datasets.Video):
-        dataset = dataset.cast_column(column, datasets.Video(decode=False))
+    column = _video_column(dataset.features, source, media)
+    if isinstance(dataset.features[column], _TYPES[media]):
+        dataset = dataset.cast_column(column, _TYPES[media](decode=False))
     names = _names(dataset.features.get("label"), read_label_names(label_names), source)
     make_row = functools.partial(
         _make_row,
@@ -71,7 +74,7 @@ def read_parquet(
         # would end the stream without a word.
         stream = dataset.map(make_row, remove_columns=list(dataset.features), features=features)
         return _with_num_rows(stream, num_rows)
-    return _check_rows(dataset, make_row, features, source, problems)
+    return _check_rows(dataset, make_row, features, source, problems, _TYPES[media](decode=False))
 
 
 def _load(source: str, split: str | None, streaming: bool) -> tuple[Any, int | None]:
@@ -113,11 +116,14 @@ def _with_num_rows(stream: Any, num_rows: int | None) -> Any:
     return stream
 
 
-def _video_column(features: datasets.Features, source: str) -> str:
-    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Video)]
-    found = typed if len(typed) == 1 else [name for name in features if name == "video"]
+def _video_column(features: datasets.Features, source: str, media: str) -> str:
+    kind = _TYPES[media]
+    typed = [name for name, feature in features.items() if isinstance(feature, kind)]
+    found = typed if len(typed) == 1 else [name for name in features if name == media]
     if not found:
-        raise ValueError(f"{source} has no column `video` and none of type Video; its columns are {list(features)}.")
+        raise ValueError(
+            f"{source} has no column `{media}` and none of type {kind.__name__}; its columns are {list(features)}."
+        )
     return found[0]
 
 
@@ -166,7 +172,12 @@ def _make_id(data: bytes | None, path: str | None) -> str:
 
 
 def _check_rows(
-    dataset: Any, make_row: Any, features: datasets.Features, source: str, problems: Problems | None
+    dataset: Any,
+    make_row: Any,
+    features: datasets.Features,
+    source: str,
+    problems: Problems | None,
+    feature: datasets.Video | datasets.Image,
 ) -> datasets.Dataset:
     """Map-style: the videos stay where they are, labels and ids become new columns beside them."""
     found = Problems() if problems is None else problems
@@ -184,7 +195,7 @@ def _check_rows(
     videos = dataset.select_columns([column])
     if column != "video":
         videos = videos.rename_column(column, "video")
-    if not isinstance(videos.features["video"], datasets.Video):
-        videos = videos.cast_column("video", datasets.Video(decode=False))
+    if not isinstance(videos.features["video"], type(feature)):
+        videos = videos.cast_column("video", feature)
     beside = datasets.Dataset.from_dict(columns, features=datasets.Features({n: features[n] for n in columns}))
     return datasets.concatenate_datasets([videos, beside], axis=1)

@@ -10,8 +10,13 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
+from ..video_source import IMAGE_SUFFIXES
+
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
+
+MEDIA_SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+"""The files of each kind of data set, by `media`."""
 
 FRAME_FOLDER_FEATURES = {
     "frame_folder": datasets.Value("string"),
@@ -68,9 +73,9 @@ def row_features(video_feature: Any, label_names: Sequence[str] | None) -> datas
     return datasets.Features({"video": video_feature, "label": label, "video_id": datasets.Value("string")})
 
 
-def is_video_file(name: str) -> bool:
-    """Tell by its name whether a file is a video. Hidden files (`._clip.mp4`, left behind by macOS) are not."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+def is_video_file(name: str, media: str = "video") -> bool:
+    """Tell by its name whether a file is a video, or an image. Hidden files (`._clip.mp4`, of macOS) are neither."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES[media]
 
 
 def folder_names(folder: str | os.PathLike[str]) -> list[str]:
@@ -79,7 +84,7 @@ def folder_names(folder: str | os.PathLike[str]) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def video_names(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of the video files that lie directly in `folder`, sorted."""
+def video_names(folder: str | os.PathLike[str], media: str = "video") -> list[str]:
+    """Names of the videos, or images, that lie directly in `folder`, sorted."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_video_file(entry.name) and entry.is_file())
+        return sorted(entry.name for entry in entries if is_video_file(entry.name, media) and entry.is_file())

@@ -1,6 +1,6 @@
 """WebDataset tar shards: members `<key>.<suffix>` that follow each other are one sample.
 
-    00017.mp4    the video (.mp4, .webm, .avi, ...)
+    00017.mp4    the video (.mp4, .webm, .avi, ...), or the image (.jpg, .png, ...)
     00017.cls    its label as a number; or .json {"label": number or name}; or .txt with the name
 
 Rows name the archive, offset and size of a video; its bytes are read by whoever opens it. Going on inside a shard
@@ -21,7 +21,7 @@ import datasets
 
 from .label_names import read_label_names
 from .problems import Kind, Problems
-from .rows import VIDEO_SUFFIXES, row_features
+from .rows import MEDIA_SUFFIXES, row_features
 
 
 _VIDEO_FEATURE = {
@@ -41,6 +41,7 @@ def read_webdataset(
     label_names: str | Path | Sequence[str] | None = None,
     streaming: bool = False,
     problems: Problems | None = None,
+    media: str = "video",
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Read the videos of tar shards, in the sorted order of the shards.
 
@@ -52,6 +53,7 @@ def read_webdataset(
             usable video or label comes out as a row whose video cannot be read, with label -1; map-style all shards
             are listed first, and such samples are raised.
         problems (`Problems`, *optional*): where bad samples are collected; without it they are raised.
+        media (`str`, defaults to `"video"`): which members count, `video` or `image`.
 
     Returns:
         Rows whose `video` is `{"archive": str, "offset": int, "size": int, "fault": str | None}`; a `video_id` is
@@ -70,12 +72,13 @@ def read_webdataset(
             "shards": shards,
             "label_names": None if names is None else tuple(names),
             "is_labelled": is_labelled,
+            "media": media,
         }
         return datasets.IterableDataset.from_generator(generate_rows, features=features, gen_kwargs=arguments)
     found = Problems() if problems is None else problems
     rows = []
     for shard in shards:
-        shard_rows = list(generate_rows([shard], names, is_labelled))
+        shard_rows = list(generate_rows([shard], names, is_labelled, media))
         found.start(shard, len(shard_rows), "sample")
         for number, row in enumerate(shard_rows, start=1):
             if row["video"]["fault"] is not None:
@@ -111,7 +114,7 @@ def _is_of_split(name: str, split: str) -> bool:
 
 
 def generate_rows(
-    shards: Sequence[str], label_names: Sequence[str] | None, is_labelled: bool
+    shards: Sequence[str], label_names: Sequence[str] | None, is_labelled: bool, media: str = "video"
 ) -> Iterator[dict[str, Any]]:
     """Rows of tar shards; never raises for what a shard holds.
 
@@ -127,18 +130,18 @@ def generate_rows(
             }
             try:
                 if fault is None:
-                    row |= _parse_sample(shard, members, number_of, is_labelled)
+                    row |= _parse_sample(shard, members, number_of, is_labelled, media)
             except (ValueError, OSError) as error:
                 row["video"]["fault"] = str(error)  # type: ignore[index]
             yield row
 
 
 def _parse_sample(
-    shard: str, members: dict[str, tuple[int, int]], number_of: dict[str, int] | None, is_labelled: bool
+    shard: str, members: dict[str, tuple[int, int]], number_of: dict[str, int] | None, is_labelled: bool, media: str
 ) -> dict[str, Any]:
-    videos = [suffix for suffix in members if f".{suffix.rpartition('.')[2].lower()}" in VIDEO_SUFFIXES]
+    videos = [suffix for suffix in members if f".{suffix.rpartition('.')[2].lower()}" in MEDIA_SUFFIXES[media]]
     if len(videos) != 1:
-        raise ValueError(f"the sample holds {len(videos)} videos; its members are {', '.join(members)}")
+        raise ValueError(f"the sample holds {len(videos)} {media}s; its members are {', '.join(members)}")
     offset, size = members[videos[0]]
     row: dict[str, Any] = {"video": {"archive": shard, "offset": offset, "size": size, "fault": None}}
     if is_labelled:

@@ -1,0 +1,95 @@
+"""ShapeImages: rendered pictures of twelve classes, six shapes filled or striped, anywhere, of any size and colour.
+
+Colours, place, size, angle and background follow one law for all classes, so that none of them tells the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+_OVERSAMPLING = 3  # points per pixel and axis, averaged
+_NOISE = 12.0  # grey levels
+
+# Each from coordinates x, y in units of the shape's radius to whether a point is inside.
+_SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "circle": lambda x, y: np.hypot(x, y) < 0.9,
+    "cross": lambda x, y: (np.minimum(abs(x), abs(y)) < 0.3) & (np.maximum(abs(x), abs(y)) < 0.95),
+    "ring": lambda x, y: (np.hypot(x, y) < 1.0) & (np.hypot(x, y) > 0.55),
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) < 0.8,
+    "star": lambda x, y: np.hypot(x, y) < 0.65 + 0.35 * np.cos(5 * np.arctan2(y, x)),
+    "triangle": lambda x, y: (
+        np.maximum.reduce([x * np.cos(turn) + y * np.sin(turn) for turn in (0, 2 * np.pi / 3, 4 * np.pi / 3)]) < 0.55
+    ),
+}
+_FILLINGS = ("filled", "striped")
+SHAPE_CLASSES: tuple[str, ...] = tuple(f"{shape}_{filling}" for shape in _SHAPES for filling in _FILLINGS)
+"""Names of the classes in the order of their numbers, which is alphabetical, as class folders are numbered."""
+
+
+def render_shape(label: int, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw one image of a class: uint8 (size, size, 3)."""
+    shape, filling = SHAPE_CLASSES[label].split("_")
+    points = (np.arange(size * _OVERSAMPLING) + 0.5) / _OVERSAMPLING / size
+    down, right = np.meshgrid(points, points, indexing="ij")
+    radius = generator.uniform(0.22, 0.38)
+    row, column = generator.uniform(radius, 1 - radius, size=2)
+    angle = generator.uniform(0, 2 * np.pi)
+    x, y = (right - column) / radius, (down - row) / radius
+    x, y = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+    dark, light, stripe = _colours(generator)
+    slope = generator.uniform(-0.5, 0.5, size=2)
+    shade = 1 + slope[0] * (right - 0.5) + slope[1] * (down - 0.5)
+    picture = dark * shade[..., None]
+    is_inside = _SHAPES[shape](x, y)
+    picture[is_inside] = light
+    if filling == "striped":
+        picture[is_inside & (np.sin(2 * np.pi * 1.8 * x + generator.uniform(0, 2 * np.pi)) > 0)] = stripe
+    picture = picture.reshape(size, _OVERSAMPLING, size, _OVERSAMPLING, 3).mean(axis=(1, 3))
+    return (picture + generator.normal(0, _NOISE, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+def _colours(generator: np.random.Generator) -> np.ndarray:
+    """Three colours (3, 3) in grey levels, each pair at least 90 levels apart."""
+    while True:
+        colours = generator.uniform(20, 235, size=(3, 3))
+        distances = np.linalg.norm(colours - np.roll(colours, 1, axis=0), axis=1)
+        if distances.min() > 90:
+            return colours
+
+
+def write_shape_images(
+    folder: str | Path, split: str, num_images: int, *, seed: int, labelled: bool = True, size: int = 32
+) -> None:
+    """Write `folder/split/<class>/<number>.png`, or `folder/split/<number>.png` without labels.
+
+    Classes take turns. A split that is there already, with as many images, is left as it is.
+
+    Args:
+        folder (`str` or `Path`): the data set's folder.
+        split (`str`): name of the split.
+        num_images (`int`): how many.
+        seed (`int`): what they are drawn from, each by its number.
+        labelled (`bool`, defaults to `True`): whether there are class folders.
+        size (`int`, defaults to 32): height and width, in pixels.
+
+    Raises:
+        ValueError: the split exists with other images.
+    """
+    from PIL import Image
+
+    target = Path(folder) / split
+    existing = len(list(target.rglob("*.png")))
+    if existing == num_images:
+        return
+    if existing:
+        raise ValueError(f"{target} holds {existing} images, not {num_images}: remove it, or choose another folder.")
+    for number in range(num_images):
+        label = number % len(SHAPE_CLASSES)
+        image = render_shape(label, size, np.random.default_rng([seed, number]))
+        place = target / SHAPE_CLASSES[label] if labelled else target
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number:06d}.png")
