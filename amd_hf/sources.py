@@ -47,8 +47,8 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
 
     Returns:
         [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`],
-        [`AMDForActionDetection`] or [`AMDModel`]. An official encoder alone becomes a classifier whose head is new: see
-        its `conversion_report`.
+        [`AMDForActionDetection`] or [`AMDModel`]. An official encoder alone becomes a classifier whose head is new:
+        see its `conversion_report`.
 
     Raises:
         OSError: If there is nothing at `source`.
