@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from transformers.utils import logging
 
-from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput
+from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
 from ..teacher import FrozenTeacher
 from .base import VideoTrainer
 from .collators import pretraining_collator
+from .launching import shard_module
 from .losses import alignment_loss, normalize_features
 from .pretraining_args import AMDTrainingArguments
 
@@ -42,7 +44,8 @@ class AMDTrainer(VideoTrainer):
             `data_collator` alone serves evaluation too.
 
     Raises:
-        ValueError: If student and teacher do not fit (widths, layers, grids of tokens).
+        ValueError: If student and teacher do not fit (widths, layers, grids of tokens), or one process is to shard the
+            teacher.
     """
 
     args: AMDTrainingArguments
@@ -68,7 +71,19 @@ class AMDTrainer(VideoTrainer):
             **kwargs,
         )
         if self.teacher is not None:
-            self.teacher.to(args.device)
+            self._place_teacher(self.teacher)
+
+    def _place_teacher(self, teacher: FrozenTeacher) -> None:
+        """Moves the teacher to the device, whole or, with `shard_teacher`, a part of it to each process."""
+        args = self.args
+        teacher.to(args.device)
+        if not args.shard_teacher:
+            return
+        if args.world_size == 1:
+            raise ValueError("`shard_teacher` needs several processes to share the teacher out over, there is one.")
+        self._teacher_identity()  # hashes the weights while they are whole
+        blocks = teacher.model.layers if isinstance(teacher.model, AMDModel) else ()
+        shard_module(teacher.model, blocks, init_device_mesh(args.device.type, (args.world_size,)))
 
     def compute_loss(
         self,
@@ -155,6 +170,9 @@ class AMDTrainer(VideoTrainer):
     def evaluation_parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         total, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return {"loss": total, **{f"loss_{name}": value for name, value in (outputs.losses or {}).items()}}
+
+    def modules_used(self) -> list[nn.Module]:
+        return [self.model] if self.teacher is None else [self.model, self.teacher]
 
     def evaluation_names(self) -> list[str]:
         parts = ["reconstruction"] if self.teacher is None else ["reconstruction", "direct", "generation"]
