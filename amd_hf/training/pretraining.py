@@ -70,8 +70,11 @@ class AMDTrainer(VideoTrainer):
             eval_collator or data_collator or pretraining_collator(model.config, args, has_teacher, training=False),
             **kwargs,
         )
+        self._alignment_loss = alignment_loss
         if self.teacher is not None:
             self._place_teacher(self.teacher)
+            if args.torch_compile:
+                self._compile_around_student(self.teacher)
 
     def _place_teacher(self, teacher: FrozenTeacher) -> None:
         """Moves the teacher to the device, whole or, with `shard_teacher`, a part of it to each process."""
@@ -84,6 +87,13 @@ class AMDTrainer(VideoTrainer):
         self._teacher_identity()  # hashes the weights while they are whole
         blocks = teacher.model.layers if isinstance(teacher.model, AMDModel) else ()
         shard_module(teacher.model, blocks, init_device_mesh(args.device.type, (args.world_size,)))
+
+    def _compile_around_student(self, teacher: FrozenTeacher) -> None:
+        """Compiles the rest of the step with the options by which accelerate compiles the student."""
+        options = self.accelerator.state.dynamo_plugin.to_kwargs()
+        self._alignment_loss = torch.compile(alignment_loss, **options)
+        if not self.args.shard_teacher:  # gathering its weights is not for the compiler
+            teacher.compile(**options)
 
     def compute_loss(
         self,
@@ -123,8 +133,8 @@ class AMDTrainer(VideoTrainer):
             generation = [normalize_features(features) for features in generation]
         kind = self.args.alignment_loss
         return {
-            "direct": alignment_loss(outputs.direct_features or (), direct, kind),
-            "generation": alignment_loss(outputs.generated_features or (), generation, kind),
+            "direct": self._alignment_loss(outputs.direct_features or (), direct, kind),
+            "generation": self._alignment_loss(outputs.generated_features or (), generation, kind),
         }
 
     @staticmethod
