@@ -248,9 +248,15 @@ class AMDPositionTable(nn.Module):
         # float32 whatever dtype the model is loaded in.
         self.register_buffer("table", torch.empty(num_positions, dim, dtype=torch.float32), persistent=False)
 
-    def forward(self, token_ids: torch.Tensor, like: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:
-        """Positions `(B, n, D)` of `token_ids` `(B, n)` in the dtype of `like`; `table` replaces the module's own."""
-        return (self.table if table is None else table)[token_ids].to(like.dtype)
+    def forward(
+        self, token_ids: torch.Tensor | None, like: torch.Tensor, table: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Positions `(B, n, D)` of `token_ids` `(B, n)`, or all `(N, D)`, in the dtype of `like`.
+
+        `table` replaces the module's own.
+        """
+        table = self.table if table is None else table
+        return (table if token_ids is None else table[token_ids]).to(like.dtype)
 
 
 class AMDPatchEmbeddings(nn.Module):
@@ -319,9 +325,7 @@ class AMDPatchEmbeddings(nn.Module):
 
         Where the patches have another `grid` than the config's, the position table is interpolated to it.
         """
-        if visible_ids is None:
-            visible_ids = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[0], -1)
-        else:
+        if visible_ids is not None:
             patches = gather_tokens(patches, visible_ids)
         tokens = self.projection(self.normalize(patches).to(self.projection.weight.dtype))
         table = None

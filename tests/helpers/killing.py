@@ -24,7 +24,8 @@ from tests.helpers.training import load_script
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload([__name__])
-NUM_STEPS = 24
+NUM_STEPS = 12
+_PATIENCE = 250  # seconds for a run to end; a few are enough on an idle machine
 
 
 def _live(arguments: list[str], log: str, rank: int, num_processes: int, port: int) -> None:
@@ -150,7 +151,7 @@ class KilledRun:
 
     def _wait(self) -> list[int | None]:
         for process in self._processes:
-            process.join(100)
+            process.join(_PATIENCE)
         codes = [process.exitcode for process in self._processes]
         for process in self._processes:
             process.kill()

@@ -45,7 +45,7 @@ def test_killed_runs_leave_the_bytes_of_one_never_stopped(
     expected, seconds = _whole_run(kind, tmp_path)
     chance = random.Random(10 * num_processes + is_streaming)
     runs: list[KilledRun] = []
-    while sum(run.num_kills for run in runs) < 10 or sum(run.num_kills_in_save for run in runs) < 3:
+    while sum(run.num_kills for run in runs) < 6 or sum(run.num_kills_in_save for run in runs) < 2:
         assert len(runs) < 15, "kills come too late: the runs end before them"
         run = KilledRun(kind, tmp_path / f"run{len(runs)}", chance)
         runs.append(run)
