@@ -34,6 +34,7 @@ def _live(arguments: list[str], log: str, rank: int, num_processes: int, port: i
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of loading workers: what a program starts with on Linux
     if num_processes > 1:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
         os.environ |= {name: str(value) for name, value in names.items()}
