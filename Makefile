@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 # process makes small models ten times slower.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: help install demo demo-detection demo-images test test-slow stress check format clean
+.PHONY: help install demo demo-detection demo-images test test-slow test-kill stress check format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test: install ## Run the tests (under 10 minutes on 2 cores)
 
 test-slow: install ## Run the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow"
+
+test-kill: install ## `kill -9` at random moments, 24 times and more: resumed runs leave the same bytes (about 10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/training/test_kill.py
 
 stress: install ## 1,000 damaged videos through each decoder; memory of a worker over 2,000 videos (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/data/test_damaged_videos.py tests/data/test_worker_memory.py

@@ -291,9 +291,7 @@ class AMDPatchEmbeddings(nn.Module):
         A class token comes first where the model has one. Where the patches have another `grid` than the config's, the
         position table is interpolated to it.
         """
-        if visible_ids is None:
-            visible_ids = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[0], -1)
-        else:
+        if visible_ids is not None:
             patches = gather_tokens(patches, visible_ids)
         tokens = self.projection(self.normalize(patches).to(self.projection.weight.dtype))
         table = None

@@ -89,6 +89,12 @@ class AMDPositionTable(nn.Module):
         """A class token `(..., 1, D)` with its position."""
         return token if self.class_position is None else token + self.class_position.to(token.dtype)
 
-    def forward(self, token_ids: torch.Tensor, like: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:
-        """Positions `(B, n, D)` of `token_ids` `(B, n)` in the dtype of `like`; `table` replaces the module's own."""
-        return (self.table if table is None else table)[token_ids].to(like.dtype)
+    def forward(
+        self, token_ids: torch.Tensor | None, like: torch.Tensor, table: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Positions `(B, n, D)` of `token_ids` `(B, n)`, or all `(N, D)`, in the dtype of `like`.
+
+        `table` replaces the module's own.
+        """
+        table = self.table if table is None else table
+        return (table if token_ids is None else table[token_ids]).to(like.dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -96,9 +98,19 @@ class VideoDataLoader(DataLoader):
         super().__init__(*args, **{"worker_init_fn": _prepare_worker, **kwargs})
 
     def __iter__(self) -> Any:
-        if self.num_workers > 0:
-            gc.collect()
-        return super().__iter__()
+        if self.num_workers == 0:
+            return super().__iter__()
+        gc.collect()
+        iterator = super().__iter__()
+        # A run that ends with an error leaves its workers behind. Python would send them SIGTERM and wait for them.
+        Finalize(iterator, _kill, (iterator._workers,), exitpriority=10)
+        return iterator
+
+
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def _prepare_worker(worker_id: int) -> None:

@@ -19,6 +19,7 @@ from ..data.streams import StreamReader, stream_length
 from ..sources import check_processor
 from ..video_processing_amd import AMDVideoProcessor
 from .base_args import VideoTrainingArguments
+from .launching import check_sharding, whole_weights
 from .metrics import FiniteLossGuard, LossMeter
 from .optim import cosine_schedule, parameter_groups
 from .publishing import PublishingTrainer
@@ -41,7 +42,8 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         eval_collator (`Callable`, *optional*): Collator of the evaluation set; `data_collator` when not given.
 
     Raises:
-        ValueError: If one process is to drive several GPUs, or there is no such `metric_for_best_model`.
+        ValueError: If one process is to drive several GPUs, FSDP was asked for and is not given, or there is no such
+            `metric_for_best_model`.
         TypeError: If the training set is a stream of another kind than `datasets.IterableDataset`.
     """
 
@@ -81,6 +83,7 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
                 "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` does, or rows with a length."
             )
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        check_sharding(args, self.accelerator)
         self.eval_collator = eval_collator or self.data_collator
         self.reading_log = ReadingLog(args.max_unreadable_share)
         self._stream_loader: StreamDataLoader | None = None
@@ -104,6 +107,10 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
     def flops_per_clip(self) -> int | None:
         """Operations of a training step per clip, forward and backward; None where there is no formula for it."""
         return None
+
+    def modules_used(self) -> list[nn.Module]:
+        """The modules that `evaluation_parts` runs, any of which may be sharded."""
+        return [self.model]
 
     def finish_metrics(self, metrics: dict[str, float], expected: int, read: int) -> dict[str, float]:
         """Last word on the means over the videos read; some metrics count the unreadable ones too."""
@@ -283,15 +290,16 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         self.model.eval()
         meter = LossMeter()
         counts = torch.zeros(2, dtype=torch.float64)  # videos expected, videos read
-        for batch in dataloader:
-            self.reading_log.name(batch.pop("unreadable", []))
-            num_read = 0 if batch["pixel_values"] is None else len(batch["pixel_values"])
-            counts += torch.tensor([batch.pop("num_tried", num_read), num_read])
-            if num_read:
-                with torch.no_grad(), self.accelerator.autocast():
-                    parts = self.evaluation_parts(self.model, self._prepare_inputs(batch))
-                meter.add(parts, weight=num_read)
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        with whole_weights(*self.modules_used()):
+            for batch in dataloader:
+                self.reading_log.name(batch.pop("unreadable", []))
+                num_read = 0 if batch["pixel_values"] is None else len(batch["pixel_values"])
+                counts += torch.tensor([batch.pop("num_tried", num_read), num_read])
+                if num_read:
+                    with torch.no_grad(), self.accelerator.autocast():
+                        parts = self.evaluation_parts(self.model, self._prepare_inputs(batch))
+                    meter.add(parts, weight=num_read)
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         metrics = meter.reduce(self.accelerator, self.evaluation_names())
         expected, read = self.accelerator.reduce(counts.to(self.args.device), "sum").tolist()
         metrics = self.finish_metrics(metrics, int(expected), int(read))

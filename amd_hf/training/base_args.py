@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 
 from transformers import SchedulerType, TrainingArguments
 
+from .launching import check_processes
+
 
 _DEFAULT_LEARNING_RATE = next(f.default for f in fields(TrainingArguments) if f.name == "learning_rate")
 
@@ -21,7 +23,8 @@ class VideoTrainingArguments(TrainingArguments):
     `lr_scheduler_type` cosine.
 
     Raises:
-        ValueError: For a value out of its range, or two learning rates that contradict each other.
+        ValueError: For a value out of its range, two learning rates that contradict each other, or when the process
+            did not find those started with it.
     """
 
     learning_rate: float = field(  # type: ignore[assignment]
@@ -89,6 +92,7 @@ class VideoTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         is_direction_given = self.greater_is_better is not None
         super().__post_init__()
+        check_processes(self)
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
         if metric.startswith("loss_") and not is_direction_given:
             self.greater_is_better = (

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from transformers.utils import logging
 
 from ..evaluation.similarity import LayerSimilarity, layer_similarity
@@ -17,6 +18,7 @@ from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
 from ..teacher import FrozenTeacher
 from .base import VideoTrainer
 from .collators import pretraining_collator
+from .launching import shard_module
 from .losses import alignment_loss, normalize_features
 from .pretraining_args import AMDTrainingArguments
 
@@ -44,7 +46,8 @@ class AMDTrainer(VideoTrainer):
             `data_collator` alone serves evaluation too.
 
     Raises:
-        ValueError: If student and teacher do not fit (widths, layers, grids of tokens).
+        ValueError: If student and teacher do not fit (widths, layers, grids of tokens), or one process is to shard the
+            teacher.
     """
 
     args: AMDTrainingArguments
@@ -69,8 +72,30 @@ class AMDTrainer(VideoTrainer):
             eval_collator or data_collator or pretraining_collator(model.config, args, has_teacher, training=False),
             **kwargs,
         )
+        self._alignment_loss = alignment_loss
         if self.teacher is not None:
-            self.teacher.to(args.device)
+            self._place_teacher(self.teacher)
+            if args.torch_compile:
+                self._compile_around_student(self.teacher)
+
+    def _place_teacher(self, teacher: FrozenTeacher) -> None:
+        """Moves the teacher to the device, whole or, with `shard_teacher`, a part of it to each process."""
+        args = self.args
+        teacher.to(args.device)
+        if not args.shard_teacher:
+            return
+        if args.world_size == 1:
+            raise ValueError("`shard_teacher` needs several processes to share the teacher out over, there is one.")
+        self._teacher_identity()  # hashes the weights while they are whole
+        blocks = teacher.model.layers if isinstance(teacher.model, AMDModel) else ()
+        shard_module(teacher.model, blocks, init_device_mesh(args.device.type, (args.world_size,)))
+
+    def _compile_around_student(self, teacher: FrozenTeacher) -> None:
+        """Compiles the rest of the step with the options by which accelerate compiles the student."""
+        options = self.accelerator.state.dynamo_plugin.to_kwargs()
+        self._alignment_loss = torch.compile(alignment_loss, **options)
+        if not self.args.shard_teacher:  # gathering its weights is not for the compiler
+            teacher.compile(**options)
 
     def compute_loss(
         self,
@@ -110,8 +135,8 @@ class AMDTrainer(VideoTrainer):
             generation = [normalize_features(features) for features in generation]
         kind = self.args.alignment_loss
         return {
-            "direct": alignment_loss(outputs.direct_features or (), direct, kind),
-            "generation": alignment_loss(outputs.generated_features or (), generation, kind),
+            "direct": self._alignment_loss(outputs.direct_features or (), direct, kind),
+            "generation": self._alignment_loss(outputs.generated_features or (), generation, kind),
         }
 
     @staticmethod
@@ -164,6 +189,9 @@ class AMDTrainer(VideoTrainer):
     def evaluation_parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         total, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return {"loss": total, **{f"loss_{name}": value for name, value in (outputs.losses or {}).items()}}
+
+    def modules_used(self) -> list[nn.Module]:
+        return [self.model] if self.teacher is None else [self.model, self.teacher]
 
     def evaluation_names(self) -> list[str]:
         parts = ["reconstruction"] if self.teacher is None else ["reconstruction", "direct", "generation"]

@@ -29,6 +29,13 @@ class AMDTrainingArguments(VideoTrainingArguments):
         default=False,
         metadata={"help": "Normalise the teacher's features (LayerNorm without parameters) before comparing."},
     )
+    shard_teacher: bool = field(
+        default=False,
+        metadata={
+            "help": "Share the teacher's weights out over the processes (FSDP2), each block gathered when it is "
+            "needed: less memory, more communication. By default each process has all of it."
+        },
+    )
     sampling_mode: str = field(
         default="dense",
         metadata={

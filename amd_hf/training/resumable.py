@@ -53,7 +53,7 @@ class ResumableTrainer(Trainer):
 
         Raises:
             FileNotFoundError: If there is no whole checkpoint to resume from.
-            RunStopped: If the run was ended by SIGTERM, after a checkpoint was written.
+            RunStopped: If the run was ended by SIGTERM, after a checkpoint was written, or another process died.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
@@ -63,8 +63,16 @@ class ResumableTrainer(Trainer):
             raise FileNotFoundError(f"Cannot resume from {resume_from_checkpoint}: {problem}.")
         if resume_from_checkpoint:
             self.check_resumable(Path(resume_from_checkpoint))
-        with _HandlerFor(self):
-            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        try:
+            with _HandlerFor(self):
+                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        except RuntimeError as error:
+            if not _is_loss_of_a_process(error):
+                raise
+            raise RunStopped(
+                f"Another process of this run has ended or no longer answers ({' '.join(str(error).split())}): see "
+                "what it said last, then go on with `--resume_from_checkpoint`."
+            ) from error
         if self._is_stopping and self.state.global_step < self.state.max_steps:
             raise RunStopped(
                 f"Stopped by SIGTERM after step {self.state.global_step} of {self.state.max_steps}, which is saved in "
@@ -94,7 +102,7 @@ class ResumableTrainer(Trainer):
             checkpoint.mkdir(parents=True, exist_ok=True)
             self.save_extras(checkpoint)
         except (OSError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, RunStopped):
+            if isinstance(error, RunStopped) or _is_loss_of_a_process(error):
                 raise
             raise self._cannot_save(checkpoint, error) from error
         finally:
@@ -121,6 +129,11 @@ class ResumableTrainer(Trainer):
             f"{checkpoint} could not be written ({' '.join(str(error).split())}; {free:.0f} MiB are free on that "
             f"disk); what there was of it is deleted, {kept}. Make room, then go on with `--resume_from_checkpoint`."
         )
+
+
+def _is_loss_of_a_process(error: Exception) -> bool:
+    """Whether communication failed; gloo has no type of error of its own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 class _HandlerFor:

@@ -5,15 +5,20 @@ torchrun --nproc_per_node 2 tests/helpers/processes.py VIDEOS OUTPUT
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from datasets import Features, IterableDataset, Value
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 from amd_hf import (
     AMDFineTuningTrainer,
@@ -23,9 +28,19 @@ from amd_hf import (
     AMDTrainer,
     load_video_dataset,
 )
+from amd_hf.recipes import run_program
+from amd_hf.training.launching import shard_module
 from tests.helpers.detection_scene import detection
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
-from tests.helpers.training import finetuning_args, labelled_rows, logged, pretraining_args, weights_of
+from tests.helpers.training import (
+    StackRows,
+    finetuning_args,
+    labelled_rows,
+    logged,
+    masked_rows,
+    pretraining_args,
+    weights_of,
+)
 
 
 GLOBAL_BATCH = 4
@@ -160,6 +175,90 @@ def _uneven_step(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
     return {"first": outcomes[0], "second": outcomes[1]}
 
 
+def _distilling_trainer(output: Path, batch_size: int, **options: Any) -> AMDTrainer:
+    """A trainer on 12 ready clips and their masks, 7 of them to evaluate on, one at a time."""
+    student = randomize(AMDForPreTraining(tiny_config()))
+    teacher = randomize(AMDModel(tiny_teacher_config()))
+    rows = masked_rows(student.config, 12)
+    args = pretraining_args(
+        output, per_device_train_batch_size=batch_size, per_device_eval_batch_size=1, **{**_RUN, **options}
+    )
+    return AMDTrainer(
+        student, args, teacher_model=teacher, data_collator=StackRows(), train_dataset=rows, eval_dataset=rows[:7]
+    )
+
+
+def _sharded_teacher(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """Training with the teacher shared out over two processes, or whole on one; evaluation of uneven shares first."""
+    is_shared = batch_size < GLOBAL_BATCH
+    options = {"shard_teacher": is_shared, "save_strategy": "steps", "save_steps": 2}
+    trainer = _distilling_trainer(output / "sharded_teacher", batch_size, **options)
+    before = trainer.evaluate()
+    trainer.train()
+    trainer.check_resumable(output / "sharded_teacher" / "checkpoint-2")
+    identity = json.loads((output / "sharded_teacher" / "checkpoint-2" / "teacher.json").read_text())
+    metrics = {"before": before["eval_loss"], "after": trainer.evaluate()["eval_loss"]}
+    return _outcome(trainer) | {"metrics": metrics, "identity": identity, "share_held": _share_held(trainer.teacher)}
+
+
+def _share_held(module: torch.nn.Module | None) -> float:
+    """The share of its weights that this process holds."""
+    assert module is not None
+    parameters = list(module.parameters())
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
+    return held / sum(p.numel() for p in parameters)
+
+
+def _sharded_student(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """Steps of student and teacher, both sharded by FSDP2 on two processes, whole on one; then evaluation."""
+    is_sharded = batch_size < GLOBAL_BATCH
+    trainer = _distilling_trainer(output / "sharded_student", batch_size, shard_teacher=is_sharded)
+    student, args, rows = trainer.model, trainer.args, trainer.train_dataset
+    if is_sharded:
+        blocks = [part for part in student.modules() if type(part).__name__ in student._no_split_modules]
+        shard_module(student, reversed(blocks), init_device_mesh("cpu", (args.world_size,)))  # inner ones first
+    optimizer = trainer.create_optimizer()
+    losses = []
+    student.train()
+    for step in range(3):
+        start = step * GLOBAL_BATCH + args.process_index * batch_size
+        loss = trainer.compute_loss(student, StackRows()(rows[start : start + batch_size]))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(student.parameters(), args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append((trainer.accelerator.reduce(loss.detach(), "mean").item(), float(_whole(norm))))
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert trained == {id(parameter) for parameter in student.parameters()}  # and none of the teacher's
+    return {
+        "losses": losses,
+        "weights": {name: _whole(value) for name, value in weights_of(student).items()},
+        "eval_loss": trainer.evaluate()["eval_loss"],
+        "share_held": _share_held(student),
+    }
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _refusals(videos: Path, output: Path, batch_size: int) -> dict[str, str]:
+    """What a run says that asks for FSDP where accelerate copies the model instead."""
+    said = {}
+    for name, options, variable in (
+        ("argument", {"fsdp": True}, "false"),
+        ("launcher", {}, "true"),
+    ):
+        os.environ["ACCELERATE_USE_FSDP"] = variable
+        try:
+            _distilling_trainer(output / "refused", batch_size, **options)
+        except ValueError as error:
+            said[name] = str(error)
+        finally:
+            del os.environ["ACCELERATE_USE_FSDP"]
+    return said
+
+
 SCENES: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
     "distillation": _distillation,
     "fine_tuning": _fine_tuning,
@@ -168,6 +267,9 @@ SCENES: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
     "stream_passes": _stream_passes,
     "uneven_step": _uneven_step,
     "detection": detection,
+    "sharded_teacher": _sharded_teacher,
+    "sharded_student": _sharded_student,
+    "refusals": _refusals,
 }
 
 
@@ -180,8 +282,27 @@ def play(videos: Path, output: Path, num_processes: int, names: tuple[str, ...] 
     return outcomes
 
 
+class _DieAt(TrainerCallback):
+    """Kills the second process in the middle of a step, after a note of when."""
+
+    def __init__(self, note: Path) -> None:
+        self._note = note
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.process_index == 1 and state.global_step == 1:
+            self._note.write_text(str(time.time()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def last_act(output: Path) -> None:
+    """A run of which one process dies; the other must not wait for it."""
+    trainer = _distilling_trainer(output / "death", 2, dataloader_num_workers=1)
+    trainer.add_callback(_DieAt(output / "time_of_death"))
+    run_program(trainer.train)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found = play(Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["WORLD_SIZE"]))
     torch.save(found, Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
-    dist.destroy_process_group()
+    last_act(Path(sys.argv[2]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ import torch
 from tests.helpers.processes import play
 from tests.helpers.training import ROOT, script_environment
 from tests.helpers.videos import text_file
+
+
+_COMPARED = (
+    "distillation", "fine_tuning", "equal_masks", "uneven_step", "detection", "sharded_teacher", "sharded_student",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +43,26 @@ def two(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         str(ROOT / "tests" / "helpers" / "processes.py"), str(videos), str(output),
     ]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=200)
-    assert run.returncode == 0, run.stderr[-4000:]
-    return [torch.load(output / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    run = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=250)
+    ended = time.time()
+    assert all((output / f"{rank}.pt").is_file() for rank in range(2)), run.stderr[-4000:]
+    found = [torch.load(output / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    death = {"seconds": ended - float((output / "time_of_death").read_text()), "run": run}
+    return [process | {"death": death} for process in found]
 
 
 @pytest.fixture(scope="module")
 def one(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process finds."""
     output = tmp_path_factory.mktemp("one")
-    return play(videos, output, 1, names=("distillation", "fine_tuning", "equal_masks", "uneven_step", "detection"))
+    return play(videos, output, 1, names=_COMPARED)
 
 
 def test_two_processes_know_of_each_other(two: list[dict[str, Any]]) -> None:
     assert [found["distillation"]["world_size"] for found in two] == [2, 2]
 
 
-@pytest.mark.parametrize("scene", ["distillation", "fine_tuning", "equal_masks", "detection"])
+@pytest.mark.parametrize("scene", ["distillation", "fine_tuning", "equal_masks", "detection", "sharded_teacher"])
 def test_same_videos_in_a_step_give_the_same_losses_and_weights(
     one: dict[str, Any], two: list[dict[str, Any]], scene: str
 ) -> None:
@@ -107,6 +116,50 @@ def test_batch_that_one_process_cannot_read_is_skipped_on_both(two: list[dict[st
     assert sorted(first["counts"][2] + second["counts"][2]) in (["0"], ["0", "0"])  # named where it was met
     for name, value in first["weights"].items():
         assert torch.equal(second["weights"][name], value), name
+
+
+def test_killed_process_takes_the_run_down_with_an_error(two: list[dict[str, Any]]) -> None:
+    death = two[0]["death"]
+    assert death["run"].returncode != 0
+    assert death["seconds"] < 60
+    assert "error: Another process of this run has ended" in death["run"].stderr
+    assert "forcefully exiting" not in death["run"].stderr  # not even for its loading workers does it wait
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sharding
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_sharded_student_and_teacher_give_the_losses_and_weights_of_whole_ones(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    expected = one["sharded_student"]
+    assert expected["share_held"] == 1
+    for found in (process["sharded_student"] for process in two):
+        assert 0.4 < found["share_held"] < 0.6
+        for ours, theirs in zip(found["losses"], expected["losses"], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+        assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+        for name, value in expected["weights"].items():
+            torch.testing.assert_close(found["weights"][name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_sharded_teacher_is_evaluated_with_saved_by_name_and_held_in_parts(
+    one: dict[str, Any], two: list[dict[str, Any]]
+) -> None:
+    expected = one["sharded_teacher"]
+    assert expected["share_held"] == 1
+    for found in (process["sharded_teacher"] for process in two):
+        assert 0.4 < found["share_held"] < 0.6
+        assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)  # 4 clips on one process, 3 on another
+        assert found["identity"] == expected["identity"]
+
+
+@pytest.mark.parametrize("asked_by", ["argument", "launcher"])
+def test_sharding_that_would_be_left_out_silently_is_refused(two: list[dict[str, Any]], asked_by: str) -> None:
+    for found in two:
+        assert "FSDP was asked for, but accelerate gives MULTI_CPU on device cpu" in found["refusals"][asked_by]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
