@@ -10,14 +10,17 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 
 import amd_hf
-from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDVideoProcessor
+from amd_hf import AMDForPreTraining, AMDForVideoClassification
 from amd_hf.cards.metadata import card_problems, hub_id_or_none
 from amd_hf.cards.pages import is_weights_licence_unknown, model_table, render_page
 from amd_hf.cards.privacy import absolute_paths, hide_paths, private_parts
 from amd_hf.cards.zoo import ZooModel, load_zoo, measure
 from amd_hf.flops import count_flops
+from amd_hf.sources import build_processor
+from tests.helpers.images import image_config
 from tests.helpers.models import tiny_config
 from tests.helpers.training import load_script
 from tests.helpers.videos import write_video
@@ -179,7 +182,8 @@ def test_page_names_only_recipes_and_programs_that_exist(name: str) -> None:
     for command in re.findall(r"```bash\n(.+?)```", page, flags=re.DOTALL):
         for path in re.findall(r"(?:scripts|configs)/\S+", command):
             assert (_ROOT / path).is_file(), path
-    assert ("Download it, then" in page) == (model.checkpoint is not None and not model.is_image)
+    assert ("Download it, then" in page) == (model.checkpoint is not None)
+    assert ("any other tensor is refused by name" in page) == model.is_image  # files whose names nobody here has seen
 
 
 def test_page_of_a_recipe_that_does_not_exist_says_so(tmp_path: Path) -> None:
@@ -200,24 +204,16 @@ def test_code_sample_runs_on_a_stand_in(
     model = _model(name)
     kind = getattr(amd_hf, model.class_name, None)
     if kind is not None:
-        stand_in = kind(tiny_config(image_size=16))
+        stand_in = kind(image_config() if model.is_image else tiny_config(image_size=16))
         stand_in.save_pretrained(tmp_path / name)
-        AMDVideoProcessor.for_model(stand_in.config).save_pretrained(tmp_path / name)
+        build_processor(stand_in.config).save_pretrained(tmp_path / name)
+    Image.new("RGB", (48, 32)).save(tmp_path / "image.png")
     write_video(tmp_path / "video.mp4", num_frames=20, height=32, width=48)
     (sample,) = re.findall(r"```python\n(.+?)```", _page(name), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile(sample, name, "exec"), {})
     said = capsys.readouterr().out
     assert "score" in said if "pipeline" in sample else "torch.Size([1," in said
-
-
-def test_image_samples_work_once_there_is_an_image_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model("amd-vit-base-in1k-pretrained")
-    page = render_page(model, _ZOO, _ROOT, [*amd_hf.__all__, "AMDForImageClassification"])
-    (sample,) = re.findall(r"```python\n(.+?)```", page, flags=re.DOTALL)
-    AMDForPreTraining(tiny_config(image_size=16, num_frames=1, tubelet_size=1)).save_pretrained(tmp_path / model.name)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(sample, model.name, "exec"), {})
 
 
 # ---- Checks of a card ----
