@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helpers.training import ROOT, load_script
 
@@ -32,11 +33,19 @@ def _commands(page: Path) -> list[list[str]]:
 
 
 @functools.cache
-def _help(program: str) -> str:
+def _help(program: str, task: str | None) -> str:
     """What a program of ours prints for `--help`."""
     with redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
-        load_script(program).main(["--help"])
+        load_script(program).main([*(["--task", task] if task else []), "--help"])
     return said.getvalue()
+
+
+def _task(words: list[str]) -> str | None:
+    """The task that a command names, itself or by its recipe."""
+    if "--task" in words:
+        return words[words.index("--task") + 1]
+    recipes = [ROOT / word for word in words if word.startswith("configs/") and "accelerate" not in word]
+    return yaml.safe_load(recipes[0].read_text()).get("task") if recipes else None
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
@@ -48,7 +57,7 @@ def test_commands_name_programs_recipes_and_options_that_exist(page: Path) -> No
                 assert (ROOT / word).is_file(), f"{page.name}: there is no {word}"
         if program.startswith("scripts/"):
             options = {word.partition("=")[0] for word in words if word.startswith("--")}
-            known = set(re.findall(r"--[\w.]+", _help(Path(program).stem)))
+            known = set(re.findall(r"--[\w.]+", _help(Path(program).stem, _task(words))))
             unknown = {name for name in options - known if not name.startswith("--model.")}
             assert not unknown, f"{page.name}: {program} has no {', '.join(sorted(unknown))}"
 
