@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	touch $@
 
-demo: install ## The main job on rendered videos: distil, fine-tune, test and use a small model (about 10 minutes, no GPU)
+demo: install ## The main job on rendered videos: distil, fine-tune, test and use a small model (minutes, no GPU)
 	$(BIN)/python scripts/demo.py --output_dir demo_output
 
 demo-detection: install ## Action detection on rendered films: fine-tune, test, draw (a few minutes, no GPU)
