@@ -1,14 +1,10 @@
 """Peak memory of fine-tuning: ViT-S and ViT-B in bf16 at several batch sizes, with and without gradient checkpointing.
 
 python benchmarks/finetune_memory.py --output benchmarks/results
-python benchmarks/finetune_memory.py --output benchmarks/results --skip_products   # minutes instead of hours on a CPU
 
 Every cell is two optimizer steps of the Trainer on random clips of 16 x 224 x 224, in a process of its own: on a GPU
 the most that PyTorch held of its memory, on the CPU the most that the process held (peak RSS, of which about half a
 gigabyte is Python with its libraries). "out of memory" is a result like any other. Batch sizes count clips.
-
-With `--skip_products` matrix products and attention give zeros in place of what they would compute. All else, and all
-tensors that are kept, are as ever: it is for CPUs that take a quarter of an hour for a step in bf16.
 """
 
 from __future__ import annotations
@@ -22,12 +18,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
 MODELS = {"ViT-S": (384, 6), "ViT-B": (768, 12)}
@@ -35,32 +29,10 @@ BATCH_SIZES = (1, 4, 16)
 OUT_OF_MEMORY = "out of memory"
 
 
-class _WithoutProducts(TorchDispatchMode):
-    """Matrix products and attention without the arithmetic: their results are zeros, written to memory."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        aten = torch.ops.aten
-        if func in (aten.mm.default, aten.bmm.default):
-            return args[0].new_zeros(*args[0].shape[:-1], args[1].shape[-1])
-        if func is aten.addmm.default:
-            return args[1].new_zeros(args[1].shape[0], args[2].shape[1])
-        if func is aten._scaled_dot_product_flash_attention_for_cpu.default:
-            query = args[0]
-            # (B, heads, N, d) laid out in memory as (B, N, heads, d), as the kernel does
-            result = query.new_zeros(*(query.shape[i] for i in (0, 2, 1, 3))).transpose(1, 2)
-            return result, query.new_zeros(query.shape[:-1], dtype=torch.float32)
-        if func is aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
-            return tuple(torch.zeros_like(tensor) for tensor in args[1:4])
-        return func(*args, **(kwargs or {}))
-
-
-def measure(
-    model_name: str, batch_size: int, checkpointing: bool, use_cpu: bool, skip_products: bool
-) -> dict[str, Any]:
+def measure(model_name: str, batch_size: int, checkpointing: bool, use_cpu: bool) -> dict[str, Any]:
     """Runs one cell in this process: peak memory in GiB, or that it ran out of it."""
     try:
-        with _WithoutProducts() if skip_products else nullcontext():
-            _train(model_name, batch_size, checkpointing, use_cpu)
+        _train(model_name, batch_size, checkpointing, use_cpu)
     except torch.OutOfMemoryError:
         return {"peak_gib": None}
     except RuntimeError as error:
@@ -94,9 +66,11 @@ def _train(model_name: str, batch_size: int, checkpointing: bool, use_cpu: bool)
         ).train()
 
 
-def measure_apart(cell_options: list[Any], limit_s: int) -> dict[str, Any]:
+def measure_apart(
+    model_name: str, batch_size: int, checkpointing: bool, use_cpu: bool, limit_s: int
+) -> dict[str, Any]:
     """The same in a process of its own, which the system may kill for its memory."""
-    cell = json.dumps(cell_options)
+    cell = json.dumps([model_name, batch_size, checkpointing, use_cpu])
     command = [sys.executable, __file__, "--cell", cell]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
@@ -131,7 +105,6 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=list(BATCH_SIZES))
     parser.add_argument("--use_cpu", action="store_true", help="although there is a GPU")
-    parser.add_argument("--skip_products", action="store_true", help="give zeros in place of matrix products")
     parser.add_argument("--limit_s", type=int, default=1800, help="seconds given to a cell")
     parser.add_argument("--output", type=Path, help="folder for finetune_memory.json and .md")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
@@ -146,25 +119,17 @@ def main() -> None:
     for name in options.models:
         for checkpointing in (False, True):
             for size in sorted(options.batch_sizes):
-                cell = [name, size, checkpointing, use_cpu, options.skip_products]
-                found = measure_apart(cell, options.limit_s)
+                found = measure_apart(name, size, checkpointing, use_cpu, options.limit_s)
                 cells.append({"model": name, "batch_size": size, "checkpointing": checkpointing, **found})
                 print(f"{name}, batch {size}, checkpointing {checkpointing}: {_entry(cells[-1])}", flush=True)
     what = "peak RSS of the process, CPU" if use_cpu else "peak memory held by PyTorch, GPU"
-    how = "; matrix products skipped" if options.skip_products else ""
-    header = f"{what}: {where}, {total:.0f} GiB; bf16, PyTorch {torch.__version__}{how}"
+    header = f"{what}: {where}, {total:.0f} GiB; bf16, PyTorch {torch.__version__}"
     text = f"{header}\n\n{as_table(cells)}\n"
     print(f"\n{text}")
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "finetune_memory.md").write_text(text)
-        outcome = {
-            "measured": what + how,
-            "machine": where,
-            "memory_gib": total,
-            "torch": torch.__version__,
-            "cells": cells,
-        }
+        outcome = {"measured": what, "machine": where, "memory_gib": total, "torch": torch.__version__, "cells": cells}
         (options.output / "finetune_memory.json").write_text(json.dumps(outcome, indent=2) + "\n")
 
 
