@@ -85,6 +85,9 @@ class AMDConfig(PreTrainedConfig):
             Layers compared on the tokens both models see. Layers count from 1.
         student_generation_layers, teacher_generation_layers (`list[int]`, *optional*):
             As above ([6, 12] and [12, 24]): layers compared on the tokens only the teacher sees.
+        alignment_mode (`"serial"` or `"parallel"`, *optional*, defaults to `"serial"`):
+            Whether generation starts from the features that are aligned directly, as in AMD, or from projections of
+            its own, so that the two losses share no more than the encoder (the paper's ablation).
         mask_type (`"tube"` or `"random"`, *optional*, defaults to `"tube"`):
             `"tube"` hides the same patches in every frame, `"random"` draws over all tokens.
         student_mask_ratio (`float`, *optional*, defaults to 0.9): Share of the tokens hidden from the student.
@@ -145,6 +148,7 @@ class AMDConfig(PreTrainedConfig):
     student_generation_layers: list[int] | tuple[int, ...] = (6, 12)
     teacher_direct_layers: list[int] | tuple[int, ...] = (12, 24)
     teacher_generation_layers: list[int] | tuple[int, ...] = (12, 24)
+    alignment_mode: Literal["serial", "parallel"] = "serial"
     mask_type: Literal["tube", "random"] = "tube"
     student_mask_ratio: float | int = 0.9
     teacher_mask_ratio: float | int = 0.75

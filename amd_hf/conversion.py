@@ -165,8 +165,8 @@ def export_checkpoint(
 
     Raises:
         TypeError: For another kind of model.
-        ValueError: If direct and generation alignment start with different student layers: the official layout has no
-            place for their projections.
+        ValueError: If direct and generation alignment start with different student layers, or have projections of their
+            own: the official layout has no place for them.
     """
     task = next((task for task, kind in _MODELS.items() if isinstance(model, kind)), None)
     if task is None:
@@ -299,6 +299,8 @@ def _projection_owners(config: AMDConfig, projection_by_position: bool) -> dict[
 def _positions_for_export(config: AMDConfig) -> dict[int, int]:
     if config.teacher_hidden_size is None:
         return {}
+    if config.alignment_mode != "serial":
+        raise ValueError("The official layout knows serial alignment only; this model aligns in parallel.")
     shorter, longer = sorted([config.student_direct_layers, config.student_generation_layers], key=len)
     if longer[: len(shorter)] != shorter:
         raise ValueError(

@@ -62,8 +62,9 @@ def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None) -> in
     if teacher is not None:
         assert config.teacher_hidden_size is not None
         seen_by_teacher = config.num_patches - config.num_masked_patches(config.teacher_mask_ratio)
-        layers = {*config.student_direct_layers, *config.student_generation_layers}
-        student += len(layers) * _linear_flops(visible, config.hidden_size, config.teacher_hidden_size)
+        layers = [*config.student_direct_layers, *config.student_generation_layers]
+        projections = len(layers) if config.alignment_mode == "parallel" else len({*layers})
+        student += projections * _linear_flops(visible, config.hidden_size, config.teacher_hidden_size)
         if seen_by_teacher > visible:
             blocks = len(config.student_generation_layers) * config.generator_num_hidden_layers
             aligned = config.teacher_hidden_size

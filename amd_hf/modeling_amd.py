@@ -9,7 +9,7 @@ the tokens seen by both models / by the teacher alone / by neither, P numbers in
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -366,7 +366,8 @@ class AMDGenerator(nn.Module):
 class AMDAlignment(nn.Module):
     """Maps student features to the teacher's width, and from there generates those of tokens the student never saw.
 
-    There is one projection per student layer, whether the layer is aligned directly, by generation, or both.
+    There is one projection per student layer, whether the layer is aligned directly, by generation, or both; with
+    `alignment_mode="parallel"` generation has projections of its own.
     """
 
     def __init__(self, config: AMDConfig):
@@ -374,9 +375,13 @@ class AMDAlignment(nn.Module):
         self.direct_layers = tuple(config.student_direct_layers)
         self.generation_layers = tuple(config.student_generation_layers)
         width = config.teacher_hidden_size
-        self.projections = nn.ModuleDict(
-            {str(layer): nn.Linear(config.hidden_size, width, bias=False) for layer in self.layers_used}
-        )
+        is_serial = config.alignment_mode == "serial"
+
+        def projections(layers: Iterable[int]) -> nn.ModuleDict:
+            return nn.ModuleDict({str(layer): nn.Linear(config.hidden_size, width, bias=False) for layer in layers})
+
+        self.projections = projections(self.layers_used if is_serial else self.direct_layers)
+        self.generation_projections = None if is_serial else projections(self.generation_layers)
         self.generators = nn.ModuleDict({str(layer): AMDGenerator(config) for layer in self.generation_layers})
         kind = "sincos_2d" if config.position_embedding == "sincos_2d" else "sincos_1d"
         self.position = AMDPositionTable(config.grid_size, width, kind)
@@ -390,15 +395,18 @@ class AMDAlignment(nn.Module):
         self, features: dict[int, torch.Tensor], visible_ids: torch.Tensor, teacher_only_ids: torch.Tensor | None
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
         """Student features {layer: (B, V, D)} to direct (B, V, teacher D) and generated (B, X, teacher D) ones."""
-        projected = {layer: self.projections[str(layer)](features[layer]) for layer in self.layers_used}
+        projected = {int(layer): project(features[int(layer)]) for layer, project in self.projections.items()}
         direct = tuple(projected[layer] for layer in self.direct_layers)
         if teacher_only_ids is None:
             return direct, None
+        starts = projected
+        if self.generation_projections is not None:
+            starts = {int(n): project(features[int(n)]) for n, project in self.generation_projections.items()}
         if teacher_only_ids.shape[1] == 0:  # equal masks: nothing to generate
-            return direct, tuple(projected[layer][:, :0] for layer in self.generation_layers)
+            return direct, tuple(starts[layer][:, :0] for layer in self.generation_layers)
         token_ids = torch.cat([visible_ids, teacher_only_ids], dim=1)
         positions = self.position(token_ids, like=next(iter(projected.values())))
-        generated = tuple(self.generators[str(layer)](projected[layer], positions) for layer in self.generation_layers)
+        generated = tuple(self.generators[str(layer)](starts[layer], positions) for layer in self.generation_layers)
         return direct, generated
 
 
@@ -471,6 +479,12 @@ class AMDPreTrainedModel(PreTrainedModel):
             self._init_trunc_normal(module.weight, limit=2.0)
         if module.bias is not None:
             init.zeros_(module.bias)
+
+    def _init_head(self, module: nn.Linear) -> None:
+        """Small weights. For `_init_weights`: in `__init__` the scale would be lost when a loaded encoder gets a head."""
+        weights = torch.empty_like(module.weight, device="cpu")
+        nn.init.trunc_normal_(weights, std=self.config.initializer_range)
+        init.copy_(module.weight, weights * self.config.classifier_init_scale)
 
     def _init_trunc_normal(self, tensor: torch.Tensor, limit: float) -> None:
         init.trunc_normal_(tensor, mean=0.0, std=self.config.initializer_range, a=-limit, b=limit)
@@ -705,11 +719,7 @@ class AMDForVideoClassification(AMDPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self.classifier:
-            # Here and not in `__init__`, where the scale would be lost when a head is added to a loaded encoder.
-            scale = self.config.classifier_init_scale
-            scaled = torch.empty_like(module.weight, device="cpu")
-            nn.init.trunc_normal_(scaled, std=self.config.initializer_range)
-            init.copy_(module.weight, scaled * scale)
+            self._init_head(module)
 
     @can_return_tuple
     def forward(

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import roi_align
-from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -91,9 +90,7 @@ class AMDForActionDetection(AMDPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self.classifier:
-            scaled = torch.empty_like(module.weight, device="cpu")
-            nn.init.trunc_normal_(scaled, std=self.config.initializer_range)
-            init.copy_(module.weight, scaled * self.config.classifier_init_scale)
+            self._init_head(module)
 
     @staticmethod
     def extend_boxes(boxes: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:

@@ -124,6 +124,11 @@ def test_alignment_that_starts_with_different_layers_has_no_official_layout(
         export_checkpoint(pretraining_model)
 
 
+def test_parallel_alignment_is_not_exported() -> None:
+    with pytest.raises(ValueError, match="aligns in parallel"):
+        export_checkpoint(AMDForPreTraining(tiny_config(alignment_mode="parallel")))
+
+
 def test_encoder_alone_is_not_exported(teacher_model: AMDModel) -> None:
     with pytest.raises(TypeError, match="AMDForPreTraining, .*AMDForVideoClassification"):
         export_checkpoint(teacher_model)

@@ -17,9 +17,9 @@ def _batch(config):
     return {name: value[None] for name, value in row.items() if name != "number"}
 
 
-@pytest.mark.parametrize("masks", [{}, {"teacher_mask_ratio": 0.0}])
-def test_step_with_a_teacher(tmp_path, masks):
-    config, teacher_config = tiny_config(**masks), tiny_teacher_config(**masks)
+@pytest.mark.parametrize("changes", [{}, {"teacher_mask_ratio": 0.0}, {"alignment_mode": "parallel"}])
+def test_step_with_a_teacher(tmp_path, changes):
+    config, teacher_config = tiny_config(**changes), tiny_teacher_config(**changes)
     student = AMDForPreTraining(config)
     student.set_attn_implementation("eager")  # fused attention computes its scores again in the backward pass
     teacher = AMDModel(teacher_config)

@@ -281,6 +281,28 @@ def test_generated_features_are_in_raster_order_of_the_teacher_only_tokens(
         torch.testing.assert_close(outputs.generated_features[0][row], tokens, atol=1e-5, rtol=0)
 
 
+def test_parallel_alignment_generates_from_projections_of_its_own(clips: torch.Tensor, masks: Masks) -> None:
+    student, teacher = masks
+    model = randomize(AMDForPreTraining(tiny_config(alignment_mode="parallel"))).eval()
+    outputs = model(clips, student, teacher)
+    alignment, table = model.alignment, sincos_position_table(12, 48)
+    config = model.config
+    assert list(alignment.projections) == [str(layer) for layer in config.student_direct_layers]
+    features = model.amd(clips, student, feature_layers=[1, 2, 3]).layer_features
+    for layer, direct in zip(config.student_direct_layers, outputs.direct_features, strict=True):
+        torch.testing.assert_close(direct, features[layer] @ alignment.projections[str(layer)].weight.T)
+    for layer, generated in zip(config.student_generation_layers, outputs.generated_features, strict=True):
+        start = features[layer] @ alignment.generation_projections[str(layer)].weight.T
+        generator = alignment.generators[str(layer)]
+        for row in range(2):
+            wanted = generator.mask_token[0] + table[student[row] & ~teacher[row]]
+            tokens = torch.cat([start[row] + table[~student[row]], wanted])[None]
+            torch.testing.assert_close(generated[row], generator.layers[0](tokens)[0, -len(wanted) :], atol=1e-5, rtol=0)
+    generated = sum(features.square().sum() for features in outputs.generated_features)
+    generated.backward()
+    assert all(projection.weight.grad is None for projection in alignment.projections.values())
+
+
 def _mask(*rows: str) -> torch.Tensor:
     return torch.tensor([[character == "x" for character in row] for row in rows])
 

@@ -300,7 +300,8 @@ def write_motion_shapes(
         num_frames (`int`, default 16): length of each video.
         size (`int`, default 32): height and width in pixels, a multiple of 16.
         law (`SceneLaw`, *optional*): how scenes are drawn.
-        num_workers (`int`, *optional*): processes; 0 renders in this one. Default: one for each CPU core, at most 8.
+        num_workers (`int`, *optional*): processes; 0 renders in this one. Default: one for each CPU core, at most 8, and
+            0 for less than 1,000 videos.
 
     Returns:
         `list[Path]`: the files, `num_videos` of them, in the order of their ids.
@@ -349,9 +350,9 @@ def _replace(path: Path, content: bytes) -> None:
 def _run_all(
     write: partial[None], jobs: list[tuple[Path, int, int]], num_workers: int | None, description: str
 ) -> None:
-    if num_workers is None:
-        num_workers = min(os.cpu_count() or 1, 8)
-    if num_workers < 2 or len(jobs) < 64:  # starting processes takes longer than that many videos
+    if num_workers is None:  # few videos are rendered before processes would have started
+        num_workers = min(os.cpu_count() or 1, 8) if len(jobs) >= 1000 else 0
+    if num_workers < 2:
         for job in tqdm(jobs, desc=description, unit="video", disable=not jobs):
             write(job)
         return

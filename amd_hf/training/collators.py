@@ -57,24 +57,45 @@ def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any)
         ValueError: If frames are not square or there is no such decoder.
         ImportError: If the decoder is not installed.
     """
-    height, width = config.image_height_width
-    if height != width:
-        raise ValueError(f"Clips are cropped square: `image_size` {config.image_size} needs a collator of your own.")
-    if args.decoder is not None:
-        reader_class(args.decoder)  # a wrong name is told now, not by a worker of the loader
     return ClipLoader(
-        num_frames=config.num_frames,
-        sampling_rate=args.sampling_rate,
-        image_size=height,
+        image_size=square_size(config),
         min_crop_area=args.min_crop_area,
         interpolation=args.interpolation,
-        short_side=args.short_side,
-        repetitions=args.num_repetitions,
-        seed=args.seed if args.data_seed is None else args.data_seed,
-        decoder=args.decoder,
-        cache=process_cache(args.cache_decoded_bytes),
+        **shared_options(config, args),
         **options,
     )
+
+
+def square_size(config: AMDConfig) -> int:
+    """Height and width of clips.
+
+    Raises:
+        ValueError: If they are not square.
+    """
+    height, width = config.image_height_width
+    if height != width:
+        raise ValueError(f"Clips are cut out square: `image_size` {config.image_size} needs a collator of your own.")
+    return height
+
+
+def shared_options(config: AMDConfig, args: VideoTrainingArguments) -> dict[str, Any]:
+    """What loaders of clips of every task take from a model's config and the training arguments.
+
+    Raises:
+        ValueError: If there is no such decoder.
+        ImportError: If the decoder is not installed.
+    """
+    if args.decoder is not None:
+        reader_class(args.decoder)  # a wrong name is told now, not by a worker of the loader
+    return {
+        "num_frames": config.num_frames,
+        "sampling_rate": args.sampling_rate,
+        "short_side": args.short_side,
+        "repetitions": args.num_repetitions,
+        "seed": args.seed if args.data_seed is None else args.data_seed,
+        "decoder": args.decoder,
+        "cache": process_cache(args.cache_decoded_bytes),
+    }
 
 
 @functools.cache

@@ -14,10 +14,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..configuration_amd import AMDConfig
 from ..data.detection_clips import DetectionClipLoader
 from ..data.detection_collator import DetectionCollator, DetectionTestCollator
-from ..data.video_readers import reader_class
 from ..evaluation.detection import DetectionResult, check_action_names, check_scored_names, collect, detect
 from ..modeling_amd_detection import AMDActionDetectionOutput, AMDForActionDetection
-from .collators import process_cache
+from .collators import shared_options, square_size
 from .detection_args import AMDDetectionArguments
 from .finetuning import AMDFineTuningTrainer
 
@@ -148,23 +147,12 @@ def detection_clip_loader(config: AMDConfig, args: AMDDetectionArguments) -> Det
         ValueError: If training clips are not square, larger than the short side, or there is no such decoder.
         ImportError: If the decoder is not installed.
     """
-    height, width = config.image_height_width
-    if height != width:
-        raise ValueError(f"Clips are cut out square: `image_size` {config.image_size} needs a collator of your own.")
-    if args.decoder is not None:
-        reader_class(args.decoder)  # a wrong name is told now, not by a worker of the loader
     return DetectionClipLoader(
-        num_frames=config.num_frames,
-        sampling_rate=args.sampling_rate,
         num_labels=config.num_labels,
-        crop_size=height,
-        short_side=args.short_side,
+        crop_size=square_size(config),
         flip_probability=args.flip_probability,
         hue_shift=args.hue_shift,
         saturation_shift=args.saturation_shift,
         value_shift=args.value_shift,
-        repetitions=args.num_repetitions,
-        seed=args.seed if args.data_seed is None else args.data_seed,
-        decoder=args.decoder,
-        cache=process_cache(args.cache_decoded_bytes),
+        **shared_options(config, args),
     )

@@ -241,5 +241,8 @@ def _freeze_what_no_loss_reaches(model: AMDForPreTraining, has_teacher: bool) ->
             "as they are."
         )
         alignment.generators.requires_grad_(False)
-        for layer in {*alignment.generation_layers} - {*alignment.direct_layers}:
-            alignment.projections[str(layer)].requires_grad_(False)
+        if alignment.generation_projections is not None:
+            alignment.generation_projections.requires_grad_(False)
+        else:
+            for layer in {*alignment.generation_layers} - {*alignment.direct_layers}:
+                alignment.projections[str(layer)].requires_grad_(False)

@@ -1,0 +1,85 @@
+"""Results of a study's stages in files: each computed once, whatever is killed in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .grid import Stage
+
+
+Compute = Callable[[Stage, Path, dict[str, Path]], dict[str, Any]]
+"""Computes a stage into a folder from the folders of its inputs, by kind; returns its result."""
+
+
+class StageStore:
+    """Computes what is missing, and what that needs.
+
+    `results/<key>.json` holds a stage's settings and result. `work/<key>/` holds its files (videos, weights), made again
+    when a later stage needs them: results can be kept, and published, without them.
+
+    Args:
+        folder (`Path`): Of the study.
+        compute (`dict` of `Compute`): By kind of stage.
+    """
+
+    def __init__(self, folder: Path, compute: dict[str, Compute]) -> None:
+        self.folder = folder
+        self._compute = compute
+
+    def find(self, stage: Stage) -> dict[str, Any] | None:
+        """The result of a stage, or `None` where it was not computed."""
+        path = self._result_file(stage)
+        return json.loads(path.read_text())["result"] if path.exists() else None
+
+    def result(self, stage: Stage) -> dict[str, Any]:
+        """The result of a stage; computes it where it is missing."""
+        found = self.find(stage)
+        if found is not None:
+            return found
+        self._run(stage)
+        return json.loads(self._result_file(stage).read_text())["result"]
+
+    def files(self, stage: Stage) -> Path:
+        """The folder of a stage's files; computes it where it is missing or not complete."""
+        folder = self._work_folder(stage)
+        if not folder.exists():
+            self._run(stage)
+        return folder
+
+    def _run(self, stage: Stage) -> None:
+        inputs = {needed.kind: self.files(needed) for needed in stage.inputs}
+        folder = self._work_folder(stage)
+        unfinished = folder.with_name(f"{folder.name}.part")
+        for earlier in (folder, unfinished):
+            shutil.rmtree(earlier, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        start = time.perf_counter()
+        result = self._compute[stage.kind](stage, unfinished, inputs)
+        result["seconds"] = round(time.perf_counter() - start, 1)
+        unfinished.rename(folder)
+        if not self._result_file(stage).exists():  # an earlier result stays: only the files were asked for
+            content = {"kind": stage.kind, "settings": json.loads(stage.settings), "result": result}
+            content["inputs"] = [needed.key for needed in stage.inputs]
+            self._write(self._result_file(stage), json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+    def _result_file(self, stage: Stage) -> Path:
+        return self.folder / "results" / f"{stage.key}.json"
+
+    def _work_folder(self, stage: Stage) -> Path:
+        return self.folder / "work" / stage.key
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+        unfinished.write_text(text)
+        unfinished.replace(path)
+
+
+__all__ = ["Compute", "StageStore"]

@@ -1,0 +1,146 @@
+"""Runs a grid of arms and seeds and says what pays: means, paired differences, 95% intervals, pictures.
+
+python scripts/ablate.py --grid configs/ablations/main.yaml --output_dir ablation_output
+
+Killed and started again, it goes on where it was: every stage is kept under a hash of its settings. All arms are
+printed, whatever they are. See docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import finetune
+import pretrain
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm.auto import tqdm
+
+from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
+from amd_hf.ablations.grid import LABELLED_SPLITS, Stage, read_grid
+from amd_hf.ablations.playback import write_playback_clips
+from amd_hf.ablations.report import write_report
+from amd_hf.ablations.store import StageStore
+from amd_hf.data.clips import ClipLoader
+from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.motion_shapes import SceneLaw, write_motion_shapes
+from amd_hf.evaluation.probes import run_linear_probe
+from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.training.collators import process_cache
+
+
+@dataclass
+class AblationOptions:
+    """Which study, and where it goes."""
+
+    grid: str = field(default="configs/ablations/main.yaml", metadata={"help": "Arms, seeds and recipes, in YAML."})
+    output_dir: str = field(default="ablation_output", metadata={"help": "Results, tables and pictures go here."})
+    max_steps: int | None = field(default=None, metadata={"help": "Steps of every training, for a quick trial."})
+    num_seeds: int | None = field(default=None, metadata={"help": "Only the first seeds of the grid."})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options, _ = parse_recipe((AblationOptions,), argv, __doc__, has_model_options=False)
+    changes = {} if options.max_steps is None else {"max_steps": options.max_steps, "warmup_steps": 0}
+    grid = read_grid(options.grid, changes, options.num_seeds)
+    folder = Path(options.output_dir)
+    store = StageStore(folder, {
+        "unlabelled": write_data, "labelled": write_data, "teacher": train_encoder, "student": train_encoder,
+        "finetune": train_classifier, "probe": probe,
+    })  # fmt: skip
+    stages = grid.stages()
+    missing = [stage for stage in stages if store.find(stage) is None]
+    print(f"{grid.title}\n{len(grid.arms)} arms, {len(grid.seeds)} seeds: {len(stages)} stages, {len(missing)} to do")
+    seed = None
+    with tqdm(missing, unit="stage") as progress:
+        for stage in progress:
+            progress.set_description(stage.key)
+            if (its := json.loads(stage.settings)["seed"]) != seed:
+                seed = its
+                process_cache.cache_clear()  # the videos of another seed
+            with _printing_to(folder / "logs" / f"{stage.key}.log"):
+                store.result(stage)
+    print(write_report(grid, store, folder))
+
+
+@contextlib.contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Renders the splits of a seed, or cuts them from one's own videos."""
+    settings = json.loads(stage.settings)
+    splits = [name for name in ("unlabelled", *LABELLED_SPLITS) if name in settings]
+    for split in splits:
+        labelled = split != "unlabelled"
+        if settings["source"] == "motion_shapes":
+            law = SceneLaw(**settings.get("law", {}))
+            write_motion_shapes(folder, split, settings[split], settings["seed"], labelled, law=law)
+        else:
+            write_playback_clips(settings["source"], folder, split, settings[split], settings["seed"], labelled)
+    return {split: settings[split] for split in splits}
+
+
+def train_encoder(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Pre-trains a teacher or a student; the last losses, and how alike student and teacher became."""
+    teacher = ["--teacher", str(inputs["teacher"])] if "teacher" in inputs else []
+    data = ["--data", str(inputs["unlabelled"]), "--train_split", "unlabelled"]
+    trainer = pretrain.main([*_as_arguments(stage, folder), *data, *teacher])
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    result = {name: value for name, value in logs[-1].items() if name.startswith("loss")}
+    if teacher:
+        held_out = load_video_dataset(inputs["unlabelled"], split="unlabelled")
+        result |= trainer.compare_features(held_out).metrics()
+    return result
+
+
+def train_classifier(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Fine-tunes a student with few labels and tests it on the tuning and on the validation split."""
+    data = ["--data", str(inputs["labelled"]), "--train_split", "train"]
+    start = ["--model_name_or_path", str(inputs["student"])] if "student" in inputs else []
+    trainer = finetune.main([*_as_arguments(stage, folder), *data, *start])
+    return {
+        split: trainer.test(load_video_dataset(inputs["labelled"], split=split)).metrics()["accuracy"]
+        for split in ("tuning", "validation")
+    }
+
+
+def probe(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """A linear classifier on the frozen encoder; on an untrained one where there is no student."""
+    settings = json.loads(stage.settings)
+    if "student" in inputs:
+        encoder = AMDModel.from_pretrained(inputs["student"])
+    else:
+        set_seed(settings["seed"])
+        encoder = AMDForPreTraining(AMDConfig(**settings["model"])).amd
+    config = encoder.config
+    loader = ClipLoader(num_frames=config.num_frames, image_size=config.image_height_width[0], sampling_rate=1)
+    train, test = (load_video_dataset(inputs["labelled"], split=split) for split in ("train", "validation"))
+    collator = ClassificationCollator(loader, training=False)
+    found = run_linear_probe(encoder, train, test, collator, Accelerator(cpu=not torch.cuda.is_available()))
+    return {"accuracy": found["accuracy"]}
+
+
+def _as_arguments(stage: Stage, folder: Path) -> list[str]:
+    settings = json.loads(stage.settings)
+    model = settings.pop("model", {})
+    options = [f"--{name}={_as_text(value)}" for name, value in settings.items()]
+    return [*options, *(f"--model.{name}={json.dumps(value)}" for name, value in model.items()),
+            "--output_dir", str(folder)]  # fmt: skip
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+if __name__ == "__main__":
+    run_program(main)

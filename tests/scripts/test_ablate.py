@@ -1,0 +1,108 @@
+"""`ablate.py`: a whole small study, run, run again, and with a result deleted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from tests.helpers.training import load_script
+
+
+_TRAINING = {
+    "sampling_rate": 1, "per_device_train_batch_size": 4, "max_steps": 2, "warmup_epochs": 0, "num_repetitions": 1,
+    "use_cpu": True, "save_strategy": "no", "logging_steps": 1, "decoder": "pyav",
+}  # fmt: skip
+_SIZES = {
+    "image_size": 32, "patch_size": 16, "num_frames": 4, "tubelet_size": 2, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "decoder_hidden_size": 8, "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 1, "student_mask_ratio": 0.75, "teacher_mask_ratio": 0.5,
+}  # fmt: skip
+_LAYERS = {
+    f"{side}_{kind}_layers": [1, 2] for side in ("student", "teacher") for kind in ("direct", "generation")
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Runs a study of two seeds and three arms on 16 clips; the folder of its outcome, and the program to run it again."""
+    folder = tmp_path_factory.mktemp("study")
+    recipes = {
+        "teacher": {**_TRAINING, "model": {**_SIZES, "hidden_size": 16}},
+        "student": {
+            **_TRAINING,
+            "model": {**_SIZES, **_LAYERS, "hidden_size": 8, "teacher_hidden_size": 16, "generator_num_attention_heads": 2},
+        },
+        "finetune": {
+            **_TRAINING, "rand_augment": None, "erase_probability": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0,
+            "train_crop": "center_crop", "test_num_segments": 1, "test_num_crops": 1,
+            "clip_augmentation": "amd_hf.data.motion_shapes:augment_motion",
+        },
+    }  # fmt: skip
+    for name, recipe in recipes.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    grid = {
+        "title": "A small study",
+        "seeds": [1, 2],
+        "data": {"source": "motion_shapes", "unlabelled": 8, "train": 8, "tuning": 8, "validation": 8},
+        "recipes": {name: f"{name}.yaml" for name in recipes},
+        "learning_rates": [0.01, 0.1],
+        "arms": {
+            "distilled": {"title": "distilled", "curve": "a curve", "x": 1},
+            "alone": {"title": "alone", "teacher": None, "curve": "a curve", "x": 2},
+            "scratch": {"title": "from scratch", "student": None},
+        },
+        "comparisons": [["distilled", "alone"], ["distilled", "scratch"]],
+    }
+    (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
+    output = folder / "out"
+    program = load_script("ablate")
+
+    def run():
+        program.main(["--grid", str(folder / "grid.yaml"), "--output_dir", str(output)])
+        return output
+
+    run()
+    return run
+
+
+def _results(output):
+    return {path.name: json.loads(path.read_text()) for path in (output / "results").glob("*.json")}
+
+
+def test_report_says_of_every_arm_what_its_results_say(study):
+    output = study()
+    results = _results(output)
+    report = json.loads((output / "report.json").read_text())
+    kinds = [result["kind"] for result in results.values()]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "unlabelled": 2, "labelled": 2, "teacher": 2, "student": 4, "finetune": 12, "probe": 6,
+    }  # fmt: skip
+    text = (output / "report.md").read_text()
+    assert all(title in text for title in ("distilled", "alone", "from scratch", "distilled - alone"))
+    for arm in report["arms"].values():
+        assert len(arm["accuracy"]) == len(arm["probe"]) == 2
+    # By hand: of the first seed's two fine-tunings from scratch the better one in tuning counts.
+    tried = [
+        result for result in results.values()
+        if result["kind"] == "finetune" and result["settings"]["seed"] == 1 and len(result["inputs"]) == 1
+    ]  # fmt: skip
+    tried.sort(key=lambda result: result["settings"]["base_learning_rate"])
+    best = max(tried, key=lambda result: result["result"]["tuning"])
+    assert report["arms"]["scratch"]["accuracy"][0] == best["result"]["validation"]
+    assert report["arms"]["scratch"]["learning_rates"][0] == best["settings"]["base_learning_rate"]
+    assert {path.name for path in output.glob("*.png")} == {"accuracy.png", "curves.png"}
+
+
+def test_a_deleted_result_comes_back_to_the_last_bit(study):
+    output = study()
+    before = _results(output)
+    for kind in ("finetune", "student"):
+        next((output / "results").glob(f"{kind}-*.json")).unlink()
+    after = _results(study())
+    assert before.keys() == after.keys()
+    for name in before:
+        for result in (before[name]["result"], after[name]["result"]):
+            result.pop("seconds")
+        assert before[name] == after[name]
