@@ -165,7 +165,7 @@ def export_checkpoint(
 
     Raises:
         TypeError: For another kind of model.
-        ValueError: If direct and generation alignment start with different student layers, or have projections of their
+        ValueError: If direct and generation alignment start with different student layers or have projections of their
             own: the official layout has no place for them.
     """
     task = next((task for task, kind in _MODELS.items() if isinstance(model, kind)), None)

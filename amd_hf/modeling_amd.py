@@ -481,7 +481,7 @@ class AMDPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
     def _init_head(self, module: nn.Linear) -> None:
-        """Small weights. For `_init_weights`: in `__init__` the scale would be lost when a loaded encoder gets a head."""
+        """For `_init_weights`: in `__init__` the scale would be lost when a head is added to a loaded encoder."""
         weights = torch.empty_like(module.weight, device="cpu")
         nn.init.trunc_normal_(weights, std=self.config.initializer_range)
         init.copy_(module.weight, weights * self.config.classifier_init_scale)

@@ -57,7 +57,9 @@ def _one_by_one(func: Any, count: int) -> Any:
                     torch.empty_strided(
                         (len(args[0]), *part.shape[1:]),
                         part.stride(),
-                        dtype=args[0].dtype if part.ndim == args[0].ndim else part.dtype,  # the log-sum-exp stays float32
+                        dtype=args[0].dtype
+                        if part.ndim == args[0].ndim
+                        else part.dtype,  # the log-sum-exp stays float32
                     )
                     for part in parts
                 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,19 @@ from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import process_cache
 
 
+HELD_OUT_CLIPS = 32
+"""On which student and teacher are compared."""
+
+
 @dataclass
 class AblationOptions:
     """Which study, and where it goes."""
 
     grid: str = field(default="configs/ablations/main.yaml", metadata={"help": "Arms, seeds and recipes, in YAML."})
     output_dir: str = field(default="ablation_output", metadata={"help": "Results, tables and pictures go here."})
+    source: str | None = field(
+        default=None, metadata={"help": "Cut the clips from this folder of videos, whatever the grid says."}
+    )
     max_steps: int | None = field(default=None, metadata={"help": "Steps of every training, for a quick trial."})
     num_seeds: int | None = field(default=None, metadata={"help": "Only the first seeds of the grid."})
 
@@ -49,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, _ = parse_recipe((AblationOptions,), argv, __doc__, has_model_options=False)
     changes = {} if options.max_steps is None else {"max_steps": options.max_steps, "warmup_steps": 0}
     grid = read_grid(options.grid, changes, options.num_seeds)
+    if options.source is not None:
+        grid = replace(grid, data={**grid.data, "source": options.source})
     folder = Path(options.output_dir)
     store = StageStore(folder, {
         "unlabelled": write_data, "labelled": write_data, "teacher": train_encoder, "student": train_encoder,
@@ -79,15 +88,17 @@ def _printing_to(path: Path) -> Iterator[None]:
 def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
     """Renders the splits of a seed, or cuts them from one's own videos."""
     settings = json.loads(stage.settings)
-    splits = [name for name in ("unlabelled", *LABELLED_SPLITS) if name in settings]
-    for split in splits:
-        labelled = split != "unlabelled"
+    sizes = {name: settings[name] for name in ("unlabelled", *LABELLED_SPLITS) if name in settings}
+    if stage.kind == "unlabelled":
+        sizes["held_out"] = HELD_OUT_CLIPS
+    for split, size in sizes.items():
+        is_labelled = stage.kind == "labelled"
         if settings["source"] == "motion_shapes":
             law = SceneLaw(**settings.get("law", {}))
-            write_motion_shapes(folder, split, settings[split], settings["seed"], labelled, law=law)
+            write_motion_shapes(folder, split, size, settings["seed"], is_labelled, law=law)
         else:
-            write_playback_clips(settings["source"], folder, split, settings[split], settings["seed"], labelled)
-    return {split: settings[split] for split in splits}
+            write_playback_clips(settings["source"], folder, split, size, settings["seed"], is_labelled)
+    return dict(sizes)
 
 
 def train_encoder(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def train_encoder(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dic
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     result = {name: value for name, value in logs[-1].items() if name.startswith("loss")}
     if teacher:
-        held_out = load_video_dataset(inputs["unlabelled"], split="unlabelled")
+        held_out = load_video_dataset(inputs["unlabelled"], split="held_out")
         result |= trainer.compare_features(held_out).metrics()
     return result
 

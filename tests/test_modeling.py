@@ -297,7 +297,9 @@ def test_parallel_alignment_generates_from_projections_of_its_own(clips: torch.T
         for row in range(2):
             wanted = generator.mask_token[0] + table[student[row] & ~teacher[row]]
             tokens = torch.cat([start[row] + table[~student[row]], wanted])[None]
-            torch.testing.assert_close(generated[row], generator.layers[0](tokens)[0, -len(wanted) :], atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                generated[row], generator.layers[0](tokens)[0, -len(wanted) :], atol=1e-5, rtol=0
+            )
     generated = sum(features.square().sum() for features in outputs.generated_features)
     generated.backward()
     assert all(projection.weight.grad is None for projection in alignment.projections.values())

@@ -126,7 +126,7 @@ class Grid:
         return _stage("labelled", {**settings, "seed": seed})
 
     def _unlabelled(self, seed: int) -> Stage:
-        """Changes of an arm's data are of its labels: all students and teachers of a seed learn from the same clips."""
+        """All students and teachers of a seed learn from the same clips: an arm changes its labelled data alone."""
         settings = {name: value for name, value in self.data.items() if name not in LABELLED_SPLITS}
         return _stage("unlabelled", {**settings, "seed": seed})
 

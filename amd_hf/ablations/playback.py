@@ -33,13 +33,13 @@ def write_playback_clips(
 ) -> list[Path]:
     """Cuts clips from a folder of videos and plays them back in four ways, as H.264 mp4 files in class folders.
 
-    The videos, sorted by name, are dealt out to the splits by place, so that no video serves two of them: of ten, six
-    go to `unlabelled`, two to `train`, one to `tuning` and one to `validation`. Clips start at random places.
+    The videos, sorted by name, are dealt out to the splits by place, so that no video serves two of them: of ten, five
+    go to `unlabelled`, two to `train`, one each to `held_out`, `tuning` and `validation`. Clips start at random places.
 
     Args:
         videos (`str` or `os.PathLike`): Folder with one's own videos, of any depth, at least ten.
         root (`str` or `os.PathLike`): Where `<split>/<class>/<number>.mp4` goes, or `<split>/<number>.mp4`.
-        split (`str`): `unlabelled`, `train`, `tuning` or `validation`.
+        split (`str`): One of these.
         num_clips (`int`): How many, the four ways in turn.
         seed (`int`): Of videos and places.
         labelled (`bool`, default `True`): Whether there are class folders.
@@ -49,12 +49,11 @@ def write_playback_clips(
         `list[Path]`: The files.
 
     Raises:
-        FileNotFoundError: If the folder holds fewer than ten videos.
-        ValueError: If none of a split's videos is long enough or readable.
+        ValueError: If there are fewer than ten videos, or none of a split's is long enough and readable.
     """
     found = find_videos([os.fspath(videos)])
     if len(found) < len(_DEAL):
-        raise FileNotFoundError(f"{videos} holds {len(found)} videos; playback clips need at least {len(_DEAL)}.")
+        raise ValueError(f"{videos} holds {len(found)} videos; playback clips need at least {len(_DEAL)}.")
     mine = [path for place, path in enumerate(found) if _DEAL[place % len(_DEAL)] == split]
     rng = np.random.default_rng([seed, list(_SPLITS).index(split)])
     written: list[Path] = []
@@ -76,7 +75,7 @@ def write_playback_clips(
     return written
 
 
-_SPLITS = {"unlabelled": 6, "train": 2, "tuning": 1, "validation": 1}
+_SPLITS = {"unlabelled": 5, "held_out": 1, "train": 2, "tuning": 1, "validation": 1}
 _DEAL: Sequence[str] = [split for split, share in _SPLITS.items() for _ in range(share)]
 
 

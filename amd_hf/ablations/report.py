@@ -48,7 +48,7 @@ def _outcome(grid: Grid, arm: str, store: StageStore) -> ArmOutcome:
         found = store.result(student)
         outcome.student_seconds.append(found["seconds"])
         alike = [value for name, value in found.items() if name.startswith("cka_")]
-        outcome.similarity += alike[-1:]
+        outcome.similarity.extend(alike[-1:])
         teacher = student.input("teacher")
         if teacher is not None:
             outcome.teacher_seconds.append(store.result(teacher)["seconds"])
@@ -84,7 +84,10 @@ def _arms_table(grid: Grid, outcomes: Mapping[str, ArmOutcome]) -> str:
             _percent(mean_interval(outcome.accuracy)),
             _percent(mean_interval(outcome.probe)),
             f"{mean_interval(outcome.similarity).mean:.2f}" if outcome.similarity else "-",
-            *(f"{mean_interval(s).mean:.0f} s" if s else "-" for s in (outcome.student_seconds, outcome.teacher_seconds)),
+            *(
+                f"{mean_interval(s).mean:.0f} s" if s else "-"
+                for s in (outcome.student_seconds, outcome.teacher_seconds)
+            ),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -144,7 +147,9 @@ def _draw_curves(grid: Grid, outcomes: Mapping[str, ArmOutcome], path: Path) -> 
         points = sorted((arm.x, name) for name, arm in grid.arms.items() if arm.curve == curve)
         found = [mean_interval(outcomes[name].accuracy) for _, name in points]
         half = [0.0 if one.count < 2 else 100 * (one.high - one.mean) for one in found]
-        axes.errorbar([x for x, _ in points], [100 * one.mean for one in found], half, marker="o", capsize=3, label=curve)
+        axes.errorbar(
+            [x for x, _ in points], [100 * one.mean for one in found], half, marker="o", capsize=3, label=curve
+        )
     axes.set(xlabel=grid.x_label, ylabel="fine-tuned accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -39,7 +39,8 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
         from scipy import stats
     except ImportError as error:
         raise ImportError('Intervals need SciPy: `pip install "amd_hf[ablations]"`.') from error
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    quantile = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half, len(values))
 
 

@@ -300,7 +300,7 @@ def write_motion_shapes(
         num_frames (`int`, default 16): length of each video.
         size (`int`, default 32): height and width in pixels, a multiple of 16.
         law (`SceneLaw`, *optional*): how scenes are drawn.
-        num_workers (`int`, *optional*): processes; 0 renders in this one. Default: one for each CPU core, at most 8, and
+        num_workers (`int`, *optional*): processes; 0 renders in this one. Default: one for each CPU core, at most 8;
             0 for less than 1,000 videos.
 
     Returns:

@@ -87,7 +87,9 @@ def test_key_follows_every_setting_before_it(write_grid):
     (path.parent / "teacher.yaml").write_text("max_steps: 11\nmodel: {hidden_size: 8}\n")
     changed = [stage for stage in read_grid(path).stages() if stage.key not in before]
     # The teacher, who learns from it, and what is made of that student; nothing else.
-    assert sorted(stage.kind for stage in changed) == sorted(2 * ["teacher", "student", "finetune", "finetune", "probe"])
+    assert sorted(stage.kind for stage in changed) == sorted(
+        2 * ["teacher", "student", "finetune", "finetune", "probe"]
+    )
 
 
 def test_a_grid_takes_what_it_lacks_from_the_one_it_is_based_on(write_grid, tmp_path):

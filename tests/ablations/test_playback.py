@@ -40,19 +40,20 @@ def test_classes_are_ways_of_playing_a_film(videos, tmp_path):
 
 def test_no_film_serves_two_splits(videos, tmp_path):
     films = {}
-    for split in ("unlabelled", "train", "tuning", "validation"):
+    for split in ("unlabelled", "held_out", "train", "tuning", "validation"):
         written = write_playback_clips(
             videos, tmp_path, split, 16, seed=0, labelled=split != "unlabelled", num_frames=8, size=16
         )
         films[split] = {round(_frames(path)[..., 0].mean() / 20) for path in written}
-    assert films["unlabelled"] <= set(range(6))
+    assert films["unlabelled"] <= set(range(5))
+    assert films["held_out"] == {5}
     assert films["train"] <= {6, 7}
     assert films["tuning"] == {8}
     assert films["validation"] == {9}
 
 
 def test_films_that_are_few_or_short_are_refused(videos, tmp_path):
-    with pytest.raises(FileNotFoundError, match="at least 10"):
-        write_playback_clips(tmp_path, tmp_path / "out", "train", 1, seed=0)
+    with pytest.raises(ValueError, match="holds 1 videos.*at least 10"):
+        write_playback_clips(videos / "0.mp4", tmp_path / "out", "train", 1, seed=0)
     with pytest.raises(ValueError, match="No video of 'train'.* has 128 frames"):
         write_playback_clips(videos, tmp_path / "out", "train", 1, seed=0, num_frames=32)

@@ -138,6 +138,9 @@ def run_script(
 
 def load_script(name: str) -> ModuleType:
     """One of the programs as a module under a name of its own (`evaluate` is also a library)."""
+    folder = str(ROOT / "scripts")
+    if folder not in sys.path:
+        sys.path.append(folder)  # programs that use others import them; last, so that `evaluate` stays the library
     spec = importlib.util.spec_from_file_location(f"amd_hf_script_{name}", ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -26,13 +26,16 @@ _LAYERS = {
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Runs a study of two seeds and three arms on 16 clips; the folder of its outcome, and the program to run it again."""
+    """Runs a study of two seeds and three arms on a few clips; how to run it again, which gives its folder."""
     folder = tmp_path_factory.mktemp("study")
     recipes = {
         "teacher": {**_TRAINING, "model": {**_SIZES, "hidden_size": 16}},
         "student": {
             **_TRAINING,
-            "model": {**_SIZES, **_LAYERS, "hidden_size": 8, "teacher_hidden_size": 16, "generator_num_attention_heads": 2},
+            "model": {
+                **_SIZES, **_LAYERS, "hidden_size": 8, "teacher_hidden_size": 16,
+                "generator_num_attention_heads": 2,
+            },
         },
         "finetune": {
             **_TRAINING, "rand_augment": None, "erase_probability": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0,
