@@ -2,7 +2,8 @@
 
 python benchmarks/finetune_memory.py --output benchmarks/results
 
-Every cell is two optimizer steps of the Trainer on random clips of 16 x 224 x 224, in a process of its own: on a GPU
+Every cell is two optimizer steps of the Trainer on random clips of 16 x 224 x 224, of which the first has one clip and
+is there for the state of the optimizer, in a process of its own: on a GPU
 the most that PyTorch held of its memory, on the CPU the most that the process held (peak RSS, of which about half a
 gigabyte is Python with its libraries). "out of memory" is a result like any other. Batch sizes count clips. A CPU
 that emulates bf16 computes its products in float32, block by block (see float32_products.py): what is stored, and so
@@ -56,8 +57,11 @@ def _train(model_name: str, batch_size: int, checkpointing: bool, use_cpu: bool)
     config = AMDConfig(hidden_size=width, num_attention_heads=heads, num_labels=174, drop_path_rate=0.1)
     clips = torch.randint(256, (batch_size, 16, 3, 224, 224), dtype=torch.uint8)
 
+    counts = iter([1, batch_size])  # the first step is there for the optimizer's state alone
+
     def collate(rows: list[int]) -> dict[str, torch.Tensor]:
-        return {"pixel_values": clips, "labels": torch.arange(batch_size)}
+        count = next(counts)
+        return {"pixel_values": clips[:count], "labels": torch.arange(count)}
 
     emulated = use_cpu and cpu_bf16_speedup() < 1
     with tempfile.TemporaryDirectory() as folder, Float32Products() if emulated else contextlib.nullcontext():

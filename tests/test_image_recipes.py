@@ -21,7 +21,7 @@ from amd_hf.data.arguments import FineTuningDataArguments, TrainingDataArguments
 from amd_hf.data.rand_augment import RandAugment
 from amd_hf.recipes import parse_recipe
 from tests.helpers.images import LAYOUTS, NAMES
-from tests.helpers.training import ROOT, load_script
+from tests.helpers.training import ROOT, fast_precision, load_script
 
 
 CONFIGS = ROOT / "configs"
@@ -149,7 +149,7 @@ def test_recipes_run_one_after_the_other_at_true_size(
     size: str, layout: str, vit_large: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = LAYOUTS[layout](tmp_path / "data")
-    options = ["--data", str(data), *_SHORT]
+    options = ["--data", str(data), *_SHORT, *fast_precision()]
     recipe = ["--recipe", str(_recipe("pretrain", size))]
     trainer = load_script("pretrain").main(
         [*recipe, *options, "--teacher", str(vit_large), "--output_dir", str(tmp_path / "pretrained")]

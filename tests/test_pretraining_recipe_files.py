@@ -19,7 +19,7 @@ from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_run
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config, tiny_teacher_config
-from tests.helpers.training import ROOT, StackRows, load_script, masked_rows
+from tests.helpers.training import ROOT, StackRows, fast_precision, load_script, masked_rows
 
 
 CONFIGS = ROOT / "configs"
@@ -220,7 +220,9 @@ def test_recipe_of_the_paper_runs_end_to_end_at_the_models_true_size(
 ) -> None:
     _MAKERS[recipe.rsplit("_", 1)[1]](tmp_path / "data")
     arguments = ["--recipe", str(_recipe(recipe)), "--data", str(tmp_path / "data"), "--teacher", str(large_teacher)]
-    trainer = load_script("pretrain").main([*arguments, "--output_dir", str(tmp_path / "out"), *_SHORT])
+    trainer = load_script("pretrain").main(
+        [*arguments, "--output_dir", str(tmp_path / "out"), *_SHORT, *fast_precision()]
+    )
     assert trainer.state.global_step == 2
     model = AMDForPreTraining.from_pretrained(tmp_path / "out")
     width = _TABLE[recipe][0]

@@ -22,7 +22,7 @@ from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_run
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config
-from tests.helpers.training import ROOT, StackRows, labelled_rows, load_script
+from tests.helpers.training import ROOT, StackRows, fast_precision, labelled_rows, load_script
 from tests.helpers.videos import write_video
 
 
@@ -255,7 +255,9 @@ _SHORT = [
 
 def _run(recipe: str, data: Path, output_dir: Path, *more: str) -> tuple[AMDFineTuningTrainer, dict[str, Any]]:
     arguments = ["--recipe", str(CONFIGS / "finetune" / f"{recipe}.yaml"), "--data", str(data)]
-    trainer = load_script("finetune").main([*arguments, "--output_dir", str(output_dir), *_SHORT, *more])
+    trainer = load_script("finetune").main(
+        [*arguments, "--output_dir", str(output_dir), *_SHORT, *fast_precision(), *more]
+    )
     return trainer, json.loads((output_dir / "test_results.json").read_text())
 
 

@@ -33,8 +33,8 @@ def write_playback_clips(
 ) -> list[Path]:
     """Cuts clips from a folder of videos and plays them back in four ways, as H.264 mp4 files in class folders.
 
-    The videos, sorted by name, are dealt out to the splits by place, so that no video serves two of them: of ten, five
-    go to `unlabelled`, two to `train`, one each to `held_out`, `tuning` and `validation`. Clips start at random places.
+    The videos, sorted by name, are dealt out to the splits, so that no video serves two of them: of ten, five go to
+    `unlabelled`, two to `train`, one each to `held_out`, `tuning` and `validation`. Clips start at random places.
 
     Args:
         videos (`str` or `os.PathLike`): Folder with one's own videos, of any depth, at least ten.

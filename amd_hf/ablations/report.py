@@ -144,7 +144,7 @@ def _draw_curves(grid: Grid, outcomes: Mapping[str, ArmOutcome], path: Path) -> 
     axes = figure.add_subplot()
     curves = {arm.curve for arm in grid.arms.values() if arm.curve}
     for curve in sorted(curves):
-        points = sorted((arm.x, name) for name, arm in grid.arms.items() if arm.curve == curve)
+        points = sorted((arm.x or 0.0, name) for name, arm in grid.arms.items() if arm.curve == curve)
         found = [mean_interval(outcomes[name].accuracy) for _, name in points]
         half = [0.0 if one.count < 2 else 100 * (one.high - one.mean) for one in found]
         axes.errorbar(

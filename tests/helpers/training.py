@@ -17,6 +17,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from amd_hf import AMDConfig, AMDFineTuningArguments, AMDForPreTraining, AMDModel, AMDTrainingArguments
+from amd_hf.training.precision import cpu_bf16_speedup
 from tests.helpers.models import nested_masks, random_clips
 
 
@@ -134,6 +135,11 @@ def run_script(
     outcome = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=timeout)
     assert not check or outcome.returncode == 0, outcome.stderr[-3000:]
     return outcome
+
+
+def fast_precision() -> list[str]:
+    """`--bf16` as this CPU is fast: emulated it takes minutes for a step of a model of true size."""
+    return ["--bf16", str(cpu_bf16_speedup() > 1).lower()]
 
 
 def load_script(name: str) -> ModuleType:
