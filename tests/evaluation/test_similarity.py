@@ -95,12 +95,16 @@ def test_features_of_other_tokens_are_refused(shapes: tuple[tuple[int, ...], ...
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _make_models(**changes: Any) -> tuple[AMDForPreTraining, AMDModel]:
+    torch.manual_seed(0)
+    student = randomize(AMDForPreTraining(tiny_config(**changes)))
+    teacher = randomize(AMDModel(tiny_teacher_config(use_final_norm=False, **changes)), seed=1)
+    return student.eval(), teacher.eval()  # type: ignore[return-value]
+
+
 @pytest.fixture(scope="module")
 def models() -> tuple[AMDForPreTraining, AMDModel]:
-    torch.manual_seed(0)
-    student = randomize(AMDForPreTraining(tiny_config()))
-    teacher = randomize(AMDModel(tiny_teacher_config(use_final_norm=False)), seed=1)
-    return student.eval(), teacher.eval()  # type: ignore[return-value]
+    return _make_models()
 
 
 def _plain_matrix(student: AMDForPreTraining, teacher: AMDModel, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -116,9 +120,9 @@ def _plain_matrix(student: AMDForPreTraining, teacher: AMDModel, rows: Sequence[
             teacher_states = teacher(clip, teacher_hidden, output_hidden_states=True).hidden_states
         common = ~hidden[0][~teacher_hidden[0]]
         for layer, kept in enumerate(ours, start=1):
-            kept.append(student_states[layer][0].double().numpy())
+            kept.append(student.amd.patch_tokens(student_states[layer])[0].double().numpy())
         for layer, kept in enumerate(theirs, start=1):
-            kept.append(teacher_states[layer][0][common].double().numpy())
+            kept.append(teacher.patch_tokens(teacher_states[layer])[0][common].double().numpy())
     return np.array([[plain_cka(np.concatenate(x), np.concatenate(y)) for y in theirs] for x in ours])
 
 
@@ -147,6 +151,16 @@ def test_student_and_teacher_are_compared_on_the_tokens_both_see(
         },
         abs=1e-5,
     )
+
+
+def test_class_tokens_are_left_out_of_the_comparison() -> None:
+    student, teacher = _make_models(use_class_token=True)
+    rows = masked_rows(student.config, 3)
+    found = layer_similarity(
+        student, FrozenTeacher.fit(teacher, student.config), rows, StackRows(), Accelerator(cpu=True)
+    )
+    np.testing.assert_allclose(found.cka, _plain_matrix(student, teacher, rows), atol=1e-5)
+    assert found.num_tokens == 3 * 4
 
 
 def test_clips_are_spread_over_the_set_and_bad_ones_named(models: tuple[AMDForPreTraining, AMDModel]) -> None:

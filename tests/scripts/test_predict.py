@@ -195,19 +195,21 @@ def _peak_megabytes(*arguments: str) -> tuple[float, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
-def test_ten_minutes_take_the_memory_of_ten_seconds_and_have_the_right_times(
+def test_ten_minutes_take_the_memory_of_two_and_have_the_right_times(
     classifier_folder: Path, tmp_path: Path, decoder: str
 ) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (250, 15, 20, 3), dtype=np.uint8)
     short = write_video(tmp_path / "short.mp4", frames=frames.repeat(16, axis=1).repeat(16, axis=2))
-    long = _loop(short, tmp_path / "long.mp4", 60)
+    two_minutes, long = (_loop(short, tmp_path / f"{times}.mp4", times) for times in (12, 60))
     assert os.path.getsize(long) > 50 * os.path.getsize(short)
     options = ["--model_name_or_path", str(classifier_folder), "--use_cpu", "--decoder", decoder, "--format", "json"]
     options += ["--window_seconds", "2", "--stride_seconds", "1", "--top_k", "1"]
-    short_peak, _ = _peak_megabytes(*options, "--videos", str(short))
+    usual_peak, _ = _peak_megabytes(*options, "--videos", str(two_minutes))
     long_peak, printed = _peak_megabytes(*options, "--videos", str(long))
-    assert long_peak < short_peak + 60, f"{short_peak:.0f} MB for 10 seconds, {long_peak:.0f} MB for 10 minutes"
+    # The other eight minutes hold 2.8 GB of frames; peaks of equal runs differ by 50 MB.
+    assert long_peak < usual_peak + 100, f"{usual_peak:.0f} MB for 2 minutes, {long_peak:.0f} MB for 10"
     windows = json.loads(printed)["windows"]
     assert len(windows) == 599
     for number, window in enumerate(windows):
