@@ -37,7 +37,7 @@ _LAYERS = (
     ),
     ("data",),
     ("evaluation",),
-    ("visualization", "detection_video", "cards"),
+    ("visualization", "detection_video", "cards", "ablations"),
     ("hub",),  # `Trainer.push_to_hub` publishes through it
     ("training",),
     ("recipes",),
