@@ -17,11 +17,6 @@ class Interval:
     high: float
     count: int
 
-    @property
-    def is_positive(self) -> bool:
-        """Whether the whole interval lies above zero."""
-        return self.low > 0
-
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Mean and two-sided interval of values that are independent and roughly normal.
