@@ -75,13 +75,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 process_cache.cache_clear()  # the videos of another seed
             with _printing_to(folder / "logs" / f"{stage.key}.log"):
                 store.result(stage)
-    print(write_report(grid, store, folder))
+    print(write_report(grid, store, folder / "reports" / Path(options.grid).stem))
 
 
 @contextlib.contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         yield
 
 

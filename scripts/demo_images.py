@@ -22,7 +22,7 @@ class ImageDemoOptions(demo.DemoOptions):
 
     output_dir: str = field(default="demo_images_output", metadata={"help": "Everything is written here."})
     num_unlabelled: int = field(default=4000, metadata={"help": "Images to pre-train on."})
-    num_labelled: int = field(default=240, metadata={"help": "Images to fine-tune on."})
+    num_labelled: int = field(default=480, metadata={"help": "Images to fine-tune on."})
     num_validation: int = field(default=480, metadata={"help": "Images to test on."})
 
 

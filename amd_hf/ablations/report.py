@@ -56,7 +56,17 @@ def _outcome(grid: Grid, arm: str, store: StageStore) -> ArmOutcome:
 
 
 def write_report(grid: Grid, store: StageStore, folder: Path) -> str:
-    """Writes `report.md`, `report.json` and, with matplotlib, `accuracy.png` (and `curves.png`); returns the text."""
+    """Writes the report of a grid: its tables, its figures, and pictures of them where matplotlib is installed.
+
+    Args:
+        grid (`Grid`): The study.
+        store (`StageStore`): Holds its results, or computes them.
+        folder (`Path`): Where `report.md`, `report.json`, `accuracy.png` and, for sweeps, `curves.png` go.
+
+    Returns:
+        `str`: The text of `report.md`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     outcomes = collect(grid, store)
     text = f"# {grid.title}\n\n{_arms_table(grid, outcomes)}\n\n{_comparisons_table(grid, outcomes)}\n"
     (folder / "report.md").write_text(text)

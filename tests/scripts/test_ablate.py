@@ -77,12 +77,12 @@ def _results(output):
 def test_report_says_of_every_arm_what_its_results_say(study):
     output = study()
     results = _results(output)
-    report = json.loads((output / "report.json").read_text())
+    report = json.loads((output / "reports" / "grid" / "report.json").read_text())
     kinds = [result["kind"] for result in results.values()]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
         "unlabelled": 2, "labelled": 2, "teacher": 2, "student": 4, "finetune": 12, "probe": 6,
     }  # fmt: skip
-    text = (output / "report.md").read_text()
+    text = (output / "reports" / "grid" / "report.md").read_text()
     assert all(title in text for title in ("distilled", "alone", "from scratch", "distilled - alone"))
     for arm in report["arms"].values():
         assert len(arm["accuracy"]) == len(arm["probe"]) == 2
@@ -95,7 +95,7 @@ def test_report_says_of_every_arm_what_its_results_say(study):
     best = max(tried, key=lambda result: result["result"]["tuning"])
     assert report["arms"]["scratch"]["accuracy"][0] == best["result"]["validation"]
     assert report["arms"]["scratch"]["learning_rates"][0] == best["settings"]["base_learning_rate"]
-    assert {path.name for path in output.glob("*.png")} == {"accuracy.png", "curves.png"}
+    assert {path.name for path in (output / "reports" / "grid").glob("*.png")} == {"accuracy.png", "curves.png"}
 
 
 def test_a_deleted_result_comes_back_to_the_last_bit(study):
