@@ -190,8 +190,9 @@ def _features(
     with accelerator.autocast():
         outputs = student(clips, mask, num_masked=num_masked, output_hidden_states=True)
         theirs = teacher.common_features(clips, mask, teacher_mask, num_masked, num_teacher_masked)
-    first = int(student.config.use_class_token)  # the class token has no counterpart among the common tokens
-    return {layer: states[:, first:] for layer, states in enumerate(outputs.hidden_states[1:], start=1)}, theirs
+    # The class token has no counterpart among the common tokens.
+    mine = {layer: student.amd.patch_tokens(states) for layer, states in enumerate(outputs.hidden_states[1:], start=1)}
+    return mine, theirs
 
 
 def _aligned_pairs(config: Any) -> tuple[tuple[int, int], ...]:
