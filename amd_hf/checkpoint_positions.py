@@ -10,7 +10,7 @@ import torch
 
 from .configuration_amd import AMDConfig
 from .modeling_amd import AMDPreTrainedModel
-from .modeling_amd_positions import AMDPositionTable, sincos_2d_position_table, sincos_position_table
+from .modeling_amd_positions import AMDPositionTable
 
 
 _TOLERANCE = 1e-5
@@ -55,12 +55,15 @@ def _kind(tensor: torch.Tensor, num_patches: int, rows: int, columns: int) -> st
     table, class_position = _split(tensor, num_patches)
     if class_position is not None and bool(class_position.any()):
         return "stored"
-    if torch.allclose(table, sincos_position_table(*table.shape), atol=_TOLERANCE):
-        return "sincos_1d"
     width = table.shape[1]
-    is_one_frame = rows * columns == num_patches and width % 4 == 0
-    if is_one_frame and torch.allclose(table, sincos_2d_position_table(rows, columns, width), atol=_TOLERANCE):
-        return "sincos_2d"
+    grids = {"sincos_1d": (1, 1, num_patches)}
+    if rows * columns == num_patches and width % 4 == 0:
+        grids["sincos_2d"] = (1, rows, columns)
+    if rows * columns and num_patches % (rows * columns) == 0 and width % 8 == 0:
+        grids["sincos_3d"] = (num_patches // (rows * columns), rows, columns)
+    for kind, grid in grids.items():
+        if torch.allclose(table, AMDPositionTable(grid, width, kind).computed_table(), atol=_TOLERANCE):
+            return kind
     return "stored"
 
 

@@ -383,7 +383,7 @@ class AMDAlignment(nn.Module):
         self.projections = projections(self.layers_used if is_serial else self.direct_layers)
         self.generation_projections = None if is_serial else projections(self.generation_layers)
         self.generators = nn.ModuleDict({str(layer): AMDGenerator(config) for layer in self.generation_layers})
-        kind = "sincos_2d" if config.position_embedding == "sincos_2d" else "sincos_1d"
+        kind = "sincos_1d" if config.position_embedding == "stored" else config.position_embedding
         self.position = AMDPositionTable(config.grid_size, width, kind)
 
     @property

@@ -1,4 +1,4 @@
-"""Position tables of AMD models: fixed 1-D and 2-D sine-cosine tables, and tables stored in the checkpoint.
+"""Position tables of AMD models: fixed 1-D, 2-D and 3-D sine-cosine tables, and tables stored in the checkpoint.
 
 This file imports nothing of the package: it travels with published checkpoints as remote code.
 """
@@ -27,15 +27,34 @@ def sincos_2d_position_table(rows: int, columns: int, dim: int) -> torch.Tensor:
     Four parts of dim / 4 numbers: sine and cosine of the column, then sine and cosine of the row, angle
     n / 10000^(4 * j / dim) for j = 0..dim / 4 - 1. The column comes first, as in MAE's released code.
     """
-    rates = torch.arange(dim // 4, dtype=torch.float64, device="cpu") / (dim // 4)
+    row, column = _axes(rows, columns)
+    return torch.cat([_sincos(column, dim // 2), _sincos(row, dim // 2)], dim=1).to(torch.float32)
+
+
+def sincos_3d_position_table(time: int, rows: int, columns: int, dim: int) -> torch.Tensor:
+    """Fixed 3-D sine-cosine table of shape (time * rows * columns, dim), float32, on the CPU, `dim` a multiple of 8.
+
+    The first half of the numbers say when, a quarter each in which row and in which column, every part as in the 2-D
+    table: all sines, then all cosines (V-JEPA's released code). Tokens that are neighbours in any of the three
+    directions have similar positions, so attention finds them in far fewer steps than from the 1-D table.
+    """
+    frame, row, column = _axes(time, rows, columns)
+    parts = [_sincos(frame, dim // 2), _sincos(row, dim // 4), _sincos(column, dim // 4)]
+    return torch.cat(parts, dim=1).to(torch.float32)
+
+
+def _axes(*sizes: int) -> list[torch.Tensor]:
+    """Coordinates of all cells of a grid along each of its axes, each (N,), float64."""
+    axes = [torch.arange(size, dtype=torch.float64, device="cpu") for size in sizes]
+    return [axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")]
+
+
+def _sincos(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """(N,) to (N, dim), float64: the sines of n / 10000^(2 * j / dim) for j = 0..dim / 2 - 1, then the cosines."""
+    rates = torch.arange(dim // 2, dtype=torch.float64, device="cpu") / (dim // 2)
     rates = 1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), rates)
-    row, column = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64, device="cpu"),
-        torch.arange(columns, dtype=torch.float64, device="cpu"),
-        indexing="ij",
-    )
-    across, down = column.reshape(-1, 1) * rates, row.reshape(-1, 1) * rates
-    return torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], dim=1).to(torch.float32)
+    angles = positions[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def interpolate_position_table(
@@ -59,8 +78,8 @@ class AMDPositionTable(nn.Module):
     Args:
         grid (`tuple[int, int, int]`): Tokens along time, rows and columns.
         dim (`int`): Width of the tokens.
-        kind (`str`): `"sincos_1d"` over all tokens, `"sincos_2d"` over rows and columns, or `"stored"`: part of the
-            checkpoint. Computed tables are not saved.
+        kind (`str`): `"sincos_1d"` over all tokens, `"sincos_2d"` over rows and columns, `"sincos_3d"` over
+            time, rows and columns, or `"stored"`: part of the checkpoint. Computed tables are not saved.
         has_class_token (`bool`): Whether a stored table has a row of its own for a class token, `class_position`
             `(1, 1, D)`. In computed tables that row is zero.
     """
@@ -83,6 +102,8 @@ class AMDPositionTable(nn.Module):
         num_positions, dim = self.table.shape
         if self.kind == "sincos_2d":
             return sincos_2d_position_table(*self.grid[1:], dim)
+        if self.kind == "sincos_3d":
+            return sincos_3d_position_table(*self.grid, dim)
         return sincos_position_table(num_positions, dim)
 
     def add_to_class_token(self, token: torch.Tensor) -> torch.Tensor:

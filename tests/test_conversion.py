@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, convert_checkpoint, export_checkpoint
 from amd_hf.modeling_amd import AMDPreTrainedModel
-from amd_hf.modeling_amd_positions import sincos_position_table
+from amd_hf.modeling_amd_positions import sincos_3d_position_table, sincos_position_table
 from tests.helpers.checkpoints import classifier_shapes, pretraining_shapes, random_state_dict
 from tests.helpers.models import tiny_config
 
@@ -340,6 +340,10 @@ def test_saved_position_table_is_dropped_only_if_it_is_the_fixed_one(classifier_
     table = sincos_position_table(2 * 2 * 2, 24)[None]
     report = convert_checkpoint({**classifier_file, "pos_embed": table}, **_CLASSIFIER).conversion_report
     assert "sine-cosine table" in report.dropped["pos_embed"]
+    in_3d = convert_checkpoint(
+        {**classifier_file, "pos_embed": sincos_3d_position_table(2, 2, 2, 24)[None]}, **_CLASSIFIER
+    )
+    assert in_3d.config.position_embedding == "sincos_3d"
     other = convert_checkpoint({**classifier_file, "pos_embed": table + 0.01}, **_CLASSIFIER)
     assert other.config.position_embedding == "stored"
     assert other.conversion_report.used["pos_embed"] == "amd.embeddings.position.table"

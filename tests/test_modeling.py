@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel
 from amd_hf.modeling_amd import AMDDropPath, AMDPatchEmbeddings, split_tokens
-from amd_hf.modeling_amd_positions import sincos_position_table
+from amd_hf.modeling_amd_positions import AMDPositionTable, sincos_3d_position_table, sincos_position_table
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config
 
 
@@ -75,6 +75,28 @@ def test_position_table_follows_the_formula(num_positions: int, dim: int) -> Non
             angle = position / 10000 ** (2 * (j // 2) / dim)
             expected[position, j] = math.sin(angle) if j % 2 == 0 else math.cos(angle)
     np.testing.assert_allclose(sincos_position_table(num_positions, dim).numpy(), expected, atol=1e-7)
+
+
+def test_3d_position_table_is_that_of_a_plain_loop() -> None:
+    table = sincos_3d_position_table(2, 3, 4, 16)
+    for position in range(24):
+        frame, cell = divmod(position, 12)
+        row, column = divmod(cell, 4)
+        want = []
+        for coordinate, pairs in ((frame, 4), (row, 2), (column, 2)):
+            angles = [coordinate / 10000 ** (j / pairs) for j in range(pairs)]
+            want += [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
+        assert table[position].tolist() == pytest.approx(want, abs=1e-6)
+
+
+def test_all_tables_of_a_model_are_of_the_kind_the_config_names() -> None:
+    options = {"position_embedding": "sincos_3d", "decoder_position_embedding": "sincos_3d", "decoder_hidden_size": 24}
+    model = AMDForPreTraining(tiny_config(**options))
+    tables = [module for module in model.modules() if isinstance(module, AMDPositionTable)]
+    assert len(tables) == 3  # encoder, decoder, generators
+    for module in tables:
+        expected = sincos_3d_position_table(*model.config.grid_size, module.table.shape[1])
+        torch.testing.assert_close(module.table, expected, rtol=0, atol=0)
 
 
 def test_embedding_adds_the_position_of_each_visible_token(pretraining_model: AMDForPreTraining) -> None:
