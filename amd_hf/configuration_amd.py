@@ -253,7 +253,7 @@ class AMDConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` 'sincos_2d' is for one frame, but a clip has {self.grid_size[0]} in time.")
             multiple = {"sincos_2d": 4, "sincos_3d": 8}.get(kind, 1)
             if width % multiple:
-                raise ValueError(f"`{name}` {kind!r} needs `{width_name}` to be a multiple of {multiple}, got {width}.")
+                raise ValueError(f"`{name}` {kind!r} needs a multiple of {multiple} for `{width_name}`, got {width}.")
         for name in ("use_decoder_class_token", "pooling"):
             if getattr(self, name) in (True, "class_token") and not self.use_class_token:
                 raise ValueError(f"`{name}` {getattr(self, name)!r} needs `use_class_token`.")
