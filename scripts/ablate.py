@@ -20,6 +20,7 @@ import pretrain
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from datasets import concatenate_datasets
 from tqdm.auto import tqdm
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
@@ -54,7 +55,9 @@ class AblationOptions:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options, _ = parse_recipe((AblationOptions,), argv, __doc__, has_model_options=False)
-    changes = {} if options.max_steps is None else {"max_steps": options.max_steps, "warmup_steps": 0}
+    changes = {} if options.max_steps is None else {
+        "max_steps": options.max_steps, "warmup_steps": 0, "logging_steps": options.max_steps,
+    }  # fmt: skip
     grid = read_grid(options.grid, changes, options.num_seeds)
     if options.source is not None:
         grid = replace(grid, data={**grid.data, "source": options.source})
@@ -117,27 +120,37 @@ def train_encoder(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dic
 def train_classifier(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
     """Fine-tunes a student with few labels and tests it on the tuning and on the validation split."""
     data = ["--data", str(inputs["labelled"]), "--train_split", "train"]
-    start = ["--model_name_or_path", str(inputs["student"])] if "student" in inputs else []
-    trainer = finetune.main([*_as_arguments(stage, folder), *data, *start])
+    start = inputs.get("student", folder / "untrained")
+    if "student" not in inputs:
+        untrained_student(stage).save_pretrained(start)
+    trainer = finetune.main([*_as_arguments(stage, folder), *data, "--model_name_or_path", str(start)])
     return {
         split: trainer.test(load_video_dataset(inputs["labelled"], split=split)).metrics()["accuracy"]
         for split in ("tuning", "validation")
     }
 
 
-def probe(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """A linear classifier on the frozen encoder; on an untrained one where there is no student."""
+def untrained_student(stage: Stage) -> AMDForPreTraining:
+    """What an arm from scratch starts from: a student before its first step, with the weights of pre-training.
+
+    Those of a new classifier are several times smaller, and learn later.
+    """
     settings = json.loads(stage.settings)
-    if "student" in inputs:
-        encoder = AMDModel.from_pretrained(inputs["student"])
-    else:
-        set_seed(settings["seed"])
-        encoder = AMDForPreTraining(AMDConfig(**settings["model"])).amd
+    set_seed(settings["seed"])
+    return AMDForPreTraining(AMDConfig(**settings["model"]))
+
+
+def probe(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """A linear classifier on the frozen encoder, from the labels of both splits that are not tested on."""
+    encoder = AMDModel.from_pretrained(inputs["student"]) if "student" in inputs else untrained_student(stage).amd
     config = encoder.config
     loader = ClipLoader(num_frames=config.num_frames, image_size=config.image_height_width[0], sampling_rate=1)
-    train, test = (load_video_dataset(inputs["labelled"], split=split) for split in ("train", "validation"))
+    splits = {split: load_video_dataset(inputs["labelled"], split=split) for split in LABELLED_SPLITS}
+    train = concatenate_datasets([splits["train"], splits["tuning"]])
     collator = ClassificationCollator(loader, training=False)
-    found = run_linear_probe(encoder, train, test, collator, Accelerator(cpu=not torch.cuda.is_available()))
+    found = run_linear_probe(
+        encoder, train, splits["validation"], collator, Accelerator(cpu=not torch.cuda.is_available())
+    )
     return {"accuracy": found["accuracy"]}
 
 
