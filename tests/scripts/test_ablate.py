@@ -7,12 +7,13 @@ import json
 import pytest
 import yaml
 
+from amd_hf import AMDModel
 from tests.helpers.training import load_script
 
 
 _TRAINING = {
-    "sampling_rate": 1, "per_device_train_batch_size": 4, "max_steps": 2, "warmup_epochs": 0, "num_repetitions": 1,
-    "use_cpu": True, "save_strategy": "no", "logging_steps": 1, "decoder": "pyav",
+    "sampling_rate": 1, "per_device_train_batch_size": 4, "max_steps": 60, "warmup_epochs": 0, "num_repetitions": 1,
+    "use_cpu": True, "save_strategy": "no", "logging_steps": 50, "decoder": "pyav",
 }  # fmt: skip
 _SIZES = {
     "image_size": 32, "patch_size": 16, "num_frames": 4, "tubelet_size": 2, "num_hidden_layers": 2,
@@ -63,7 +64,7 @@ def study(tmp_path_factory):
     program = load_script("ablate")
 
     def run():
-        program.main(["--grid", str(folder / "grid.yaml"), "--output_dir", str(output)])
+        program.main(["--grid", str(folder / "grid.yaml"), "--output_dir", str(output), "--max_steps", "2"])
         return output
 
     run()
@@ -96,6 +97,14 @@ def test_report_says_of_every_arm_what_its_results_say(study):
     assert report["arms"]["scratch"]["accuracy"][0] == best["result"]["validation"]
     assert report["arms"]["scratch"]["learning_rates"][0] == best["settings"]["base_learning_rate"]
     assert {path.name for path in (output / "reports" / "grid").glob("*.png")} == {"accuracy.png", "curves.png"}
+
+
+def test_from_scratch_starts_from_the_weights_that_pre_training_starts_from(study):
+    """Xavier's, sqrt(2 / (inputs + outputs)), not the five times smaller ones of a new classifier."""
+    untrained = sorted((study() / "work").glob("finetune-*/untrained"))
+    assert len(untrained) == 4  # two seeds, two learning rates
+    weight = AMDModel.from_pretrained(untrained[0]).layers[0].mlp.fc1.weight
+    assert weight.std().item() == pytest.approx((2 / sum(weight.shape)) ** 0.5, rel=0.2)
 
 
 def test_a_deleted_result_comes_back_to_the_last_bit(study):
