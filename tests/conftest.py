@@ -18,6 +18,7 @@ import torch  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel  # noqa: E402
+from tests.helpers.checkpoints import classifier_shapes, random_state_dict
 from tests.helpers.models import nested_masks, random_clips, randomize, tiny_config, tiny_teacher_config  # noqa: E402
 
 
@@ -83,6 +84,12 @@ def classifier(_models: dict[str, torch.nn.Module]) -> AMDForVideoClassification
 @pytest.fixture
 def teacher_model(_models: dict[str, torch.nn.Module]) -> AMDModel:
     return copy.deepcopy(_models["teacher"])
+
+
+@pytest.fixture
+def classifier_file() -> dict[str, torch.Tensor]:
+    """An official classification checkpoint: 3 blocks of width 24, 5 classes, tubelets of 2, patches of 8."""
+    return random_state_dict(classifier_shapes(24, 3, 5, (3, 2, 8, 8)))
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ import torch
 
 Shapes = dict[str, tuple[int, ...]]
 
+TINY_CLASSIFIER: dict[str, Any] = {"num_attention_heads": 2, "image_size": 16, "num_frames": 4}
+"""What the file of the fixture `classifier_file` does not tell of itself."""
+
 
 def _block_shapes(prefix: str, width: int) -> Shapes:
     return {
