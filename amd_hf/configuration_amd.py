@@ -63,7 +63,7 @@ class AMDConfig(PreTrainedConfig):
         position_embedding (`str`, *optional*, defaults to `"sincos_1d"`):
             Position table of the encoder: `"sincos_1d"`, VideoMAE's, over all tokens; `"sincos_2d"`, MAE's, over rows
             and columns (of one frame); `"sincos_3d"`, V-JEPA's, over time, rows and columns, with which small models
-            learn from scratch in a third of the steps; or `"stored"` with the weights. None is learned.
+            learn in a third of the steps (`docs/evidence.md`); or `"stored"` with the weights. None is learned.
         use_class_token (`bool`, *optional*, defaults to `False`):
             Whether a class token stands in front of the patch tokens, as in image models. It takes part in attention
             and is left out of alignment.
@@ -253,7 +253,9 @@ class AMDConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` 'sincos_2d' is for one frame, but a clip has {self.grid_size[0]} in time.")
             multiple = {"sincos_2d": 4, "sincos_3d": 8}.get(kind, 1)
             if width % multiple:
-                raise ValueError(f"`{name}` {kind!r} needs a multiple of {multiple} for `{width_name}`, got {width}.")
+                raise ValueError(
+                    f"`{name}` {kind!r} needs `{width_name}` to be a multiple of {multiple}, got {width}."
+                )
         for name in ("use_decoder_class_token", "pooling"):
             if getattr(self, name) in (True, "class_token") and not self.use_class_token:
                 raise ValueError(f"`{name}` {getattr(self, name)!r} needs `use_class_token`.")

@@ -65,14 +65,8 @@ def test_images_are_taken_by_models_of_one_frame_only() -> None:
     ("options", "message"),
     [
         ({"position_embedding": "sincos_2d", "num_frames": 2}, "'sincos_2d' is for one frame, but a clip has 2"),
-        (
-            {"decoder_position_embedding": "sincos_2d", "decoder_hidden_size": 18},
-            "a multiple of 4",
-        ),
-        (
-            {"decoder_position_embedding": "sincos_3d", "decoder_hidden_size": 12},
-            "a multiple of 8 for",
-        ),
+        ({"decoder_position_embedding": "sincos_2d", "decoder_hidden_size": 18}, "`decoder_hidden_size` to be a mult"),
+        ({"decoder_position_embedding": "sincos_3d", "decoder_hidden_size": 12}, "to be a multiple of 8, got 12"),
         ({"use_decoder_class_token": True, "use_class_token": False}, "`use_decoder_class_token` True needs"),
         ({"pooling": "class_token", "use_class_token": False}, "`pooling` 'class_token' needs `use_class_token`"),
     ],
