@@ -9,7 +9,7 @@ the tokens seen by both models / by the teacher alone / by neither, P numbers in
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,8 +128,28 @@ def eager_attention_forward(
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Plain attention over (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
-    weights = F.softmax(query @ key.transpose(-2, -1) * scaling, dim=-1)
+    weights = F.softmax((query * scaling) @ key.transpose(-2, -1), dim=-1)  # scales N x d numbers, not N x N
     return (weights @ value).transpose(1, 2), weights
+
+
+_BYTES_AT_A_TIME = 2**24
+
+
+def few_at_a_time(
+    function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
+) -> torch.Tensor:
+    """`function`, which makes tensors of `width` from those of (B, N, D), of a few clips at a time on a CPU.
+
+    Without a backward pass they serve for a moment: small enough, they stay in the cache and their memory is used
+    again, while those of a batch are new pages from the system at every call.
+    """
+    if torch.is_grad_enabled() or not hidden_states.is_cpu or torch.compiler.is_compiling():
+        return function(hidden_states)
+    clip_bytes = hidden_states.shape[1] * width * hidden_states.element_size()
+    clips_at_a_time = max(1, _BYTES_AT_A_TIME // max(1, clip_bytes))
+    if len(hidden_states) <= clips_at_a_time:
+        return function(hidden_states)
+    return torch.cat([function(clips) for clips in hidden_states.split(clips_at_a_time)])
 
 
 class AMDQueryKeyValue(nn.Linear):
@@ -163,6 +183,11 @@ class AMDAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self.config._attn_implementation == "eager":
+            return self._attend(hidden_states)
+        return few_at_a_time(lambda clips: self._attend(clips)[0], hidden_states, 3 * hidden_states.shape[-1]), None
+
+    def _attend(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch_size, num_tokens, width = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
@@ -176,11 +201,12 @@ class AMDMLP(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int):
         super().__init__()
+        self.intermediate_size = intermediate_size
         self.fc1 = nn.Linear(hidden_size, intermediate_size)
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden_states)))
+        return few_at_a_time(lambda clips: self.fc2(F.gelu(self.fc1(clips))), hidden_states, self.intermediate_size)
 
 
 class AMDDropPath(nn.Module):
