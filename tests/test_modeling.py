@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel
+from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel, modeling_amd
 from amd_hf.modeling_amd import AMDDropPath, AMDPatchEmbeddings, split_tokens
 from amd_hf.modeling_amd_positions import AMDPositionTable, sincos_3d_position_table, sincos_position_table
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config
@@ -179,6 +179,33 @@ def test_heads_pass_on_hidden_states_and_eager_attentions(
 # ---------------------------------------------------------------------------------------------------------------------
 # uint8 input
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_without_a_backward_pass_a_cpu_takes_few_clips_at_a_time_and_gives_the_same(
+    attn_implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(attn_implementation=attn_implementation)
+    model = randomize(AMDForVideoClassification(config)).eval()
+    clips = normalized(random_clips(config, batch_size=5), config)
+    sizes: dict[str, list[int]] = {"qkv": [], "fc1": []}
+    block = model.amd.layers[0]
+    for name, linear in (("qkv", block.attention.qkv), ("fc1", block.mlp.fc1)):
+        linear.register_forward_hook(lambda _, inputs, __, name=name: sizes[name].append(len(inputs[0])))
+
+    wanted = model(clips, output_hidden_states=True, output_attentions=True)
+    monkeypatch.setattr(modeling_amd, "_BYTES_AT_A_TIME", 2 * 12 * config.intermediate_size * 4)  # 2 clips
+    with torch.no_grad():
+        found = model(clips, output_hidden_states=True, output_attentions=True)
+
+    is_eager = attn_implementation == "eager"
+    assert sizes["fc1"] == [5, 2, 2, 1]
+    assert sizes["qkv"] == [5, 5] if is_eager else [5, 2, 2, 1]
+    torch.testing.assert_close(found.logits, wanted.logits)
+    torch.testing.assert_close(found.hidden_states, wanted.hidden_states)
+    assert len(found.attentions) == config.num_hidden_layers
+    if is_eager:
+        torch.testing.assert_close(found.attentions, wanted.attentions)
 
 
 def test_raw_uint8_clips_equal_normalised_floats(
