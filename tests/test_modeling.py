@@ -203,8 +203,8 @@ def test_without_a_backward_pass_a_cpu_takes_few_clips_at_a_time_and_gives_the_s
     assert sizes["qkv"] == [5, 5] if is_eager else [5, 2, 2, 1]
     torch.testing.assert_close(found.logits, wanted.logits)
     torch.testing.assert_close(found.hidden_states, wanted.hidden_states)
-    assert len(found.attentions) == config.num_hidden_layers
     if is_eager:
+        assert len(found.attentions) == config.num_hidden_layers
         torch.testing.assert_close(found.attentions, wanted.attentions)
 
 
