@@ -176,11 +176,6 @@ def test_heads_pass_on_hidden_states_and_eager_attentions(
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, tokens))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# uint8 input
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 def test_without_a_backward_pass_a_cpu_takes_few_clips_at_a_time_and_gives_the_same(
     attn_implementation: str, monkeypatch: pytest.MonkeyPatch
@@ -206,6 +201,11 @@ def test_without_a_backward_pass_a_cpu_takes_few_clips_at_a_time_and_gives_the_s
     if is_eager:
         assert len(found.attentions) == config.num_hidden_layers
         torch.testing.assert_close(found.attentions, wanted.attentions)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# uint8 input
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_raw_uint8_clips_equal_normalised_floats(
