@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .errors import RunStopped
+from .options_files import load_yaml, read_options
 
 
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
@@ -72,7 +72,7 @@ def parse_recipe(
     arguments = _with_flag_values(arguments)
     recipe_path = _find_recipe(arguments)
     if recipe_path is not None:
-        recipe = _read_recipe(recipe_path)
+        recipe = read_options(recipe_path, "recipe")
         model_options = {**_model_section(recipe, recipe_path), **model_options}
         _check_keys(recipe, parser, recipe_path)
         arguments = [*_as_arguments(recipe, parser), *arguments]  # of two values the later one wins
@@ -105,7 +105,7 @@ def read_task(argv: Sequence[str] | None, tasks: Sequence[str]) -> str:
     parser.add_argument("--task", nargs="?")
     task, recipe_path = parser.parse_known_args(arguments)[0].task, _find_recipe(arguments)
     if task is None and recipe_path is not None:
-        task = _read_recipe(recipe_path).get("task")
+        task = read_options(recipe_path, "recipe").get("task")
     if task is not None and task not in tasks:
         raise ValueError(f"`--task` must be one of {', '.join(tasks)}, got {task!r}.")
     return task or tasks[0]
@@ -153,15 +153,8 @@ def _split_model_options(arguments: list[str]) -> tuple[list[str], dict[str, Any
             value = next(remaining, "--")
             if value.startswith("--"):
                 raise ValueError(f"`--model.{name}` needs a value.")
-        options[name] = _number(_load_yaml(value, f"The value of `--model.{name}`"))
+        options[name] = _number(load_yaml(value, f"The value of `--model.{name}`"))
     return rest, options
-
-
-def _load_yaml(text: str, what: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{what} is not valid YAML: {error}") from error
 
 
 def _number(value: Any) -> Any:
@@ -185,15 +178,6 @@ def _find_recipe(arguments: list[str]) -> Path | None:
         if argument.startswith("--recipe="):
             return Path(argument.removeprefix("--recipe="))
     return None
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {path}.")
-    recipe = _load_yaml(path.read_text(), f"The recipe {path}")
-    if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe {path} must be a mapping of options, it is a {type(recipe).__name__}.")
-    return recipe
 
 
 def _model_section(recipe: dict[str, Any], path: Path) -> dict[str, Any]:

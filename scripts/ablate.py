@@ -2,37 +2,41 @@
 
 python scripts/ablate.py --grid configs/ablations/main.yaml --output_dir ablation_output
 
-Killed and started again, it goes on where it was: every stage is kept under a hash of its settings. All arms are
-printed, whatever they are. See docs/evidence.md.
+Killed and started again, it goes on where it was: every stage is kept under a hash of its settings. Each core works on
+a stage of its own. All arms are printed, whatever they are. See docs/evidence.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import finetune
 import pretrain
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import concatenate_datasets
 from tqdm.auto import tqdm
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
-from amd_hf.ablations.grid import LABELLED_SPLITS, Stage, read_grid
+from amd_hf.ablations.grid import LABELLED_SPLITS, Grid, Stage, read_grid
 from amd_hf.ablations.playback import write_playback_clips
 from amd_hf.ablations.report import write_report
-from amd_hf.ablations.store import StageStore
+from amd_hf.ablations.store import Compute, StageStore
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.data.motion_shapes import SceneLaw, write_motion_shapes
 from amd_hf.evaluation.probes import run_linear_probe
-from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.recipes import RunStopped, parse_recipe, run_program
 from amd_hf.training.collators import process_cache
 
 
@@ -51,10 +55,63 @@ class AblationOptions:
     )
     max_steps: int | None = field(default=None, metadata={"help": "Steps of every training, for a quick trial."})
     num_seeds: int | None = field(default=None, metadata={"help": "Only the first seeds of the grid."})
+    num_processes: int = field(
+        default=0, metadata={"help": "Stages computed side by side, a thread each; 0: as many as there are cores."}
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options, _ = parse_recipe((AblationOptions,), argv, __doc__, has_model_options=False)
+    if options.num_processes < 0:
+        raise ValueError(f"`--num_processes` must be 0 or more, got {options.num_processes}.")
+    grid, store = _open_study(options)
+    stages = grid.stages()
+    missing = _missing(stages, store)
+    num_processes = min(options.num_processes or len(os.sched_getaffinity(0)), max(1, len(missing)))
+    print(
+        f"{grid.title}\n{len(grid.arms)} arms, {len(grid.seeds)} seeds: {len(stages)} stages, {len(missing)} to do, "
+        f"{num_processes} at a time"
+    )
+    with tqdm(total=len(missing), unit="stage") as progress:
+        if num_processes == 1:
+            compute_stages(0, options, progress)
+        else:
+            workers = torch.multiprocessing.spawn(compute_stages, (options,), nprocs=num_processes, join=False)
+            while not _joined(workers):
+                progress.update(len(missing) - len(_missing(missing, store)) - progress.n)
+            progress.update(len(missing) - progress.n)
+    print(write_report(grid, store, Path(options.output_dir) / "reports" / Path(options.grid).stem))
+
+
+def _joined(workers: torch.multiprocessing.ProcessContext) -> bool:
+    """Waits a second for the workers; whether all have ended. Where one fails, the others are stopped."""
+    try:
+        return workers.join(timeout=1)
+    except torch.multiprocessing.ProcessRaisedException as error:
+        raise RunStopped(f"A stage failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def compute_stages(worker: int, options: AblationOptions, progress: tqdm | None = None) -> None:
+    """Computes what is missing and what no other process is at, until nothing is missing.
+
+    With one thread, so that figures depend neither on the number of cores nor on who computes them.
+    """
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()  # its warnings do not go to the logs: the new head of every classifier
+    grid, store = _open_study(options)
+    stages = grid.stages()
+    while missing := _missing(stages, store):
+        if not any(store.compute_if_free(stage) for stage in missing if store.is_ready(stage)):
+            time.sleep(0.2)  # all that is ready is being computed
+        elif progress is not None:
+            progress.update()
+
+
+def _missing(stages: Sequence[Stage], store: StageStore) -> list[Stage]:
+    return [stage for stage in stages if store.find(stage) is None]
+
+
+def _open_study(options: AblationOptions) -> tuple[Grid, StageStore]:
     changes = {} if options.max_steps is None else {
         "max_steps": options.max_steps, "warmup_steps": 0, "logging_steps": options.max_steps,
     }  # fmt: skip
@@ -62,30 +119,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.source is not None:
         grid = replace(grid, data={**grid.data, "source": options.source})
     folder = Path(options.output_dir)
-    store = StageStore(folder, {
+    computations = {
         "unlabelled": write_data, "labelled": write_data, "teacher": train_encoder, "student": train_encoder,
         "finetune": train_classifier, "probe": probe,
-    })  # fmt: skip
-    stages = grid.stages()
-    missing = [stage for stage in stages if store.find(stage) is None]
-    print(f"{grid.title}\n{len(grid.arms)} arms, {len(grid.seeds)} seeds: {len(stages)} stages, {len(missing)} to do")
-    seed = None
-    with tqdm(missing, unit="stage") as progress:
-        for stage in progress:
-            progress.set_description(stage.key)
-            if (its := json.loads(stage.settings)["seed"]) != seed:
-                seed = its
-                process_cache.cache_clear()  # the videos of another seed
-            with _printing_to(folder / "logs" / f"{stage.key}.log"):
-                store.result(stage)
-    print(write_report(grid, store, folder / "reports" / Path(options.grid).stem))
+    }  # fmt: skip
+    return grid, StageStore(folder, {kind: partial(_logged, compute) for kind, compute in computations.items()})
 
 
-@contextlib.contextmanager
-def _printing_to(path: Path) -> Iterator[None]:
+def _logged(compute: Compute, stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """What a computation prints goes to `logs/` beside `work/`."""
+    _drop_videos_of_other_seeds(json.loads(stage.settings)["seed"])
+    path = folder.parent.parent / "logs" / f"{stage.key}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        yield
+        return compute(stage, folder, inputs)
+
+
+@lru_cache(maxsize=1)
+def _drop_videos_of_other_seeds(seed: int) -> None:
+    process_cache.cache_clear()
 
 
 def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ..options_files import read_options
 
 
 LABELLED_SPLITS = ("train", "tuning", "validation")
@@ -158,14 +158,9 @@ def read_grid(path: str | Path, changes: Mapping[str, Any] | None = None, num_se
         ValueError: If it has keys that a grid or an arm does not have, lacks some, or compares arms that it lacks.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no grid {path}.")
-    content = yaml.safe_load(path.read_text())
-    if isinstance(content, dict) and "based_on" in content:
-        base = path.parent / content.pop("based_on")
-        if not base.is_file():
-            raise FileNotFoundError(f"{path} is based on {base}, which is not there.")
-        content = yaml.safe_load(base.read_text()) | content
+    content = read_options(path, "grid")
+    if "based_on" in content:
+        content = read_options(path.parent / content.pop("based_on"), f"grid, on which {path} is based,") | content
     _check_keys(path, "the grid", content, Grid)
     arms = {}
     for name, options in content["arms"].items():
@@ -176,10 +171,8 @@ def read_grid(path: str | Path, changes: Mapping[str, Any] | None = None, num_se
         raise ValueError(f"{path} compares arms that it does not have: {', '.join(sorted(unknown))}.")
     recipes = {}
     for kind in ("teacher", "student", "finetune"):
-        recipe = path.parent / content["recipes"][kind]
-        if not recipe.is_file():
-            raise FileNotFoundError(f"{path} names the recipe {recipe}, which is not there.")
-        recipes[kind] = yaml.safe_load(recipe.read_text()) | content.get("options", {}) | dict(changes or {})
+        recipe = read_options(path.parent / content["recipes"][kind], f"recipe, which {path} names,")
+        recipes[kind] = recipe | content.get("options", {}) | dict(changes or {})
     seeds = content["seeds"][:num_seeds]
     return Grid(**{**content, "seeds": seeds, "arms": arms, "comparisons": comparisons, "recipes": recipes})
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from .grid import Stage
 
 
@@ -21,7 +23,8 @@ class StageStore:
     """Computes what is missing, and what that needs.
 
     `results/<key>.json` holds a stage's settings and result. `work/<key>/` holds its files (videos, weights), made
-    again when a later stage needs them: results can be kept, and published, without them.
+    again when a later stage needs them: results can be kept, and published, without them. Processes can share a study:
+    `locks/<key>.lock` is held by the one that computes a stage.
 
     Args:
         folder (`Path`): Of the study.
@@ -45,6 +48,19 @@ class StageStore:
         self._run(stage)
         return json.loads(self._result_file(stage).read_text())["result"]
 
+    def is_ready(self, stage: Stage) -> bool:
+        """Whether what a stage needs was computed."""
+        return all(self.find(needed) is not None for needed in stage.inputs)
+
+    def compute_if_free(self, stage: Stage) -> bool:
+        """Computes a stage where it is missing; `False` where another process is at it."""
+        try:
+            with self._lock(stage).acquire(timeout=0):
+                self._run(stage)
+        except Timeout:
+            return False
+        return True
+
     def files(self, stage: Stage) -> Path:
         """The folder of a stage's files; computes it where it is missing or not complete."""
         folder = self._work_folder(stage)
@@ -52,7 +68,18 @@ class StageStore:
             self._run(stage)
         return folder
 
+    def _lock(self, stage: Stage) -> FileLock:
+        """Freed by the system where its process dies; one process may take it twice."""
+        path = self.folder / "locks" / f"{stage.key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path, is_singleton=True)
+
     def _run(self, stage: Stage) -> None:
+        with self._lock(stage):
+            if not (self._work_folder(stage).exists() and self._result_file(stage).exists()):  # by another process
+                self._compute_into_files(stage)
+
+    def _compute_into_files(self, stage: Stage) -> None:
         inputs = {needed.kind: self.files(needed) for needed in stage.inputs}
         folder = self._work_folder(stage)
         unfinished = folder.with_name(f"{folder.name}.part")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from filelock import FileLock
 
 from amd_hf.ablations.grid import Stage
 from amd_hf.ablations.store import StageStore
@@ -76,3 +77,17 @@ def test_what_was_interrupted_counts_for_nothing(make_store, calls):
     assert store.find(_MODEL) is None
     assert store.result(_MODEL)["sum"] == 6
     assert calls == ["data", "model", "model"]
+
+
+def test_a_stage_that_another_process_computes_is_left_to_it(make_store, calls, tmp_path):
+    store = make_store()
+    assert not store.is_ready(_MODEL)
+    assert store.compute_if_free(_DATA)
+    assert store.is_ready(_MODEL)
+    with FileLock(tmp_path / "locks" / f"{_MODEL.key}.lock"):
+        assert not store.compute_if_free(_MODEL)
+    assert store.find(_MODEL) is None
+    assert store.compute_if_free(_MODEL)
+    assert store.compute_if_free(_MODEL)  # done meanwhile by another, as it were
+    assert store.find(_MODEL)["sum"] == 6
+    assert calls == ["data", "model"]

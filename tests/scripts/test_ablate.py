@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 import yaml
 
 from amd_hf import AMDModel
-from tests.helpers.training import load_script
+from tests.helpers.training import ROOT, load_script, one_error_line, run_script, script_environment
 
 
 _TRAINING = {
@@ -64,7 +67,8 @@ def study(tmp_path_factory):
     program = load_script("ablate")
 
     def run():
-        program.main(["--grid", str(folder / "grid.yaml"), "--output_dir", str(output), "--max_steps", "2"])
+        arguments = ["--grid", str(folder / "grid.yaml"), "--output_dir", str(output), "--max_steps", "2"]
+        program.main([*arguments, "--num_processes", "1"])
         return output
 
     run()
@@ -73,6 +77,12 @@ def study(tmp_path_factory):
 
 def _results(output):
     return {path.name: json.loads(path.read_text()) for path in (output / "results").glob("*.json")}
+
+
+def _without_seconds(results):
+    for content in results.values():
+        content["result"].pop("seconds")
+    return results
 
 
 def test_report_says_of_every_arm_what_its_results_say(study):
@@ -114,7 +124,31 @@ def test_a_deleted_result_comes_back_to_the_last_bit(study):
         next((output / "results").glob(f"{kind}-*.json")).unlink()
     after = _results(study())
     assert before.keys() == after.keys()
-    for name in before:
-        for result in (before[name]["result"], after[name]["result"]):
-            result.pop("seconds")
-        assert before[name] == after[name]
+    assert _without_seconds(before) == _without_seconds(after)
+
+
+def test_two_processes_killed_and_started_again_find_the_same_to_the_last_bit(study, tmp_path):
+    expected = study()
+    arguments = ["--grid", str(expected.parent / "grid.yaml"), "--max_steps", "2", "--output_dir", str(tmp_path)]
+    arguments += ["--num_processes", "2"]
+    command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), *arguments]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=script_environment())
+        while len(_results(tmp_path)) < 5 and process.poll() is None:
+            time.sleep(0.2)
+        process.kill()
+        process.wait()
+    assert 5 <= len(_results(tmp_path)) < 28, (tmp_path / "output").read_text()
+    assert "2 at a time" in run_script("ablate", *arguments).stdout
+    assert _without_seconds(_results(tmp_path)) == _without_seconds(_results(expected))
+
+
+def test_a_stage_that_fails_ends_the_study_with_its_error(study, tmp_path):
+    grid = yaml.safe_load((study().parent / "grid.yaml").read_text())
+    grid["recipes"] = {kind: str(study().parent / path) for kind, path in grid["recipes"].items()}
+    grid["data"]["source"] = str(tmp_path / "no_videos")
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    arguments = ["--grid", str(tmp_path / "grid.yaml"), "--output_dir", str(tmp_path), "--num_processes", "2"]
+    done = run_script("ablate", *arguments, check=False)
+    assert done.returncode == 2
+    assert "no_videos" in one_error_line(done.stderr)
