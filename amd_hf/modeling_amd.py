@@ -1,15 +1,15 @@
 """AMD models: a video transformer encoder, its pixel decoder, the alignment modules and the heads.
 
 The method is that of "Asymmetric Masked Distillation for Pre-Training Small Foundation Models" (arXiv 2311.03149).
-This file imports nothing of the package but the configuration and the position tables: it travels with published
-checkpoints as remote code. An image is a clip of one frame.
+This file imports nothing of the package but the configuration, the position tables and the layers: it travels with
+published checkpoints as remote code. An image is a clip of one frame.
 
 Shapes in comments: B clips, T frames, C channels, H x W pixels, N tokens in raster order (time, row, column), V/X/M
 the tokens seen by both models / by the teacher alone / by neither, P numbers in a patch, D width.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_amd import AMDConfig
+from .modeling_amd_layers import AMDAttention, AMDLayer, AMDQueryKeyValue
 from .modeling_amd_positions import AMDPositionTable, interpolate_position_table
 
 
@@ -116,130 +115,6 @@ def check_nested(student: torch.Tensor, teacher: torch.Tensor) -> None:
                 f"{count} tokens that the student sees (student hides {int(student[row].sum())}, teacher "
                 f"{int(teacher[row].sum())})."
             )
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: None,
-    scaling: float,
-    **_: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention over (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
-    weights = F.softmax((query * scaling) @ key.transpose(-2, -1), dim=-1)  # scales N x d numbers, not N x N
-    return (weights @ value).transpose(1, 2), weights
-
-
-_BYTES_AT_A_TIME = 2**24
-
-
-def few_at_a_time(
-    function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
-) -> torch.Tensor:
-    """`function`, which makes tensors of `width` from those of (B, N, D), of a few clips at a time on a CPU.
-
-    Without a backward pass they serve for a moment: small enough, they stay in the cache and their memory is used
-    again, while those of a batch are new pages from the system at every call.
-    """
-    if torch.is_grad_enabled() or not hidden_states.is_cpu or torch.compiler.is_compiling():
-        return function(hidden_states)
-    clip_bytes = hidden_states.shape[1] * width * hidden_states.element_size()
-    clips_at_a_time = max(1, _BYTES_AT_A_TIME // max(1, clip_bytes))
-    if len(hidden_states) <= clips_at_a_time:
-        return function(hidden_states)
-    return torch.cat([function(clips) for clips in hidden_states.split(clips_at_a_time)])
-
-
-class AMDQueryKeyValue(nn.Linear):
-    """One fused product for query, key and value; queries and values have a bias, keys have none.
-
-    A `Linear`, called as one, so that adapters (LoRA) and quantisers that replace linear layers take hold of it.
-    """
-
-    def __init__(self, hidden_size: int):
-        super().__init__(hidden_size, 3 * hidden_size, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(hidden_size))
-        self.v_bias = nn.Parameter(torch.zeros(hidden_size))
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return F.linear(
-            hidden_states, self.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        )
-
-
-class AMDAttention(nn.Module):
-    """Self-attention."""
-
-    is_causal = False
-
-    def __init__(self, config: AMDConfig, hidden_size: int, num_heads: int):
-        super().__init__()
-        self.config = config  # shared: `set_attn_implementation` reaches encoder, decoder and generators alike
-        self.num_heads = num_heads
-        self.scaling = (hidden_size // num_heads) ** -0.5
-        self.qkv = AMDQueryKeyValue(hidden_size)
-        self.proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self.config._attn_implementation == "eager":
-            return self._attend(hidden_states)
-        return few_at_a_time(lambda clips: self._attend(clips)[0], hidden_states, 3 * hidden_states.shape[-1]), None
-
-    def _attend(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        batch_size, num_tokens, width = hidden_states.shape
-        qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        context, weights = attention(self, query, key, value, None, scaling=self.scaling, is_causal=False)
-        return self.proj(context.reshape(batch_size, num_tokens, width)), weights
-
-
-class AMDMLP(nn.Module):
-    """Two linear layers with an exact GELU between them."""
-
-    def __init__(self, hidden_size: int, intermediate_size: int):
-        super().__init__()
-        self.intermediate_size = intermediate_size
-        self.fc1 = nn.Linear(hidden_size, intermediate_size)
-        self.fc2 = nn.Linear(intermediate_size, hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return few_at_a_time(lambda clips: self.fc2(F.gelu(self.fc1(clips))), hidden_states, self.intermediate_size)
-
-
-class AMDDropPath(nn.Module):
-    """Stochastic depth per clip: drops a residual branch with probability `rate` in training and rescales the rest."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.rate == 0.0 or not self.training:
-            return hidden_states
-        keep = 1 - self.rate
-        kept = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(keep)
-        return hidden_states * kept / keep
-
-
-class AMDLayer(GradientCheckpointingLayer):
-    """Pre-norm transformer block: the one block of encoder, decoder and generators."""
-
-    def __init__(
-        self, config: AMDConfig, hidden_size: int, num_heads: int, intermediate_size: int, drop_path: float = 0.0
-    ):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attention = AMDAttention(config, hidden_size, num_heads)
-        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.mlp = AMDMLP(hidden_size, intermediate_size)
-        self.drop_path = AMDDropPath(drop_path)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
-        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
 
 
 class AMDPatchEmbeddings(nn.Module):

@@ -126,7 +126,7 @@ def _open_study(options: AblationOptions) -> tuple[Grid, StageStore]:
     return grid, StageStore(folder, {kind: partial(_logged, compute) for kind, compute in computations.items()})
 
 
-def _logged(compute: Compute, stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
+def _logged(compute: Compute, stage: Stage, folder: Path, inputs: dict[str, Path]) -> dict[str, Any]:
     """What a computation prints goes to `logs/` beside `work/`."""
     _drop_videos_of_other_seeds(json.loads(stage.settings)["seed"])
     path = folder.parent.parent / "logs" / f"{stage.key}.log"

@@ -14,7 +14,13 @@ from amd_hf.hub import prepare_folder
 from tests.helpers.models import randomize, tiny_config
 
 
-_CODE = {"configuration_amd.py", "modeling_amd.py", "modeling_amd_positions.py", "video_processing_amd.py"}
+_CODE = {
+    "configuration_amd.py",
+    "modeling_amd.py",
+    "modeling_amd_layers.py",
+    "modeling_amd_positions.py",
+    "video_processing_amd.py",
+}
 _PUBLISHED = {*_CODE, "config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
 _CARD = "---\nlibrary_name: transformers\npipeline_tag: video-classification\nlicense: mit\n---\n# A model\n"
 
@@ -53,7 +59,7 @@ def test_prepared_folder_holds_what_is_to_be_published_and_no_more(saved: Path) 
     for name, size in prepared.files.items():
         assert (prepared.folder / name).stat().st_size == size
         assert f"{size:,}  {name}" in str(prepared)
-    assert f"{sum(prepared.files.values()):,}  bytes in 9 files" in str(prepared)
+    assert f"{sum(prepared.files.values()):,}  bytes in 10 files" in str(prepared)
 
 
 def test_preparing_again_replaces_what_was_there(saved: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel, modeling_amd
-from amd_hf.modeling_amd import AMDDropPath, AMDPatchEmbeddings, split_tokens
+from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel, modeling_amd_layers
+from amd_hf.modeling_amd import AMDPatchEmbeddings, split_tokens
+from amd_hf.modeling_amd_layers import AMDDropPath
 from amd_hf.modeling_amd_positions import AMDPositionTable, sincos_3d_position_table, sincos_position_table
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config
 
@@ -189,7 +190,7 @@ def test_without_a_backward_pass_a_cpu_takes_few_clips_at_a_time_and_gives_the_s
         linear.register_forward_hook(lambda _, inputs, __, name=name: sizes[name].append(len(inputs[0])))
 
     wanted = model(clips, output_hidden_states=True, output_attentions=True)
-    monkeypatch.setattr(modeling_amd, "_BYTES_AT_A_TIME", 2 * 12 * config.intermediate_size * 4)  # 2 clips
+    monkeypatch.setattr(modeling_amd_layers, "_BYTES_AT_A_TIME", 2 * 12 * config.intermediate_size * 4)  # 2 clips
     with torch.no_grad():
         found = model(clips, output_hidden_states=True, output_attentions=True)
 

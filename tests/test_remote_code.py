@@ -27,7 +27,13 @@ from tests.helpers.models import nested_masks, random_clips, randomize, tiny_con
 from tests.helpers.videos import write_video
 
 
-_CODE = ["configuration_amd.py", "modeling_amd.py", "modeling_amd_positions.py", "video_processing_amd.py"]
+_CODE = [
+    "configuration_amd.py",
+    "modeling_amd.py",
+    "modeling_amd_layers.py",
+    "modeling_amd_positions.py",
+    "video_processing_amd.py",
+]
 _AUTO_MAP = {
     "AutoConfig": "configuration_amd.AMDConfig",
     "AutoModel": "modeling_amd.AMDModel",

@@ -17,7 +17,13 @@ from tests.helpers.training import ROOT, one_error_line
 
 
 _CARD = "---\nlibrary_name: transformers\npipeline_tag: video-classification\nlicense: mit\n---\n# A model\n"
-_CODE = {"configuration_amd.py", "modeling_amd.py", "modeling_amd_positions.py", "video_processing_amd.py"}
+_CODE = {
+    "configuration_amd.py",
+    "modeling_amd.py",
+    "modeling_amd_layers.py",
+    "modeling_amd_positions.py",
+    "video_processing_amd.py",
+}
 _PUBLISHED = {*_CODE, "config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
 _NO_HUB = "http://127.0.0.1:9"  # nobody listens there
 
