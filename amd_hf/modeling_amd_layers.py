@@ -5,6 +5,7 @@ Shapes in comments: B clips, N tokens, D width, d width of a head.
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,6 +15,29 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_amd import AMDConfig
+
+
+_BYTES_AT_A_TIME = 2**24
+
+
+def _saves_memory(hidden_states: torch.Tensor) -> bool:
+    """Whether a CPU computes without a backward pass, and without a compiler that plans memory itself.
+
+    What a layer makes then serves for a moment: in small parts it stays in the cache and its memory is used again,
+    while the tensors of a batch are new pages from the system at every call.
+    """
+    return hidden_states.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def few_at_a_time(
+    function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
+) -> torch.Tensor:
+    """`function` of (B, N, D), which is `width` wide inside; of a few clips at a time where that saves memory."""
+    clip_bytes = hidden_states.shape[1] * width * hidden_states.element_size()
+    clips_at_a_time = max(1, _BYTES_AT_A_TIME // max(1, clip_bytes))
+    if not _saves_memory(hidden_states) or len(hidden_states) <= clips_at_a_time:
+        return function(hidden_states)
+    return torch.cat([function(clips) for clips in hidden_states.split(clips_at_a_time)])
 
 
 def eager_attention_forward(
@@ -26,28 +50,17 @@ def eager_attention_forward(
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Plain attention over (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
-    weights = F.softmax((query * scaling) @ key.transpose(-2, -1), dim=-1)  # scales N x d numbers, not N x N
-    return (weights @ value).transpose(1, 2), weights
-
-
-_BYTES_AT_A_TIME = 2**24
-
-
-def few_at_a_time(
-    function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
-) -> torch.Tensor:
-    """`function`, which makes tensors of `width` from those of (B, N, D), of a few clips at a time on a CPU.
-
-    Without a backward pass they serve for a moment: small enough, they stay in the cache and their memory is used
-    again, while those of a batch are new pages from the system at every call.
-    """
-    if torch.is_grad_enabled() or not hidden_states.is_cpu or torch.compiler.is_compiling():
-        return function(hidden_states)
-    clip_bytes = hidden_states.shape[1] * width * hidden_states.element_size()
-    clips_at_a_time = max(1, _BYTES_AT_A_TIME // max(1, clip_bytes))
-    if len(hidden_states) <= clips_at_a_time:
-        return function(hidden_states)
-    return torch.cat([function(clips) for clips in hidden_states.split(clips_at_a_time)])
+    query, key = query * scaling, key.transpose(-2, -1)  # scales N x d numbers, not N x N
+    weights_bytes = query[..., 0].numel() * key.shape[-1] * query.element_size()
+    if not _saves_memory(query) or weights_bytes <= _BYTES_AT_A_TIME:
+        weights = F.softmax(query @ key, dim=-1)
+        return (weights @ value).transpose(1, 2), weights
+    weights, context = query.new_empty(*query.shape[:-1], key.shape[-1]), torch.empty_like(query)
+    for place in product(*map(range, query.shape[:2])):  # the scores of one head stay in the cache
+        torch.mm(query[place], key[place], out=weights[place])
+        torch.softmax(weights[place], dim=-1, out=weights[place])
+        torch.mm(weights[place], value[place], out=context[place])
+    return context.transpose(1, 2), weights
 
 
 class AMDQueryKeyValue(nn.Linear):
