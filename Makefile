@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 # process makes small models ten times slower.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: help install demo demo-detection demo-images test test-slow test-kill stress check format clean
+.PHONY: help install demo demo-detection demo-images study test test-slow test-kill stress check format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -27,8 +27,14 @@ demo: install ## The main job on rendered videos: distil, fine-tune, test and us
 
 demo-detection: install ## Action detection on rendered films: fine-tune, test, draw (a few minutes, no GPU)
 	$(BIN)/python scripts/demo_detection.py --output_dir demo_detection_output
+
 demo-images: install ## The same on rendered images (no GPU)
 	$(BIN)/python scripts/demo_images.py --output_dir demo_images_output
+
+study: install ## All tables of docs/evidence.md (hours; started again it goes on where it was)
+	for grid in main parts teacher_ratio layers targets teacher_size length labels; do \
+	    $(BIN)/python scripts/ablate.py --grid configs/ablations/$$grid.yaml --output_dir ablation_output || exit 1; \
+	done
 
 test: install ## Run the tests (under 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
