@@ -21,21 +21,29 @@ _BYTES_AT_A_TIME = 2**24
 
 
 def _saves_memory(hidden_states: torch.Tensor) -> bool:
-    """Whether a CPU computes without a backward pass, and without a compiler that plans memory itself.
+    """Whether a CPU computes without a backward pass, and nothing records or plans what it does.
 
     What a layer makes then serves for a moment: in small parts it stays in the cache and its memory is used again,
     while the tensors of a batch are new pages from the system at every call.
     """
-    return hidden_states.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return hidden_states.is_cpu and not torch.is_grad_enabled() and not is_recorded
 
 
 def few_at_a_time(
-    function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
+    module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
 ) -> torch.Tensor:
-    """`function` of (B, N, D), which is `width` wide inside; of a few clips at a time where that saves memory."""
+    """`function` of (B, N, D), which is `width` wide inside; of a few clips at a time where that saves memory.
+
+    With hooks in `module`, which want to see the batch as it is (PEFT's adapters by row are such), of all at once.
+    """
+    if not _saves_memory(hidden_states) or any(
+        inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules() if inner is not module
+    ):
+        return function(hidden_states)
     clip_bytes = hidden_states.shape[1] * width * hidden_states.element_size()
     clips_at_a_time = max(1, _BYTES_AT_A_TIME // max(1, clip_bytes))
-    if not _saves_memory(hidden_states) or len(hidden_states) <= clips_at_a_time:
+    if len(hidden_states) <= clips_at_a_time:
         return function(hidden_states)
     return torch.cat([function(clips) for clips in hidden_states.split(clips_at_a_time)])
 
@@ -51,11 +59,11 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Plain attention over (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
     query, key = query * scaling, key.transpose(-2, -1)  # scales N x d numbers, not N x N
-    weights_bytes = query[..., 0].numel() * key.shape[-1] * query.element_size()
-    if not _saves_memory(query) or weights_bytes <= _BYTES_AT_A_TIME:
+    num_heads, num_tokens = query.shape[1:3]
+    if not _saves_memory(query) or num_heads * num_tokens**2 * query.element_size() <= _BYTES_AT_A_TIME:
         weights = F.softmax(query @ key, dim=-1)
         return (weights @ value).transpose(1, 2), weights
-    weights, context = query.new_empty(*query.shape[:-1], key.shape[-1]), torch.empty_like(query)
+    weights, context = query.new_empty(*query.shape[:-1], num_tokens), torch.empty_like(query)
     for place in product(*map(range, query.shape[:2])):  # the scores of one head stay in the cache
         torch.mm(query[place], key[place], out=weights[place])
         torch.softmax(weights[place], dim=-1, out=weights[place])
@@ -94,9 +102,10 @@ class AMDAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self.config._attn_implementation == "eager":
+        if self.config._attn_implementation != "sdpa":  # may give weights, of all clips
             return self._attend(hidden_states)
-        return few_at_a_time(lambda clips: self._attend(clips)[0], hidden_states, 3 * hidden_states.shape[-1]), None
+        width = 3 * hidden_states.shape[-1]
+        return few_at_a_time(self, lambda clips: self._attend(clips)[0], hidden_states, width), None
 
     def _attend(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch_size, num_tokens, width = hidden_states.shape
@@ -112,12 +121,12 @@ class AMDMLP(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int):
         super().__init__()
-        self.intermediate_size = intermediate_size
         self.fc1 = nn.Linear(hidden_size, intermediate_size)
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return few_at_a_time(lambda clips: self.fc2(F.gelu(self.fc1(clips))), hidden_states, self.intermediate_size)
+        width = self.fc1.out_features
+        return few_at_a_time(self, lambda clips: self.fc2(F.gelu(self.fc1(clips))), hidden_states, width)
 
 
 class AMDDropPath(nn.Module):
@@ -151,3 +160,6 @@ class AMDLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+__all__ = ["AMDAttention", "AMDDropPath", "AMDLayer", "AMDMLP", "AMDQueryKeyValue", "eager_attention_forward"]

@@ -8,35 +8,31 @@ a stage of its own. All arms are printed, whatever they are. See docs/evidence.m
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import finetune
 import pretrain
 import torch
-import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import concatenate_datasets
-from tqdm.auto import tqdm
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
 from amd_hf.ablations.grid import LABELLED_SPLITS, Grid, Stage, read_grid
 from amd_hf.ablations.playback import write_playback_clips
 from amd_hf.ablations.report import write_report
-from amd_hf.ablations.store import Compute, StageStore
+from amd_hf.ablations.store import StageStore
+from amd_hf.ablations.workers import compute_study, missing_stages
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.data.motion_shapes import SceneLaw, write_motion_shapes
 from amd_hf.evaluation.probes import run_linear_probe
-from amd_hf.recipes import RunStopped, parse_recipe, run_program
+from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import process_cache
 
 
@@ -56,7 +52,7 @@ class AblationOptions:
     max_steps: int | None = field(default=None, metadata={"help": "Steps of every training, for a quick trial."})
     num_seeds: int | None = field(default=None, metadata={"help": "Only the first seeds of the grid."})
     num_processes: int = field(
-        default=0, metadata={"help": "Stages computed side by side, a thread each; 0: as many as there are cores."}
+        default=0, metadata={"help": "Stages computed side by side, a thread each; 0: one per core, at most 8."}
     )
 
 
@@ -64,80 +60,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, _ = parse_recipe((AblationOptions,), argv, __doc__, has_model_options=False)
     if options.num_processes < 0:
         raise ValueError(f"`--num_processes` must be 0 or more, got {options.num_processes}.")
-    grid, store = _open_study(options)
+    grid, store = _open_grid(options), _open_store(options)
     stages = grid.stages()
-    missing = _missing(stages, store)
-    num_processes = min(options.num_processes or len(os.sched_getaffinity(0)), max(1, len(missing)))
-    print(
-        f"{grid.title}\n{len(grid.arms)} arms, {len(grid.seeds)} seeds: {len(stages)} stages, {len(missing)} to do, "
-        f"{num_processes} at a time"
-    )
-    with tqdm(total=len(missing), unit="stage") as progress:
-        if num_processes == 1:
-            compute_stages(0, options, progress)
-        else:
-            workers = torch.multiprocessing.spawn(compute_stages, (options,), nprocs=num_processes, join=False)
-            while not _joined(workers):
-                progress.update(len(missing) - len(_missing(missing, store)) - progress.n)
-            progress.update(len(missing) - progress.n)
+    num_missing = len(missing_stages(stages, store))
+    print(f"{grid.title}\n{len(grid.arms)} arms, {len(grid.seeds)} seeds: {len(stages)} stages, {num_missing} to do")
+    compute_study(partial(_open_study, options), options.num_processes)
     print(write_report(grid, store, Path(options.output_dir) / "reports" / Path(options.grid).stem))
 
 
-def _joined(workers: torch.multiprocessing.ProcessContext) -> bool:
-    """Waits a second for the workers; whether all have ended. Where one fails, the others are stopped."""
-    try:
-        return workers.join(timeout=1)
-    except torch.multiprocessing.ProcessRaisedException as error:
-        raise RunStopped(f"A stage failed: {str(error).strip().splitlines()[-1]}") from error
+def _open_study(options: AblationOptions) -> tuple[list[Stage], StageStore]:
+    return _open_grid(options).stages(), _open_store(options)
 
 
-def compute_stages(worker: int, options: AblationOptions, progress: tqdm | None = None) -> None:
-    """Computes what is missing and what no other process is at, until nothing is missing.
-
-    With one thread, so that figures depend neither on the number of cores nor on who computes them.
-    """
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()  # its warnings do not go to the logs: the new head of every classifier
-    grid, store = _open_study(options)
-    stages = grid.stages()
-    while missing := _missing(stages, store):
-        if not any(store.compute_if_free(stage) for stage in missing if store.is_ready(stage)):
-            time.sleep(0.2)  # all that is ready is being computed
-        elif progress is not None:
-            progress.update()
-
-
-def _missing(stages: Sequence[Stage], store: StageStore) -> list[Stage]:
-    return [stage for stage in stages if store.find(stage) is None]
-
-
-def _open_study(options: AblationOptions) -> tuple[Grid, StageStore]:
+def _open_grid(options: AblationOptions) -> Grid:
     changes = {} if options.max_steps is None else {
         "max_steps": options.max_steps, "warmup_steps": 0, "logging_steps": options.max_steps,
     }  # fmt: skip
     grid = read_grid(options.grid, changes, options.num_seeds)
-    if options.source is not None:
-        grid = replace(grid, data={**grid.data, "source": options.source})
-    folder = Path(options.output_dir)
-    computations = {
+    return grid if options.source is None else replace(grid, data={**grid.data, "source": options.source})
+
+
+def _open_store(options: AblationOptions) -> StageStore:
+    return StageStore(Path(options.output_dir), {
         "unlabelled": write_data, "labelled": write_data, "teacher": train_encoder, "student": train_encoder,
         "finetune": train_classifier, "probe": probe,
-    }  # fmt: skip
-    return grid, StageStore(folder, {kind: partial(_logged, compute) for kind, compute in computations.items()})
-
-
-def _logged(compute: Compute, stage: Stage, folder: Path, inputs: dict[str, Path]) -> dict[str, Any]:
-    """What a computation prints goes to `logs/` beside `work/`."""
-    _drop_videos_of_other_seeds(json.loads(stage.settings)["seed"])
-    path = folder.parent.parent / "logs" / f"{stage.key}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        return compute(stage, folder, inputs)
-
-
-@lru_cache(maxsize=1)
-def _drop_videos_of_other_seeds(seed: int) -> None:
-    process_cache.cache_clear()
+    })  # fmt: skip
 
 
 def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
@@ -150,7 +97,7 @@ def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[s
         is_labelled = stage.kind == "labelled"
         if settings["source"] == "motion_shapes":
             law = SceneLaw(**settings.get("law", {}))
-            write_motion_shapes(folder, split, size, settings["seed"], is_labelled, law=law)
+            write_motion_shapes(folder, split, size, settings["seed"], is_labelled, law=law, num_workers=0)
         else:
             write_playback_clips(settings["source"], folder, split, size, settings["seed"], is_labelled)
     return dict(sizes)
@@ -158,6 +105,7 @@ def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[s
 
 def train_encoder(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
     """Pre-trains a teacher or a student; the last losses, and how alike student and teacher became."""
+    process_cache.cache_clear()  # the videos of another stage
     teacher = ["--teacher", str(inputs["teacher"])] if "teacher" in inputs else []
     data = ["--data", str(inputs["unlabelled"]), "--train_split", "unlabelled"]
     trainer = pretrain.main([*_as_arguments(stage, folder), *data, *teacher])
@@ -171,6 +119,7 @@ def train_encoder(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dic
 
 def train_classifier(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
     """Fine-tunes a student with few labels and tests it on the tuning and on the validation split."""
+    process_cache.cache_clear()  # the videos of another stage
     data = ["--data", str(inputs["labelled"]), "--train_split", "train"]
     start = inputs.get("student", folder / "untrained")
     if "student" not in inputs:

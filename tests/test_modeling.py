@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -184,24 +185,44 @@ def test_without_a_backward_pass_a_cpu_takes_few_clips_at_a_time_and_gives_the_s
     config = tiny_config(attn_implementation=attn_implementation)
     model = randomize(AMDForVideoClassification(config)).eval()
     clips = normalized(random_clips(config, batch_size=5), config)
-    sizes: dict[str, list[int]] = {"qkv": [], "fc1": []}
+    sizes: dict[str, list[int]] = {"qkv": [], "fc1": [], "head": []}
     block = model.amd.layers[0]
     for name, linear in (("qkv", block.attention.qkv), ("fc1", block.mlp.fc1)):
-        linear.register_forward_hook(lambda _, inputs, __, name=name: sizes[name].append(len(inputs[0])))
+        monkeypatch.setattr(linear, "forward", _noting_sizes(linear.forward, sizes[name]))
+    monkeypatch.setattr(torch, "mm", _noting_sizes(torch.mm, sizes["head"]))
 
     wanted = model(clips, output_hidden_states=True, output_attentions=True)
-    monkeypatch.setattr(modeling_amd_layers, "_BYTES_AT_A_TIME", 12 * config.intermediate_size * 4)  # 1 clip
+    assert sizes == {"qkv": [5], "fc1": [5], "head": []}
+    monkeypatch.setattr(modeling_amd_layers, "_BYTES_AT_A_TIME", 2 * 12 * config.intermediate_size * 4)  # 2 clips
     with torch.no_grad():
+        torch.testing.assert_close(model(clips).logits, wanted.logits)
+        assert sizes["fc1"] == [5, 2, 2, 1]
+        assert sizes["qkv"] == [5, *([5] if attn_implementation == "eager" else [2, 2, 1])]
+        monkeypatch.setattr(modeling_amd_layers, "_BYTES_AT_A_TIME", 4 * 12 * 12 * 4 - 1)  # less than a clip's scores
         found = model(clips, output_hidden_states=True, output_attentions=True)
-
-    is_eager = attn_implementation == "eager"
-    assert sizes["fc1"] == [5, 1, 1, 1, 1, 1]
-    assert sizes["qkv"] == ([5, 5] if is_eager else [5, 1, 1, 1, 1, 1])
     torch.testing.assert_close(found.logits, wanted.logits)
     torch.testing.assert_close(found.hidden_states, wanted.hidden_states)
-    if is_eager:
-        assert len(found.attentions) == config.num_hidden_layers
+    if attn_implementation == "eager":
+        assert len(sizes["head"]) == 2 * 3 * 5 * 4  # two products for each layer, clip and head
         torch.testing.assert_close(found.attentions, wanted.attentions)
+
+
+def _noting_sizes(function: Callable[..., torch.Tensor], sizes: list[int]) -> Callable[..., torch.Tensor]:
+    def noting(first: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        sizes.append(len(first))
+        return function(first, *rest, **options)
+
+    return noting
+
+
+def test_hooks_see_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config()
+    model, seen = AMDForVideoClassification(config).eval(), []
+    model.amd.layers[0].mlp.fc1.register_forward_hook(lambda _, inputs, output: seen.append(len(output)))
+    monkeypatch.setattr(modeling_amd_layers, "_BYTES_AT_A_TIME", 1)
+    with torch.no_grad():
+        model(normalized(random_clips(config, batch_size=3), config))
+    assert seen == [3]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

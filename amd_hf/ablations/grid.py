@@ -160,7 +160,8 @@ def read_grid(path: str | Path, changes: Mapping[str, Any] | None = None, num_se
     path = Path(path)
     content = read_options(path, "grid")
     if "based_on" in content:
-        content = read_options(path.parent / content.pop("based_on"), f"grid, on which {path} is based,") | content
+        base = path.parent / content.pop("based_on")
+        content = read_options(base, f"grid that {path} is based on:") | content
     _check_keys(path, "the grid", content, Grid)
     arms = {}
     for name, options in content["arms"].items():
@@ -171,7 +172,7 @@ def read_grid(path: str | Path, changes: Mapping[str, Any] | None = None, num_se
         raise ValueError(f"{path} compares arms that it does not have: {', '.join(sorted(unknown))}.")
     recipes = {}
     for kind in ("teacher", "student", "finetune"):
-        recipe = read_options(path.parent / content["recipes"][kind], f"recipe, which {path} names,")
+        recipe = read_options(path.parent / content["recipes"][kind], f"recipe that {path} names:")
         recipes[kind] = recipe | content.get("options", {}) | dict(changes or {})
     seeds = content["seeds"][:num_seeds]
     return Grid(**{**content, "seeds": seeds, "arms": arms, "comparisons": comparisons, "recipes": recipes})

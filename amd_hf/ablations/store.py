@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..errors import RunStopped
 from .grid import Stage
 
 
@@ -23,12 +26,15 @@ class StageStore:
     """Computes what is missing, and what that needs.
 
     `results/<key>.json` holds a stage's settings and result. `work/<key>/` holds its files (videos, weights), made
-    again when a later stage needs them: results can be kept, and published, without them. Processes can share a study:
-    `locks/<key>.lock` is held by the one that computes a stage.
+    again when a later stage needs them: results can be kept, and published, without them. What it prints goes to
+    `logs/<key>.log`. Processes can share a study: `locks/<key>.lock` is held by the one that computes a stage.
 
     Args:
         folder (`Path`): Of the study.
         compute (`dict` of `Compute`): By kind of stage.
+
+    Raises:
+        RunStopped: From what computes a stage, if it fails.
     """
 
     def __init__(self, folder: Path, compute: dict[str, Compute]) -> None:
@@ -54,11 +60,15 @@ class StageStore:
 
     def compute_if_free(self, stage: Stage) -> bool:
         """Computes a stage where it is missing; `False` where another process is at it."""
+        lock = self._lock(stage)
         try:
-            with self._lock(stage).acquire(timeout=0):
-                self._run(stage)
+            lock.acquire(timeout=0)
         except Timeout:
             return False
+        try:
+            self._run(stage)
+        finally:
+            lock.release()
         return True
 
     def files(self, stage: Stage) -> Path:
@@ -87,13 +97,24 @@ class StageStore:
             shutil.rmtree(earlier, ignore_errors=True)
         unfinished.mkdir(parents=True)
         start = time.perf_counter()
-        result = self._compute[stage.kind](stage, unfinished, inputs)
+        result = self._compute_with_log(stage, unfinished, inputs)
         result["seconds"] = round(time.perf_counter() - start, 1)
         unfinished.rename(folder)
         if not self._result_file(stage).exists():  # an earlier result stays: only the files were asked for
             content = {"kind": stage.kind, "settings": json.loads(stage.settings), "result": result}
             content["inputs"] = [needed.key for needed in stage.inputs]
             self._write(self._result_file(stage), json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+    def _compute_with_log(self, stage: Stage, folder: Path, inputs: dict[str, Path]) -> dict[str, Any]:
+        path = self.folder / "logs" / f"{stage.key}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            try:
+                return self._compute[stage.kind](stage, folder, inputs)
+            except Exception as error:
+                traceback.print_exc()
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise RunStopped(f"The stage {stage.key} failed, see {path}: {reason}") from error
 
     def _result_file(self, stage: Stage) -> Path:
         return self.folder / "results" / f"{stage.key}.json"

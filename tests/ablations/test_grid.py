@@ -101,7 +101,7 @@ def test_a_grid_takes_what_it_lacks_from_the_one_it_is_based_on(write_grid, tmp_
     assert (other.title, other.seeds, list(other.arms)) == ("Another", base.seeds, ["distilled", "longer"])
     assert other.student("distilled", 1) == base.student("distilled", 1)
     (tmp_path / "other.yaml").write_text("based_on: nothing.yaml")
-    with pytest.raises(FileNotFoundError, match=r"is based, .*nothing\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"is based on: .*nothing\.yaml"):
         read_grid(tmp_path / "other.yaml")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -139,7 +141,7 @@ def test_two_processes_killed_and_started_again_find_the_same_to_the_last_bit(st
         process.kill()
         process.wait()
     assert 5 <= len(_results(tmp_path)) < 28, (tmp_path / "output").read_text()
-    assert "2 at a time" in run_script("ablate", *arguments).stdout
+    assert "2 at a time" in run_script("ablate", *arguments).stderr
     assert _without_seconds(_results(tmp_path)) == _without_seconds(_results(expected))
 
 
@@ -151,4 +153,8 @@ def test_a_stage_that_fails_ends_the_study_with_its_error(study, tmp_path):
     arguments = ["--grid", str(tmp_path / "grid.yaml"), "--output_dir", str(tmp_path), "--num_processes", "2"]
     done = run_script("ablate", *arguments, check=False)
     assert done.returncode == 2
-    assert "no_videos" in one_error_line(done.stderr)
+    line = one_error_line(done.stderr)
+    assert "The stage " in line
+    assert "no_videos" in line
+    (log,) = re.findall(r"see (\S+\.log)", line)
+    assert "Traceback" in Path(log).read_text()
