@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--torch_compile", action="store_true", help="compile both")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="threads of PyTorch; by default its own choice")
-    parser.add_argument("--name", help="name of the result files; by default size and device")
+    parser.add_argument("--name", help="name of the result files; by default size, attention and device")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -123,7 +123,7 @@ def main() -> None:
                 found[f"{precision}, {batch_size}"] = {**vars(turns), "matrix_product_rate": rates.medians()}
     compiled = ", compiled" if options.torch_compile else ""
     keep(
-        options.name or f"inference_{options.size}_{options.device}",
+        options.name or f"inference_{options.size}_{options.attn_implementation}_{options.device}",
         f"Classifier ViT-{options.size} against Transformers' VideoMAE, attention {options.attn_implementation}"
         f"{compiled}, {options.rounds} pairs, {machine_line(options.device)}",
         "\n".join(lines),
