@@ -142,7 +142,7 @@ def _draw_bars(grid: Grid, outcomes: Mapping[str, ArmOutcome], path: Path) -> No
             axes.plot(values, [place] * len(values), "k.", markersize=3)
     axes.set_yticks(range(len(outcomes)), [grid.arms[name].title for name in outcomes])
     axes.invert_yaxis()
-    axes.set(xlabel="accuracy on the validation clips, %; bars: mean and 95% interval, dots: seeds", xlim=(0, 100))
+    axes.set(xlabel="accuracy on the validation clips, %\nbars: mean and 95% interval; dots: seeds", xlim=(0, 100))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=2)
     figure.savefig(path, dpi=130)
 
