@@ -37,15 +37,16 @@ def few_at_a_time(
 
     With hooks in `module`, which want to see the batch as it is (PEFT's adapters by row are such), of all at once.
     """
-    if not _saves_memory(hidden_states) or any(
-        inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules() if inner is not module
-    ):
-        return function(hidden_states)
-    clip_bytes = hidden_states.shape[1] * width * hidden_states.element_size()
-    clips_at_a_time = max(1, _BYTES_AT_A_TIME // max(1, clip_bytes))
-    if len(hidden_states) <= clips_at_a_time:
-        return function(hidden_states)
-    return torch.cat([function(clips) for clips in hidden_states.split(clips_at_a_time)])
+    if _saves_memory(hidden_states):
+        clip_bytes = hidden_states.shape[1] * width * hidden_states.element_size()
+        clips_at_a_time = max(1, _BYTES_AT_A_TIME // max(1, clip_bytes))
+        if len(hidden_states) > clips_at_a_time and not _has_hooks(module):
+            return torch.cat([function(clips) for clips in hidden_states.split(clips_at_a_time)])
+    return function(hidden_states)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules() if inner is not module)
 
 
 def eager_attention_forward(

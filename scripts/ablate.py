@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from accelerate.utils import set_seed
 from datasets import concatenate_datasets
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
-from amd_hf.ablations.grid import LABELLED_SPLITS, Grid, Stage, read_grid
+from amd_hf.ablations.grid import LABELLED_SPLITS, Stage, read_grid
 from amd_hf.ablations.playback import write_playback_clips
 from amd_hf.ablations.report import write_report
 from amd_hf.ablations.store import StageStore
@@ -60,31 +59,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, _ = parse_recipe((AblationOptions,), argv, __doc__, has_model_options=False)
     if options.num_processes < 0:
         raise ValueError(f"`--num_processes` must be 0 or more, got {options.num_processes}.")
-    grid, store = _open_grid(options), _open_store(options)
-    stages = grid.stages()
-    num_missing = len(missing_stages(stages, store))
-    print(f"{grid.title}\n{len(grid.arms)} arms, {len(grid.seeds)} seeds: {len(stages)} stages, {num_missing} to do")
-    compute_study(partial(_open_study, options), options.num_processes)
-    print(write_report(grid, store, Path(options.output_dir) / "reports" / Path(options.grid).stem))
-
-
-def _open_study(options: AblationOptions) -> tuple[list[Stage], StageStore]:
-    return _open_grid(options).stages(), _open_store(options)
-
-
-def _open_grid(options: AblationOptions) -> Grid:
     changes = {} if options.max_steps is None else {
         "max_steps": options.max_steps, "warmup_steps": 0, "logging_steps": options.max_steps,
     }  # fmt: skip
     grid = read_grid(options.grid, changes, options.num_seeds)
-    return grid if options.source is None else replace(grid, data={**grid.data, "source": options.source})
-
-
-def _open_store(options: AblationOptions) -> StageStore:
-    return StageStore(Path(options.output_dir), {
+    if options.source is not None:
+        grid = replace(grid, data={**grid.data, "source": options.source})
+    folder = Path(options.output_dir)
+    store = StageStore(folder, {
         "unlabelled": write_data, "labelled": write_data, "teacher": train_encoder, "student": train_encoder,
         "finetune": train_classifier, "probe": probe,
     })  # fmt: skip
+    stages = grid.stages()
+    num_missing = len(missing_stages(stages, store))
+    print(f"{grid.title}\n{len(grid.arms)} arms, {len(grid.seeds)} seeds: {len(stages)} stages, {num_missing} to do")
+    compute_study(stages, store, options.num_processes)
+    print(write_report(grid, store, folder / "reports" / Path(options.grid).stem))
 
 
 def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:

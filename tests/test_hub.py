@@ -11,18 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDVideoProcessor
 from amd_hf.hub import prepare_folder
+from tests.helpers.hub import CARD, CODE, PUBLISHED
 from tests.helpers.models import randomize, tiny_config
-
-
-_CODE = {
-    "configuration_amd.py",
-    "modeling_amd.py",
-    "modeling_amd_layers.py",
-    "modeling_amd_positions.py",
-    "video_processing_amd.py",
-}
-_PUBLISHED = {*_CODE, "config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
-_CARD = "---\nlibrary_name: transformers\npipeline_tag: video-classification\nlicense: mit\n---\n# A model\n"
 
 
 @pytest.fixture
@@ -32,7 +22,7 @@ def saved(tmp_path: Path) -> Path:
     model = randomize(AMDForVideoClassification(tiny_config(image_size=16)))
     model.save_pretrained(folder)
     AMDVideoProcessor.for_model(model.config).save_pretrained(folder)
-    (folder / "README.md").write_text(_CARD)
+    (folder / "README.md").write_text(CARD)
     (folder / "losses.png").write_bytes(b"\x89PNG")
     (folder / "checkpoint-3").mkdir()
     for name in ("optimizer.pt", "training_args.bin", "trainer_state.json", "checkpoint-3/optimizer.pt"):
@@ -52,7 +42,7 @@ def _refused(saved: Path) -> str:
 
 def test_prepared_folder_holds_what_is_to_be_published_and_no_more(saved: Path) -> None:
     prepared = prepare_folder(saved, saved.parent / "ready", "me/model")
-    assert prepared.files.keys() == _PUBLISHED | {"losses.png"}
+    assert prepared.files.keys() == PUBLISHED | {"losses.png"}
     assert {path.name for path in prepared.folder.iterdir()} == prepared.files.keys()
     assert prepared.left_out == ["checkpoint-3", "optimizer.pt", "trainer_state.json", "training_args.bin"]
     assert prepared.warnings == []
@@ -65,9 +55,9 @@ def test_prepared_folder_holds_what_is_to_be_published_and_no_more(saved: Path) 
 def test_preparing_again_replaces_what_was_there(saved: Path) -> None:
     target = _prepare(saved)
     (saved / "losses.png").unlink()
-    (saved / "README.md").write_text(_CARD + "new\n")
+    (saved / "README.md").write_text(CARD + "new\n")
     assert _prepare(saved) == target
-    assert {path.name for path in target.iterdir()} == _PUBLISHED
+    assert {path.name for path in target.iterdir()} == PUBLISHED
     assert "new" in (target / "README.md").read_text()
 
 
@@ -81,14 +71,14 @@ def test_folder_with_other_things_is_left_alone(saved: Path) -> None:
 
 
 def test_folder_of_an_earlier_version_gets_the_code(saved: Path) -> None:
-    for name in _CODE:
+    for name in CODE:
         (saved / name).unlink()
     for name in ("config.json", "video_preprocessor_config.json"):
         settings = json.loads((saved / name).read_text())
         del settings["auto_map"]
         (saved / name).write_text(json.dumps(settings))
     target = _prepare(saved)
-    assert _CODE <= {path.name for path in target.iterdir()}
+    assert CODE <= {path.name for path in target.iterdir()}
     auto_map = json.loads((target / "config.json").read_text())["auto_map"]
     assert auto_map["AutoModelForVideoClassification"] == "modeling_amd.AMDForVideoClassification"
     processor = json.loads((target / "video_preprocessor_config.json").read_text())
@@ -100,8 +90,8 @@ def test_encoders_and_pretraining_models_can_be_published(kind: type, tmp_path: 
     model = randomize(kind(tiny_config(image_size=16)))
     model.save_pretrained(tmp_path / "out")
     AMDVideoProcessor.for_model(model.config).save_pretrained(tmp_path / "out")
-    (tmp_path / "out" / "README.md").write_text(_CARD)
-    assert {path.name for path in _prepare(tmp_path / "out").iterdir()} == _PUBLISHED
+    (tmp_path / "out" / "README.md").write_text(CARD)
+    assert {path.name for path in _prepare(tmp_path / "out").iterdir()} == PUBLISHED
 
 
 def test_absolute_path_in_the_config_is_refused(saved: Path) -> None:
@@ -112,7 +102,7 @@ def test_absolute_path_in_the_config_is_refused(saved: Path) -> None:
 
 
 def test_absolute_paths_in_card_and_weights_are_refused(saved: Path) -> None:
-    (saved / "README.md").write_text(_CARD + "Trained on /mnt/videos/k400.\n")
+    (saved / "README.md").write_text(CARD + "Trained on /mnt/videos/k400.\n")
     weights = load_file(saved / "model.safetensors")
     save_file(weights, saved / "model.safetensors", {"format": "pt", "source": "/data/runs/7"})
     message = _refused(saved)
@@ -123,12 +113,12 @@ def test_absolute_paths_in_card_and_weights_are_refused(saved: Path) -> None:
 def test_user_name_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "marypoppins")
     assert _prepare(saved)
-    (saved / "README.md").write_text(_CARD + "By marypoppins.\n")
+    (saved / "README.md").write_text(CARD + "By marypoppins.\n")
     assert "README.md tells the user name marypoppins" in _refused(saved)
 
 
 def test_card_is_asked_for_and_checked(saved: Path) -> None:
-    (saved / "README.md").write_text(_CARD.replace("video-classification", "videos"))
+    (saved / "README.md").write_text(CARD.replace("video-classification", "videos"))
     assert "README.md: `pipeline_tag` 'videos' is no pipeline" in _refused(saved)
     (saved / "README.md").unlink()
     assert "there is no README.md" in _refused(saved)
@@ -180,6 +170,6 @@ def test_authors_weights_are_warned_of(saved: Path) -> None:
     (saved / "README.md").write_text(page.read_text())
     (warning,) = prepare_folder(saved, saved.parent / "ready", "me/model").warnings
     assert "who state no licence for them: ask them before you publish" in warning
-    (saved / "README.md").write_text(_CARD.replace("license: mit\n", ""))
+    (saved / "README.md").write_text(CARD.replace("license: mit\n", ""))
     (warning,) = prepare_folder(saved, saved.parent / "ready", "me/model").warnings
     assert warning == "README.md names no `license` for the weights"

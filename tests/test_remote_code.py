@@ -23,17 +23,11 @@ from transformers import AutoConfig, AutoModelForVideoClassification, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from amd_hf import AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDVideoProcessor
+from tests.helpers.hub import CODE
 from tests.helpers.models import nested_masks, random_clips, randomize, tiny_config
 from tests.helpers.videos import write_video
 
 
-_CODE = [
-    "configuration_amd.py",
-    "modeling_amd.py",
-    "modeling_amd_layers.py",
-    "modeling_amd_positions.py",
-    "video_processing_amd.py",
-]
 _AUTO_MAP = {
     "AutoConfig": "configuration_amd.AMDConfig",
     "AutoModel": "modeling_amd.AMDModel",
@@ -176,7 +170,7 @@ def test_environment_without_the_package_loads_every_folder(tmp_path: Path) -> N
 def test_saved_folder_brings_its_code_and_says_where(kind: type, tmp_path: Path) -> None:
     _save(kind(tiny_config(image_size=16)), tmp_path)
     package = Path(__file__).parents[1] / "amd_hf"
-    for name in _CODE:
+    for name in CODE:
         assert (tmp_path / name).read_text() == (package / name).read_text()
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == _AUTO_MAP
     processor = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
@@ -187,7 +181,7 @@ def test_saved_detector_brings_its_code_and_is_loaded_by_the_name_of_its_class(t
     model = randomize(AMDForActionDetection(tiny_config(image_size=16))).eval()
     _save(model, tmp_path)
     package = Path(__file__).parents[1] / "amd_hf"
-    for name in [*_CODE, "modeling_amd_detection.py"]:
+    for name in [*CODE, "modeling_amd_detection.py"]:
         assert (tmp_path / name).read_text() == (package / name).read_text()
     reference = "modeling_amd_detection.AMDForActionDetection"
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
@@ -230,6 +224,6 @@ def test_code_that_travels_imports_no_library_that_may_be_missing() -> None:
     from transformers.dynamic_module_utils import get_imports
 
     package = Path(__file__).parents[1] / "amd_hf"
-    imported = {name for file in [*_CODE, "modeling_amd_detection.py"] for name in get_imports(package / file)}
+    imported = {name for file in [*CODE, "modeling_amd_detection.py"] for name in get_imports(package / file)}
     third_party = imported - set(sys.stdlib_module_names)
     assert third_party <= {"torch", "torchvision", "transformers", "huggingface_hub", "numpy"}

@@ -16,24 +16,21 @@ from .grid import Stage
 from .store import StageStore
 
 
-OpenStudy = Callable[[], tuple[Sequence[Stage], StageStore]]
-"""Gives the stages of a study and its store; can be pickled."""
-
 _MOST_PROCESSES = 8  # each holds PyTorch and decoded videos, some 1.5 GB
 
 
-def compute_study(open_study: OpenStudy, num_processes: int = 0) -> None:
+def compute_study(stages: Sequence[Stage], store: StageStore, num_processes: int = 0) -> None:
     """Computes all that is missing of a study.
 
     Args:
-        open_study (`OpenStudy`): The study.
+        stages (`Sequence[Stage]`): The study.
+        store (`StageStore`): Its results. It goes to other processes: what computes its stages can be pickled.
         num_processes (`int`, *optional*, defaults to 0): Stages side by side; 0: as many as PyTorch takes threads,
             at most 8.
 
     Raises:
         RunStopped: If a stage fails or a process dies. The others are stopped.
     """
-    stages, store = open_study()
     todo = missing_stages(stages, store)
     num_processes = min(num_processes or min(torch.get_num_threads(), _MOST_PROCESSES), max(1, len(todo)))
     with tqdm(total=len(todo), unit="stage", desc=f"{num_processes} at a time") as progress:
@@ -44,7 +41,7 @@ def compute_study(open_study: OpenStudy, num_processes: int = 0) -> None:
         if num_processes == 1:
             _compute_with_one_thread(stages, store, show)
             return
-        workers = torch.multiprocessing.spawn(_work, (open_study,), nprocs=num_processes, join=False)
+        workers = torch.multiprocessing.spawn(_work, (stages, store), nprocs=num_processes, join=False)
         try:
             while not workers.join(timeout=1):
                 show()
@@ -63,9 +60,9 @@ def missing_stages(stages: Sequence[Stage], store: StageStore) -> list[Stage]:
     return [stage for stage in stages if store.find(stage) is None]
 
 
-def _work(worker: int, open_study: OpenStudy) -> None:
+def _work(worker: int, stages: Sequence[Stage], store: StageStore) -> None:
     transformers.logging.set_verbosity_error()  # its warnings do not go to the logs: the new head of every classifier
-    _compute_with_one_thread(*open_study(), lambda: None)
+    _compute_with_one_thread(stages, store, lambda: None)
 
 
 def _compute_with_one_thread(stages: Sequence[Stage], store: StageStore, after_each: Callable[[], None]) -> None:
@@ -86,4 +83,4 @@ def _has_parent() -> bool:
     return parent is None or parent.is_alive()
 
 
-__all__ = ["OpenStudy", "compute_study", "missing_stages"]
+__all__ = ["compute_study", "missing_stages"]

@@ -11,6 +11,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+CODE = {
+    "configuration_amd.py",
+    "modeling_amd.py",
+    "modeling_amd_layers.py",
+    "modeling_amd_positions.py",
+    "video_processing_amd.py",
+}
+"""What `save_pretrained` writes beside a model of `modeling_amd.py` and its processor."""
+
+PUBLISHED = {*CODE, "config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
+CARD = "---\nlibrary_name: transformers\npipeline_tag: video-classification\nlicense: mit\n---\n# A model\n"
+
+
 class HubStandIn:
     """What the Hub was asked (`calls`: method and path), the files it was given, the payload of the new repository."""
 

@@ -11,20 +11,11 @@ from typing import Any
 import pytest
 
 from amd_hf import AMDForVideoClassification, AMDVideoProcessor
-from tests.helpers.hub import hub_stand_in
+from tests.helpers.hub import CARD, PUBLISHED, hub_stand_in
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import ROOT, one_error_line
 
 
-_CARD = "---\nlibrary_name: transformers\npipeline_tag: video-classification\nlicense: mit\n---\n# A model\n"
-_CODE = {
-    "configuration_amd.py",
-    "modeling_amd.py",
-    "modeling_amd_layers.py",
-    "modeling_amd_positions.py",
-    "video_processing_amd.py",
-}
-_PUBLISHED = {*_CODE, "config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
 _NO_HUB = "http://127.0.0.1:9"  # nobody listens there
 
 
@@ -34,7 +25,7 @@ def saved(tmp_path: Path) -> Path:
     model = randomize(AMDForVideoClassification(tiny_config(image_size=16)))
     model.save_pretrained(folder)
     AMDVideoProcessor.for_model(model.config).save_pretrained(folder)
-    (folder / "README.md").write_text(_CARD)
+    (folder / "README.md").write_text(CARD)
     (folder / "optimizer.pt").write_bytes(b"state")
     return folder
 
@@ -59,7 +50,7 @@ def test_exactly_the_expected_files_are_uploaded(saved: Path) -> None:
     with hub_stand_in() as hub:
         outcome = _push(hub.address, saved, "--private")
     assert outcome.returncode == 0, outcome.stderr[-3000:]
-    assert hub.files.keys() == _PUBLISHED
+    assert hub.files.keys() == PUBLISHED
     for name, content in hub.files.items():
         assert content == (saved.parent / "my_model-hub" / name).read_bytes()
     assert hub.files["model.safetensors"] == (saved / "model.safetensors").read_bytes()
@@ -69,7 +60,7 @@ def test_exactly_the_expected_files_are_uploaded(saved: Path) -> None:
     assert asked[0] == "POST /api/repos/create"
     assert asked[-1] == "POST /api/models/me/model/commit/main"
     assert "left out: optimizer.pt" in outcome.stdout
-    for name in _PUBLISHED:
+    for name in PUBLISHED:
         assert f"{len(hub.files[name]):,}  {name}" in outcome.stdout
     assert "Published: " in outcome.stdout
 
@@ -78,7 +69,7 @@ def test_dry_run_asks_the_hub_for_nothing(saved: Path, program: Any, monkeypatch
     push = program("push_to_hub")
     monkeypatch.setattr(push, "upload", lambda *_, **__: pytest.fail("asked the Hub"))
     push.main(["--model_name_or_path", str(saved), "--repo_id", "me/model", "--dry_run"])
-    assert {path.name for path in (saved.parent / "my_model-hub").iterdir()} == _PUBLISHED
+    assert {path.name for path in (saved.parent / "my_model-hub").iterdir()} == PUBLISHED
 
 
 @pytest.mark.parametrize("offline", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -88,7 +79,7 @@ def test_without_a_network_everything_is_ready_and_one_line_says_so(saved: Path,
     line = one_error_line(outcome.stderr)
     assert "The Hub cannot be reached" in line
     assert "Everything is ready in" in line
-    assert {path.name for path in (saved.parent / "my_model-hub").iterdir()} == _PUBLISHED
+    assert {path.name for path in (saved.parent / "my_model-hub").iterdir()} == PUBLISHED
 
 
 def test_folder_with_an_absolute_path_is_refused_before_the_hub_is_asked(saved: Path) -> None:
@@ -141,7 +132,7 @@ def test_trainer_publishes_the_checked_folder_when_asked_and_only_then(tmp_path:
     with hub_stand_in() as hub:
         outcome = _run(hub.address, tmp_path, "train.py")
     assert outcome.returncode == 0, outcome.stderr[-3000:]
-    assert hub.files.keys() == _PUBLISHED | {"losses.png"}
+    assert hub.files.keys() == PUBLISHED | {"losses.png"}
     card = hub.files["README.md"].decode()
     accuracy = float(outcome.stdout.split("accuracy ")[1].split()[0])
     assert f"| evaluation accuracy | {accuracy:.6g} |" in card or f"| evaluation accuracy | {accuracy:,.0f} |" in card
