@@ -4,6 +4,7 @@ This file imports nothing of the package but the configuration: it travels with 
 Shapes in comments: B clips, N tokens, D width, d width of a head.
 """
 
+import math
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -17,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_amd import AMDConfig
 
 
-_BYTES_AT_A_TIME = 2**24
+_BYTES_AT_A_TIME = 2**23  # hundreds of tokens of ViT-B: products lose no speed, and the allocator keeps their memory
 
 
 def _saves_memory(hidden_states: torch.Tensor) -> bool:
@@ -31,17 +32,25 @@ def _saves_memory(hidden_states: torch.Tensor) -> bool:
 
 
 def few_at_a_time(
-    module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], hidden_states: torch.Tensor, width: int
+    module: nn.Module,
+    function: Callable[[torch.Tensor], torch.Tensor],
+    hidden_states: torch.Tensor,
+    width: int,
+    *,
+    tokens_apart: bool = False,
 ) -> torch.Tensor:
-    """`function` of (B, N, D), which is `width` wide inside; of a few clips at a time where that saves memory.
+    """`function` from (B, N, D) to (B, N, D), which is `width` wide inside; in parts where that saves memory.
 
-    With hooks in `module`, which want to see the batch as it is (PEFT's adapters by row are such), of all at once.
+    A part holds some of the clips or, with `tokens_apart`, some of all tokens, (tokens, D), for a function that takes
+    each by itself. With hooks in `module`, which want to see the batch as it is (PEFT's adapters by row are such),
+    all goes at once.
     """
     if _saves_memory(hidden_states):
-        clip_bytes = hidden_states.shape[1] * width * hidden_states.element_size()
-        clips_at_a_time = max(1, _BYTES_AT_A_TIME // max(1, clip_bytes))
-        if len(hidden_states) > clips_at_a_time and not _has_hooks(module):
-            return torch.cat([function(clips) for clips in hidden_states.split(clips_at_a_time)])
+        rows = hidden_states.flatten(0, 1) if tokens_apart else hidden_states
+        num_bytes = hidden_states.shape[:-1].numel() * width * hidden_states.element_size()
+        parts = rows.chunk(max(1, math.ceil(num_bytes / _BYTES_AT_A_TIME)))
+        if len(parts) > 1 and not _has_hooks(module):
+            return torch.cat([function(part) for part in parts]).view_as(hidden_states)
     return function(hidden_states)
 
 
@@ -127,7 +136,10 @@ class AMDMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         width = self.fc1.out_features
-        return few_at_a_time(self, lambda clips: self.fc2(F.gelu(self.fc1(clips))), hidden_states, width)
+        return few_at_a_time(self, self._transform, hidden_states, width, tokens_apart=True)
+
+    def _transform(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(hidden_states)))
 
 
 class AMDDropPath(nn.Module):
