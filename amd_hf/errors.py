@@ -12,7 +12,3 @@ class RunStopped(RuntimeError):
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-class ProcessLost(RunStopped):
-    """Another process of the run has ended or no longer answers; nothing that needs it can be done any more."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import faulthandler
 import functools
 import json
 import os
@@ -21,13 +20,12 @@ from typing import Any, NoReturn, get_args, get_type_hints
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
-from .errors import ProcessLost, RunStopped
+from .errors import RunStopped
 from .options_files import load_yaml, read_options
 
 
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
 _USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RunStopped, StrictDataclassError)
-_SECONDS_TO_END = 30  # for a process that has lost another
 
 
 class _Parser(HfArgumentParser):
@@ -127,16 +125,10 @@ def check_model_source(source: str | None, option: str) -> None:
 
 
 def run_program(main: Callable[[], Any]) -> None:
-    """Runs a program's `main`; what a user can mend ends it with one line and exit code 2, not with a traceback.
-
-    After [`ProcessLost`] the program ends within 30 seconds, come what may: if something still waits for the other
-    process then, it says where and exits with 1.
-    """
+    """Runs a program's `main`; what a user can mend ends it with one line and exit code 2, not with a traceback."""
     try:
         main()
     except _USER_ERRORS as error:
-        if isinstance(error, ProcessLost):
-            faulthandler.dump_traceback_later(_SECONDS_TO_END, exit=True)
         if os.environ.get("AMD_HF_TRACEBACK"):
             raise
         message = " ".join(str(error).split()) or type(error).__name__

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,24 +250,6 @@ def test_error_that_a_user_can_mend_is_one_line_and_exit_code_2(
     assert outcome.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines == ["error: No such folder.", "(set AMD_HF_TRACEBACK=1 to see where it was raised)"]
-
-
-def test_program_that_lost_a_process_ends_though_something_waits() -> None:
-    program = textwrap.dedent("""
-        import threading
-        from amd_hf import errors, recipes
-
-        def main():
-            threading.Thread(target=threading.Event().wait).start()
-            raise errors.ProcessLost("Gone.")
-
-        recipes._SECONDS_TO_END = 1
-        recipes.run_program(main)
-    """)
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert found.returncode == 1
-    assert "error: Gone." in found.stderr
-    assert "in wait" in found.stderr  # where it hung
 
 
 def test_error_without_words_is_named(capsys: pytest.CaptureFixture[str]) -> None:

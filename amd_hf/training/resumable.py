@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
-from ..errors import ProcessLost, RunStopped
+from ..errors import RunStopped
 from .checkpoints import last_whole_checkpoint, problem_of, remove_unsealed, seal_checkpoint
 
 
@@ -53,8 +53,7 @@ class ResumableTrainer(Trainer):
 
         Raises:
             FileNotFoundError: If there is no whole checkpoint to resume from.
-            RunStopped: If the run was ended by SIGTERM, after a checkpoint was written.
-            ProcessLost: If another process of the run has ended or no longer answers.
+            RunStopped: If the run was ended by SIGTERM, after a checkpoint was written, or another process died.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
@@ -70,7 +69,7 @@ class ResumableTrainer(Trainer):
         except RuntimeError as error:
             if not _is_loss_of_a_process(error):
                 raise
-            raise ProcessLost(
+            raise RunStopped(
                 f"Another process of this run has ended or no longer answers ({' '.join(str(error).split())}): see "
                 "what it said last, then go on with `--resume_from_checkpoint`."
             ) from error
