@@ -95,6 +95,7 @@ class KilledRun:
     num_kills_in_save: int = 0  # those that left an unfinished checkpoint behind
     survivors_seconds: list[float] = field(default_factory=list)  # from a process's death to the end of the other
     _processes: list[BaseProcess] = field(default_factory=list)
+    _log_size: int = 0  # at the last start
 
     @property
     def log(self) -> Path:
@@ -104,6 +105,8 @@ class KilledRun:
         """Start all processes, as after a power cut."""
         arguments, size = self.kind.arguments(self.output_dir), self.kind.num_processes
         port = _free_port()
+        self.log.touch()
+        self._log_size = self.log.stat().st_size
         self._processes = [
             _SERVER.Process(target=_live, args=(arguments, str(self.log), rank, size, port)) for rank in range(size)
         ]
@@ -138,8 +141,8 @@ class KilledRun:
             assert set(self._wait()) == {0}, self.log.read_text()[-3000:]
             return False
         victims = self._processes
-        if len(victims) > 1 and self.chance.random() < 0.5:  # one only: the other must end by itself, with an error
-            victims = [self.chance.choice(victims)]
+        if len(victims) > 1 and self.chance.random() < 0.5 and self._has_met():
+            victims = [self.chance.choice(victims)]  # one only: the other must end by itself, with an error
         for process in victims:
             process.kill()
         died = time.monotonic()
@@ -149,6 +152,10 @@ class KilledRun:
         self.num_kills += 1
         self.num_kills_in_save += bool(self._unfinished())
         return True
+
+    def _has_met(self) -> bool:
+        """Whether the processes have found each other; of one that dies before, only their launcher can know."""
+        return b"training videos" in self.log.read_bytes()[self._log_size :]
 
     def _wait(self) -> list[int | None]:
         for process in self._processes:
