@@ -18,17 +18,22 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_amd import AMDConfig
 
 
-_BYTES_AT_A_TIME = 2**23  # hundreds of tokens of ViT-B: products lose no speed, and the allocator keeps their memory
+_BYTES_AT_A_TIME = 10 * 2**20  # a clip of ViT-B in bf16: products lose no speed, and the allocator keeps the memory
 
 
-def _saves_memory(hidden_states: torch.Tensor) -> bool:
-    """Whether a CPU computes without a backward pass, and nothing records or plans what it does.
+def _saves_memory(module: nn.Module, hidden_states: torch.Tensor) -> bool:
+    """Whether a CPU computes without a backward pass, and nothing records, plans or looks into what `module` does.
 
     What a layer makes then serves for a moment: in small parts it stays in the cache and its memory is used again,
-    while the tensors of a batch are new pages from the system at every call.
+    while the tensors of a batch are new pages from the system at every call. Hooks inside `module` want to see the
+    batch as it is (PEFT's adapters by row are such) and may keep what they see.
     """
     is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return hidden_states.is_cpu and not torch.is_grad_enabled() and not is_recorded
+    return hidden_states.is_cpu and not torch.is_grad_enabled() and not is_recorded and not _has_hooks(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules() if inner is not module)
 
 
 def few_at_a_time(
@@ -42,20 +47,15 @@ def few_at_a_time(
     """`function` from (B, N, D) to (B, N, D), which is `width` wide inside; in parts where that saves memory.
 
     A part holds some of the clips or, with `tokens_apart`, some of all tokens, (tokens, D), for a function that takes
-    each by itself. With hooks in `module`, which want to see the batch as it is (PEFT's adapters by row are such),
-    all goes at once.
+    each by itself.
     """
-    if _saves_memory(hidden_states):
+    if _saves_memory(module, hidden_states):
         rows = hidden_states.flatten(0, 1) if tokens_apart else hidden_states
         num_bytes = hidden_states.shape[:-1].numel() * width * hidden_states.element_size()
         parts = rows.chunk(max(1, math.ceil(num_bytes / _BYTES_AT_A_TIME)))
-        if len(parts) > 1 and not _has_hooks(module):
+        if len(parts) > 1:
             return torch.cat([function(part) for part in parts]).view_as(hidden_states)
     return function(hidden_states)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any(inner._forward_hooks or inner._forward_pre_hooks for inner in module.modules() if inner is not module)
 
 
 def eager_attention_forward(
@@ -70,7 +70,7 @@ def eager_attention_forward(
     """Plain attention over (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
     query, key = query * scaling, key.transpose(-2, -1)  # scales N x d numbers, not N x N
     num_heads, num_tokens = query.shape[1:3]
-    if not _saves_memory(query) or num_heads * num_tokens**2 * query.element_size() <= _BYTES_AT_A_TIME:
+    if not _saves_memory(module, query) or num_heads * num_tokens**2 * query.element_size() <= _BYTES_AT_A_TIME:
         weights = F.softmax(query @ key, dim=-1)
         return (weights @ value).transpose(1, 2), weights
     weights, context = query.new_empty(*query.shape[:-1], num_tokens), torch.empty_like(query)
@@ -123,6 +123,7 @@ class AMDAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         context, weights = attention(self, query, key, value, None, scaling=self.scaling, is_causal=False)
+        del qkv, query, key, value  # the largest of the layer's tensors: not held during the product
         return self.proj(context.reshape(batch_size, num_tokens, width)), weights
 
 
@@ -139,7 +140,9 @@ class AMDMLP(nn.Module):
         return few_at_a_time(self, self._transform, hidden_states, width, tokens_apart=True)
 
     def _transform(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden_states)))
+        inner = self.fc1(hidden_states)
+        activate = torch.ops.aten.gelu_ if _saves_memory(self, inner) else F.gelu  # `F.gelu` has no form in place
+        return self.fc2(activate(inner))
 
 
 class AMDDropPath(nn.Module):

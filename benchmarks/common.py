@@ -37,6 +37,12 @@ class Turns:
         """How many times as fast as the arm `to` an arm was, round by round."""
         return [theirs / ours for ours, theirs in zip(self.seconds[arm], self.seconds[to], strict=True)]
 
+    def add(self, more: Turns) -> None:
+        """Takes in the rounds of other processes of the same arms."""
+        for arm, seconds in more.seconds.items():
+            self.seconds.setdefault(arm, []).extend(seconds)
+            self.peak_bytes[arm] = max(self.peak_bytes.get(arm, 0), more.peak_bytes[arm])
+
 
 def take_turns(
     makers: dict[str, Callable[[], Work]],

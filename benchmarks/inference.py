@@ -3,8 +3,9 @@
 python benchmarks/inference.py
 
 ViT-B at 16 x 224 x 224, batches of 1 and 8, float32 and bf16. The two take turns, pass by pass, each in a process of
-its own; a ratio is that of two passes one after the other. Prints one table and writes it, with the machine's name,
-to `benchmarks/results/`.
+its own; a ratio is that of two passes one after the other. Several pairs of processes, one after the other: where the
+system puts a process' memory makes it faster or slower by a per cent or two as long as it lives. Prints one table and
+writes it, with the machine's name, to `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ def main() -> None:
     parser.add_argument("--size", choices=list(_SIZES), default="base", help="tiny: to try the benchmark itself")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--precisions", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"])
-    parser.add_argument("--rounds", type=int, default=15, help="pairs that count")
-    parser.add_argument("--warmup", type=int, default=2, help="pairs before them")
+    parser.add_argument("--processes", type=int, default=3, help="pairs of processes")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of passes that count, in each pair of processes")
+    parser.add_argument("--warmup", type=int, default=2, help="pairs of passes before them")
     parser.add_argument("--attn_implementation", default="sdpa", help="of both: sdpa, eager, ...")
     parser.add_argument("--torch_compile", action="store_true", help="compile both")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
@@ -111,21 +113,27 @@ def main() -> None:
         for precision in options.precisions:
             for batch_size in options.batch_sizes:
                 rates = MatrixProductRates(options.device, {precision})
-                turns = take_turns(
-                    {arm: partial(_make_pass, arm, Path(folder), batch_size, precision, options) for arm in CLASSES},
-                    device=options.device,
-                    threads=options.threads,
-                    rounds=options.rounds,
-                    warmup=options.warmup,
-                    between=rates.measure,
-                )
+                makers = {
+                    arm: partial(_make_pass, arm, Path(folder), batch_size, precision, options) for arm in CLASSES
+                }
+                turns = Turns({})
+                for _ in range(options.processes):
+                    more = take_turns(
+                        makers,
+                        device=options.device,
+                        threads=options.threads,
+                        rounds=options.rounds,
+                        warmup=options.warmup,
+                        between=rates.measure,
+                    )
+                    turns.add(more)
                 lines.append(row(batch_size, precision, turns, flops, rates.medians()[precision]))
                 found[f"{precision}, {batch_size}"] = {**vars(turns), "matrix_product_rate": rates.medians()}
     compiled = ", compiled" if options.torch_compile else ""
     keep(
         options.name or f"inference_{options.size}_{options.attn_implementation}_{options.device}",
         f"Classifier ViT-{options.size} against Transformers' VideoMAE, attention {options.attn_implementation}"
-        f"{compiled}, {options.rounds} pairs, {machine_line(options.device)}",
+        f"{compiled}, {options.processes} x {options.rounds} pairs, {machine_line(options.device)}",
         "\n".join(lines),
         {**vars(options), "cells": found},
     )

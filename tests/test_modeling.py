@@ -215,14 +215,17 @@ def _noting_sizes(function: Callable[..., torch.Tensor], sizes: list[int]) -> Ca
     return noting
 
 
-def test_hooks_see_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_see_whole_batches_and_may_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config()
-    model, seen = AMDForVideoClassification(config).eval(), []
-    model.amd.layers[0].mlp.fc1.register_forward_hook(lambda _, inputs, output: seen.append(len(output)))
+    model, seen = randomize(AMDForVideoClassification(config)).eval(), []
+    fc1 = model.amd.layers[0].mlp.fc1
+    fc1.register_forward_hook(lambda _, inputs, output: seen.append((*inputs, output)))
     monkeypatch.setattr(modeling_amd_layers, "_BYTES_AT_A_TIME", 1)
     with torch.no_grad():
         model(normalized(random_clips(config, batch_size=3), config))
-    assert seen == [3]
+    [(hidden_states, output)] = seen
+    assert len(hidden_states) == 3
+    torch.testing.assert_close(output, hidden_states @ fc1.weight.T + fc1.bias)  # not yet activated
 
 
 # ---------------------------------------------------------------------------------------------------------------------
