@@ -42,7 +42,7 @@ test: install ## Run the tests (under 10 minutes on 2 cores)
 test-slow: install ## Run the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow"
 
-test-kill: install ## `kill -9` at random moments, 24 times and more: resumed runs leave the same bytes (about 10 minutes)
+test-kill: install ## `kill -9` at random moments, 24 times and more: resumed runs leave the same bytes (2 to 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/training/test_kill.py
 
 stress: install ## 1,000 damaged videos through each decoder; memory of a worker over 2,000 videos (about 10 minutes)
