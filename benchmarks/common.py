@@ -41,7 +41,9 @@ class Turns:
         """Takes in the rounds of other processes of the same arms."""
         for arm, seconds in more.seconds.items():
             self.seconds.setdefault(arm, []).extend(seconds)
-            self.peak_bytes[arm] = max(self.peak_bytes.get(arm, 0), more.peak_bytes[arm])
+        for arm, num_bytes in more.peak_bytes.items():
+            self.peak_bytes[arm] = max(self.peak_bytes.get(arm, 0), num_bytes)
+        self.failures.update(more.failures)
 
 
 def take_turns(
