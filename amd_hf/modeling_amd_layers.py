@@ -1,6 +1,7 @@
 """The transformer block of AMD models: attention, MLP and stochastic depth, of encoder, decoder and generators alike.
 
-This file imports nothing of the package but the configuration: it travels with published checkpoints as remote code.
+This file imports nothing of the package but the configuration and the linear layers: it travels with published
+checkpoints as remote code.
 Shapes in comments: B clips, N tokens, D width, d width of a head.
 """
 
@@ -16,20 +17,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_amd import AMDConfig
+from .modeling_amd_linear import apply_linear, computes_only, linear
 
 
 _BYTES_AT_A_TIME = 10 * 2**20  # a clip of ViT-B in bf16: products lose no speed, and the allocator keeps the memory
 
 
 def _saves_memory(module: nn.Module, hidden_states: torch.Tensor) -> bool:
-    """Whether a CPU computes without a backward pass, and nothing records, plans or looks into what `module` does.
+    """Whether a CPU only computes (no backward pass, nothing recorded), and no hook looks into what `module` does.
 
     What a layer makes then serves for a moment: in small parts it stays in the cache and its memory is used again,
     while the tensors of a batch are new pages from the system at every call. Hooks inside `module` want to see the
     batch as it is (PEFT's adapters by row are such) and may keep what they see.
     """
-    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return hidden_states.is_cpu and not torch.is_grad_enabled() and not is_recorded and not _has_hooks(module)
+    return computes_only(hidden_states) and not _has_hooks(module)
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -93,9 +94,8 @@ class AMDQueryKeyValue(nn.Linear):
         self.v_bias = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return F.linear(
-            hidden_states, self.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        )
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return linear(hidden_states, self.weight, bias)
 
 
 class AMDAttention(nn.Module):
@@ -124,7 +124,7 @@ class AMDAttention(nn.Module):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         context, weights = attention(self, query, key, value, None, scaling=self.scaling, is_causal=False)
         del qkv, query, key, value  # the largest of the layer's tensors: not held during the product
-        return self.proj(context.reshape(batch_size, num_tokens, width)), weights
+        return apply_linear(self.proj, context.reshape(batch_size, num_tokens, width)), weights
 
 
 class AMDMLP(nn.Module):
@@ -140,9 +140,7 @@ class AMDMLP(nn.Module):
         return few_at_a_time(self, self._transform, hidden_states, width, tokens_apart=True)
 
     def _transform(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        inner = self.fc1(hidden_states)
-        activate = torch.ops.aten.gelu_ if _saves_memory(self, inner) else F.gelu  # `F.gelu` has no form in place
-        return self.fc2(activate(inner))
+        return apply_linear(self.fc2, apply_linear(self.fc1, hidden_states, "gelu"))
 
 
 class AMDDropPath(nn.Module):

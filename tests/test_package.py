@@ -21,6 +21,7 @@ _LAYERS = (
     (
         "modeling_amd",
         "modeling_amd_layers",
+        "modeling_amd_linear",
         "modeling_amd_positions",
         "modeling_amd_detection",
         "video_processing_amd",
@@ -53,7 +54,8 @@ _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
 _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "configuration_amd": set(),
     "modeling_amd": {"configuration_amd", "modeling_amd_layers", "modeling_amd_positions"},
-    "modeling_amd_layers": {"configuration_amd"},
+    "modeling_amd_layers": {"configuration_amd", "modeling_amd_linear"},
+    "modeling_amd_linear": set(),
     "modeling_amd_positions": set(),
     "modeling_amd_detection": {"configuration_amd", "modeling_amd"},
     "video_processing_amd": set(),

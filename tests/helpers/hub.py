@@ -15,6 +15,7 @@ CODE = {
     "configuration_amd.py",
     "modeling_amd.py",
     "modeling_amd_layers.py",
+    "modeling_amd_linear.py",
     "modeling_amd_positions.py",
     "video_processing_amd.py",
 }
