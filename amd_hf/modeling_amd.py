@@ -25,6 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_amd import AMDConfig
 from .modeling_amd_layers import AMDAttention, AMDLayer, AMDQueryKeyValue
+from .modeling_amd_linear import apply_linear
 from .modeling_amd_positions import AMDPositionTable, interpolate_position_table
 
 
@@ -194,7 +195,7 @@ class AMDPatchEmbeddings(nn.Module):
         """
         if visible_ids is not None:
             patches = gather_tokens(patches, visible_ids)
-        tokens = self.projection(self.normalize(patches).to(self.projection.weight.dtype))
+        tokens = apply_linear(self.projection, self.normalize(patches).to(self.projection.weight.dtype))
         table = None
         if grid not in (None, self.config.grid_size):
             table = interpolate_position_table(self.position.table, self.config.grid_size, grid)

@@ -77,7 +77,7 @@ def _suits_onednn(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
 
 @cache
 def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """What oneDNN multiplies at least as fast as PyTorch's own products (measured on x86 with AVX2 and with AVX-512)."""
+    """What oneDNN multiplies at least as fast as PyTorch itself: measured on x86, with AVX2 and with AVX-512."""
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if not is_x86 or torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         return ()

@@ -53,7 +53,7 @@ _LAYERS = (
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
 _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "configuration_amd": set(),
-    "modeling_amd": {"configuration_amd", "modeling_amd_layers", "modeling_amd_positions"},
+    "modeling_amd": {"configuration_amd", "modeling_amd_layers", "modeling_amd_linear", "modeling_amd_positions"},
     "modeling_amd_layers": {"configuration_amd", "modeling_amd_linear"},
     "modeling_amd_linear": set(),
     "modeling_amd_positions": set(),
