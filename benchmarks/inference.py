@@ -102,7 +102,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     lines = [
         "| precision | clips a batch | amd_hf, clips/s | transformers, clips/s | ratio, median | its middle half | "
-        "peak memory, GiB | TFLOP/s | share of matrix-product rate |",
+        "peak memory, GiB | TFLOP/s | share of PyTorch's product rate |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     found = {}

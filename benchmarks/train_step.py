@@ -138,7 +138,7 @@ def table(options: argparse.Namespace, turns: Turns, rates: dict[str, float]) ->
     """One line an arm. Ratios are medians over rounds of this arm against the first one, paired."""
     flops = pretraining_flops(*configs(options.student, options.teacher)) * options.batch_size
     lines = [
-        "| step | clips/s | against the first | peak memory, GiB | TFLOP/s | share of matrix-product rate |",
+        "| step | clips/s | against the first | peak memory, GiB | TFLOP/s | share of PyTorch's product rate |",
         "|---|---|---|---|---|---|",
     ]
     for arm in options.arms:
