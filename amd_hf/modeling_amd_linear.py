@@ -35,22 +35,17 @@ def computes_only(hidden_states: torch.Tensor) -> bool:
 
 def apply_linear(layer: nn.Module, hidden_states: torch.Tensor, activation: Activation = "none") -> torch.Tensor:
     """`layer` of `(..., D)`, then an exact GELU where asked; `layer` is linear or what an adapter put in its place."""
-    if _is_plain(layer):
-        return linear(hidden_states, layer.weight, layer.bias, activation)
-    return _activate(layer(hidden_states), activation)
-
-
-def linear(
-    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation = "none"
-) -> torch.Tensor:
-    """`F.linear` of `(..., D)`, then an exact GELU where asked."""
-    if _suits_onednn(hidden_states, weight):
-        return _onednn_linear(hidden_states, weight, bias, activation, [], "none")
-    return _activate(F.linear(hidden_states, weight, bias), activation)
-
-
-def _activate(hidden_states: torch.Tensor, activation: Activation) -> torch.Tensor:
+    if _is_plain(layer) and _suits_onednn(hidden_states, layer.weight):
+        return _onednn_linear(hidden_states, layer.weight, layer.bias, activation, [], "none")
+    hidden_states = layer(hidden_states)
     return F.gelu(hidden_states) if activation == "gelu" else hidden_states
+
+
+def linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`F.linear` of `(..., D)`."""
+    if _suits_onednn(hidden_states, weight):
+        return _onednn_linear(hidden_states, weight, bias, "none", [], "none")
+    return F.linear(hidden_states, weight, bias)
 
 
 def _is_plain(layer: nn.Module) -> bool:

@@ -88,6 +88,14 @@ def test_a_hook_sees_its_layer(model: AMDForVideoClassification, clips: torch.Te
     assert seen.count(layer) == 1
 
 
+@pytest.mark.parametrize("place", ["attention.proj", "mlp.fc1", "mlp.fc2"])
+def test_a_hook_sees_its_backward_pass(model: AMDForVideoClassification, clips: torch.Tensor, place: str) -> None:
+    layer, seen = model.amd.layers[1].get_submodule(place), []
+    layer.register_full_backward_hook(lambda module, *_: seen.append(module))
+    model(clips).logits.sum().backward()
+    assert seen == [layer]
+
+
 def test_operations_are_counted_as_with_a_backward_pass(model: AMDForVideoClassification, clips: torch.Tensor) -> None:
     def flops() -> int:
         with FlopCounterMode(display=False) as counter:
