@@ -42,13 +42,14 @@ def write_video(
     codec: str = "libx264",
     moov_first: bool = False,
 ) -> Path:
-    """Encode `frames` (uint8 (n, H, W, 3)), or numbered ones of the given size, and return `path`."""
+    """Encode `frames` (uint8 (n, H, W, 3)), or numbered ones of the given size, to the same bytes each time."""
     if frames is None:
         frames = numbered_frames(num_frames, height, width)
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"movflags": "faststart"} if moov_first else {}
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=fps, options={"crf": "10"})
+    muxing = {"fflags": "+bitexact"} | ({"movflags": "faststart"} if moov_first else {})
+    encoding = {"crf": "10"} | ({"x264-params": "cpu-independent=1"} if codec == "libx264" else {})
+    with av.open(str(path), "w", options=muxing) as container:
+        stream = container.add_stream(codec, rate=fps, options=encoding)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = 8  # several key frames, so that readers have something to seek to
