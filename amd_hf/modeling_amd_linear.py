@@ -13,9 +13,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 
 
 try:  # none of it public: where a build or a later release lacks it, PyTorch's own products do the work
+    from torch._C._functorch import peek_interpreter_stack
     from torch.nn.modules.module import _has_any_global_hook
     from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -35,7 +37,7 @@ def computes_only(hidden_states: torch.Tensor) -> bool:
 
 def apply_linear(layer: nn.Module, hidden_states: torch.Tensor, activation: Activation = "none") -> torch.Tensor:
     """`layer` of `(..., D)`, then an exact GELU where asked; `layer` is linear or what an adapter put in its place."""
-    if _is_plain(layer) and _suits_onednn(hidden_states, layer.weight):
+    if _is_plain(layer) and _suits_onednn(hidden_states, layer.weight, layer.bias):
         return _onednn_linear(hidden_states, layer.weight, layer.bias, activation, [], "none")
     hidden_states = layer(hidden_states)
     return F.gelu(hidden_states) if activation == "gelu" else hidden_states
@@ -43,7 +45,7 @@ def apply_linear(layer: nn.Module, hidden_states: torch.Tensor, activation: Acti
 
 def linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`F.linear` of `(..., D)`."""
-    if _suits_onednn(hidden_states, weight):
+    if _suits_onednn(hidden_states, weight, bias):
         return _onednn_linear(hidden_states, weight, bias, "none", [], "none")
     return F.linear(hidden_states, weight, bias)
 
@@ -54,19 +56,36 @@ def _is_plain(layer: nn.Module) -> bool:
         _onednn_linear is not None
         and type(layer) is nn.Linear
         and "forward" not in vars(layer)
+        and layer._compiled_call_impl is None
         and not (layer._forward_hooks or layer._forward_pre_hooks or _has_any_global_hook())
     )
 
 
-def _suits_onednn(hidden_states: torch.Tensor, weight: torch.Tensor) -> bool:
+def _suits_onednn(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether only values are wanted, in a type that oneDNN multiplies, of tensors as it takes them."""
     return (
         _onednn_linear is not None
         and computes_only(hidden_states)
         and not is_in_torch_dispatch_mode()  # which counts operations, say
-        and type(weight) is nn.Parameter  # neither quantised nor sharded
-        and hidden_states.dtype == weight.dtype
-        and weight.dtype in _onednn_dtypes()
+        and peek_interpreter_stack() is None  # `torch.func`
+        and forward_ad._current_level < 0  # derivatives that follow the forward pass
         and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.enabled
+        and hidden_states.dtype in _onednn_dtypes()
+        and _are_dense_and_fit(hidden_states, weight, bias)
+    )
+
+
+def _are_dense_and_fit(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """What oneDNN takes for granted; where it is not so, PyTorch knows better (quantised weights) or what is wrong."""
+    tensors = (hidden_states, weight) if bias is None else (hidden_states, weight, bias)
+    return (
+        all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in tensors)
+        and all(tensor.is_cpu and tensor.layout == torch.strided for tensor in tensors)
+        and all(tensor.dtype == hidden_states.dtype for tensor in tensors)
+        and all(tensor.is_contiguous() for tensor in tensors[1:])
+        and hidden_states.shape[-1:] == weight.shape[1:]
+        and (bias is None or bias.shape == weight.shape[:1])
     )
 
 

@@ -9,10 +9,11 @@ import accelerate
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from amd_hf import AMDForVideoClassification, modeling_amd_linear
+from amd_hf import AMDForVideoClassification, modeling_amd_layers, modeling_amd_linear
 from amd_hf.modeling_amd_linear import apply_linear
 from tests.helpers.models import normalized, random_clips, randomize, tiny_config
 
@@ -108,7 +109,10 @@ def test_operations_are_counted_as_with_a_backward_pass(model: AMDForVideoClassi
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_recorded_programs_hold_operators_of_every_machine(model: AMDForVideoClassification) -> None:
+def test_recorded_programs_hold_operators_of_every_machine(
+    model: AMDForVideoClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modeling_amd_layers, "_BYTES_AT_A_TIME", 1)
     layer, hidden_states, programs = model.amd.layers[0], torch.randn(1, 12, 32), []
 
     def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
@@ -119,7 +123,8 @@ def test_recorded_programs_hold_operators_of_every_machine(model: AMDForVideoCla
         torch.compile(layer, backend=backend, fullgraph=True)(hidden_states)
         programs.append(str(torch.export.export(layer, (hidden_states,))))
         programs.append(str(torch.jit.trace(layer, hidden_states).inlined_graph))
-    assert [("linear" in program, "mkldnn" in program) for program in programs] == 3 * [(True, False)]
+    words = ("linear", "mkldnn", "chunk")
+    assert [[word in program for word in words] for program in programs] == 3 * [[True, False, False]]
 
 
 def test_autocast_decides_the_type() -> None:
@@ -161,9 +166,71 @@ def test_another_kind_of_weight_computes_by_itself() -> None:
     assert nn.functional.linear in asked
 
 
-def test_types_that_do_not_fit_are_an_error() -> None:
-    with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
-        apply_linear(nn.Linear(7, 5), torch.randn(3, 7, dtype=torch.bfloat16))
+@pytest.mark.parametrize(
+    ("changed", "to", "message"),
+    [
+        ("hidden_states", {"dtype": torch.bfloat16}, "dtype"),
+        ("bias", {"dtype": torch.bfloat16}, "dtype"),
+        ("bias", {"device": "meta"}, "device meta"),
+        ("hidden_states", {"size": (3, 8)}, "shapes cannot be multiplied"),
+        ("bias", {"size": (4,)}, "must match"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_pytorchs_error(changed: str, to: dict[str, Any], message: str) -> None:
+    sizes = {"hidden_states": (3, 7), "weight": (5, 7), "bias": (5,)}
+    tensors = {name: torch.randn(**{"size": size, **(to if name == changed else {})}) for name, size in sizes.items()}
+    layer = nn.Linear(7, 5)
+    layer.weight, layer.bias = nn.Parameter(tensors["weight"]), nn.Parameter(tensors["bias"])
+    with torch.no_grad(), pytest.raises(RuntimeError, match=message):
+        apply_linear(layer, tensors["hidden_states"])
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_strides_count(name: str) -> None:
+    layer, hidden_states = nn.Linear(7, 5), torch.randn(3, 7)
+    values = torch.randn(*getattr(layer, name).shape, 2)
+    setattr(layer, name, nn.Parameter(values[..., 0]))
+    wanted = hidden_states @ layer.weight.T + layer.bias
+    with torch.no_grad():
+        torch.testing.assert_close(apply_linear(layer, hidden_states), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_sparse_weights_are_multiplied_as_such() -> None:
+    layer, hidden_states = nn.Linear(7, 5), torch.randn(3, 7)
+    with torch.no_grad():
+        wanted = hidden_states @ layer.weight.T + layer.bias
+        layer.weight = nn.Parameter(layer.weight.to_sparse_csr())
+        torch.testing.assert_close(apply_linear(layer, hidden_states), wanted)
+
+
+def test_transforms_of_functions_go_through_the_layers() -> None:
+    model = randomize(AMDForVideoClassification(tiny_config(attn_implementation="eager"))).eval()
+    layer, hidden_states = model.amd.layers[0], torch.randn(4, 1, 12, 32)
+    inputs = (hidden_states[0],), (hidden_states[1],)
+    wanted, (_, derivative) = layer(hidden_states.flatten(0, 1)), torch.func.jvp(layer, *inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(layer)(hidden_states), wanted[:, None])
+        assert _onednn_products(lambda: torch.func.vmap(layer)(hidden_states)) == 0  # it would go clip by clip
+        torch.testing.assert_close(torch.func.jvp(layer, *inputs)[1], derivative)
+        with forward_ad.dual_level():
+            found = forward_ad.unpack_dual(layer(forward_ad.make_dual(inputs[0][0], inputs[1][0]))).tangent
+    torch.testing.assert_close(found, derivative)
+
+
+def test_a_layer_compiled_by_itself_runs_compiled() -> None:
+    layer, calls = nn.Linear(7, 5), []
+    layer._compiled_call_impl = lambda hidden_states: calls.append(hidden_states)  # as `layer.compile()` leaves it
+    with torch.no_grad():
+        apply_linear(layer, torch.randn(3, 7))
+    assert len(calls) == 1
+
+
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_onednn_is_switched_off_as_everywhere() -> None:
+    layer, hidden_states = nn.Linear(7, 5), torch.randn(3, 7)
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        assert _onednn_products(lambda: apply_linear(layer, hidden_states)) == 0
 
 
 def test_weights_that_accelerate_fetches_for_the_call_are_fetched(
