@@ -58,7 +58,9 @@ def test_products_are_those_of_the_definition(dtype: torch.dtype, has_bias: bool
         ):
             found = apply_linear(layer, states, activation)
             assert found.dtype == dtype
-            torch.testing.assert_close(found, expected.to(dtype))
+            # PyTorch's own bf16, where oneDNN has none, is rounded before the bias is added and once more after it.
+            tolerances = {"atol": 4e-3, "rtol": 1.6e-2} if dtype == torch.bfloat16 else {}
+            torch.testing.assert_close(found, expected.to(dtype), **tolerances)
         is_used = _onednn_products(lambda: apply_linear(layer, hidden_states, activation)) == 1
     assert is_used == (dtype in _DTYPES)
 
