@@ -1,7 +1,7 @@
 """Linear layers of AMD models, which x86 CPUs leave to oneDNN where no backward pass follows.
 
 PyTorch gives products of float32 to MKL, which uses half of an AMD CPU with AVX-512, and writes bias, product and GELU
-one after the other. oneDNN, which PyTorch brings along, does the three at once and is as fast on both makes.
+one after the other. oneDNN, which PyTorch brings along, does the three at once and uses such a CPU whole.
 
 This file imports nothing of the package: it travels with published checkpoints as remote code.
 """
@@ -91,7 +91,7 @@ def _are_dense_and_fit(hidden_states: torch.Tensor, weight: torch.Tensor, bias: 
 
 @cache
 def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """What oneDNN multiplies at least as fast as PyTorch itself: measured on x86, with AVX2 and with AVX-512."""
+    """What oneDNN multiplies at least as fast as PyTorch itself: on x86; measured on AMD, AVX-512 and held to AVX2."""
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if not is_x86 or torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         return ()
