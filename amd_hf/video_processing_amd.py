@@ -6,14 +6,15 @@ whose wheels bring their own FFmpeg and which the video-classification pipeline 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import PILImageResampling, is_pil_image
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
@@ -26,14 +27,20 @@ class AMDVideosKwargs(VideosKwargs, total=False):
 
 
 class AMDVideoProcessor(BaseVideoProcessor):
-    r"""Turns videos (paths, or arrays `(T, H, W, C)` or `(T, C, H, W)`) into `pixel_values` `(B, T, C, H, W)`.
+    r"""Turns videos into `pixel_values` `(B, T, C, H, W)`.
+
+    A video is a path (`str` or `Path`), an array or tensor `(T, H, W, C)` or `(T, C, H, W)`, or a list of frames: PIL
+    images, or arrays `(H, W)`, `(H, W, C)` or `(C, H, W)`. Grey frames become RGB, transparency is left out. A single
+    image is a video of one frame. Several videos come as a list or as an array of five dimensions.
 
     Of a longer video it takes the clip in the middle: `num_frames` frames, `sampling_rate` apart; of a shorter one the
     last frame is repeated. An array that already has `num_frames` frames is taken as it is. The short side is resized
     to `size` (bilinear, not antialiased, as in the released test), then the centre is cropped.
 
     Raises:
-        ValueError: If a file cannot be read as a video.
+        ValueError: If a file cannot be read as a video, a video has no frames, frames differ in size, or have another
+            number of channels than 1, 3 or 4.
+        TypeError: If something is no video at all.
         ImportError: If a file is given and PyAV is not installed.
 
     Example:
@@ -100,6 +107,9 @@ class AMDVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """See [`AMDVideoProcessor`]; `kwargs` override its options for this call."""
+        videos = _as_videos(videos)
+        if len(kwargs.get("image_mean", self.image_mean)) == 3:
+            videos = [video if isinstance(video, str) else _with_three_channels(video) for video in videos]
         batch = super().preprocess(videos, **kwargs)
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
@@ -113,6 +123,80 @@ class AMDVideoProcessor(BaseVideoProcessor):
         long = int(short * max(height, width) / min(height, width))
         new_size = [short, long] if height <= width else [long, short]
         return functional.resize(image, new_size, antialias=False)
+
+
+def _as_videos(videos: Any) -> list[Any]:
+    """Each video as a path (`str`), or as an array or tensor of its frames, `(T, H, W, C)` or `(T, C, H, W)`."""
+    found = list(_each_video(videos))
+    if not found:
+        raise ValueError("There is nothing to process: the list of videos or frames is empty.")
+    if len({isinstance(video, str) for video in found}) == 2:
+        raise ValueError("Give the videos of one call all as paths or all as frames, not as both.")
+    for video in found:
+        if isinstance(video, str):
+            continue
+        if video.ndim != 4:
+            raise ValueError(f"A video has four dimensions, (T, H, W, C) or (T, C, H, W), not {tuple(video.shape)}.")
+        if 0 in video.shape:
+            raise ValueError(f"There are no frames or no pixels in a video of the shape {tuple(video.shape)}.")
+    return found
+
+
+def _each_video(videos: Any) -> Iterator[Any]:
+    if isinstance(videos, str | os.PathLike):
+        yield os.fspath(videos)
+    elif isinstance(videos, list | tuple) and videos and all(_is_frame(frame) for frame in videos):
+        yield _stack_frames(videos)
+    elif isinstance(videos, list | tuple):
+        for video in videos:
+            if isinstance(video, list | tuple) and not video:
+                raise ValueError("There are no frames in a video: its list is empty.")
+            yield from _each_video(video)
+    elif is_pil_image(videos):
+        yield _stack_frames([videos])
+    elif not isinstance(videos, np.ndarray | torch.Tensor):
+        raise TypeError(
+            "A video is a path, an array or tensor, or a list of frames (PIL images, arrays), not a "
+            f"{type(videos).__module__}.{type(videos).__qualname__}."
+        )
+    elif videos.ndim == 5:
+        yield from videos
+    elif _is_frame(videos):
+        yield _stack_frames([videos])
+    else:
+        yield videos[..., None] if videos.ndim == 3 else videos  # grey frames, one after the other, have three
+
+
+def _is_frame(value: Any) -> bool:
+    """Whether a value is an image: PIL's, `(H, W)`, `(H, W, C)` or `(C, H, W)`. Four grey frames look like neither."""
+    if not isinstance(value, np.ndarray | torch.Tensor):
+        return is_pil_image(value)
+    return value.ndim == 2 or (value.ndim == 3 and (value.shape[-1] in (1, 3, 4) or value.shape[0] in (1, 3)))
+
+
+def _stack_frames(frames: Any) -> Any:
+    """Frames as one array or tensor, `(T, H, W, C)` or `(T, C, H, W)`."""
+    arrays = []
+    for frame in frames:
+        if is_pil_image(frame):
+            if frame.mode == "F" or frame.mode.startswith("I"):
+                raise ValueError(f"An image has the mode {frame.mode!r}: give frames of 8 bits per channel.")
+            arrays.append(np.asarray(frame.convert("RGB")))
+        else:
+            arrays.append(frame[..., None] if frame.ndim == 2 else frame)
+    shapes = sorted({tuple(array.shape) for array in arrays})
+    if len(shapes) > 1:
+        raise ValueError(f"The frames of a video must have one size, these have {', '.join(map(str, shapes))}.")
+    return torch.stack(arrays) if all(isinstance(array, torch.Tensor) for array in arrays) else np.stack(arrays)
+
+
+def _with_three_channels(video: Any) -> Any:
+    """Frames `(T, H, W, C)` or `(T, C, H, W)` of 1, 3 or 4 channels as RGB; a fourth is transparency."""
+    for channels, axis in ((3, 1), (3, 3), (1, 3), (1, 1), (4, 3), (4, 1)):
+        if video.shape[axis] == channels:
+            picked = [0, 0, 0] if channels == 1 else [0, 1, 2]
+            return video if channels == 3 else video[..., picked] if axis == 3 else video[:, picked]
+    raise ValueError(f"Frames have 1, 3 or 4 channels, last or first, not the shape {tuple(video.shape)}.")
 
 
 def _read_video(path: str, sample_indices_fn: Callable | None) -> tuple[np.ndarray, VideoMetadata]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional
 from transformers import AutoVideoProcessor
 from transformers.video_utils import VideoMetadata
@@ -171,6 +172,102 @@ def test_processed_clip_gives_the_logits_of_the_raw_one(classifier: AMDForVideoC
 def test_unknown_option_in_a_call_raises() -> None:
     with pytest.raises(TypeError, match="sampling_ratio"):
         _processor()([np.zeros((4, 32, 32, 3), dtype=np.uint8)], sampling_ratio=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What may be given
+# ---------------------------------------------------------------------------------------------------------------------
+
+_PLAIN = {"do_normalize": False, "do_rescale": False}
+
+
+def _grey(num_frames: int = 4) -> np.ndarray:
+    """Frames `(T, 32, 40)` that all differ."""
+    return np.random.default_rng(0).integers(256, size=(num_frames, 32, 40), dtype=np.uint8)
+
+
+def _rgb(grey: np.ndarray) -> torch.Tensor:
+    """The centre of grey frames as the processor gives them: `(1, T, 3, 32, 32)`."""
+    return torch.from_numpy(grey)[None, :, None, :, 4:36].expand(-1, -1, 3, -1, -1)
+
+
+def _with_alpha(grey: np.ndarray) -> np.ndarray:
+    return np.stack([grey, grey, grey, np.full_like(grey, 7)], axis=-1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda grey: [[Image.fromarray(frame) for frame in grey]],
+        lambda grey: [Image.fromarray(frame) for frame in grey],
+        lambda grey: [[Image.fromarray(frame, "RGBA") for frame in _with_alpha(grey)]],
+        lambda grey: [[Image.fromarray(frame).convert("LA") for frame in grey]],
+        lambda grey: [[Image.fromarray(frame).convert("P") for frame in grey]],
+        lambda grey: list(grey),
+        lambda grey: [list(grey)],
+        lambda grey: tuple(grey),
+        lambda grey: [torch.from_numpy(frame) for frame in grey],
+        lambda grey: grey,
+        lambda grey: [grey[..., None]],
+        lambda grey: grey[:, None],
+        lambda grey: _with_alpha(grey),
+        lambda grey: [torch.from_numpy(_with_alpha(grey)).permute(0, 3, 1, 2)],
+        lambda grey: grey[None, ..., None],
+    ],
+)
+def test_grey_and_transparent_frames_are_taken_as_rgb(given: Any) -> None:
+    grey = _grey()
+    pixels = _processor(**_PLAIN)(given(grey), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, _rgb(grey).to(pixels.dtype), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_single_image_is_a_video_of_one_frame(mode: str) -> None:
+    image = Image.fromarray(_grey(1)[0])
+    expected = _rgb(_grey(1)).expand(-1, 4, -1, -1, -1)
+    for given in (image.convert(mode), [image.convert(mode)], np.asarray(image), np.asarray(image.convert("RGB"))):
+        pixels = _processor(**_PLAIN)(given, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(pixels, expected.to(pixels.dtype), atol=0, rtol=0)
+
+
+def test_paths_are_taken_as_strings_are(video: Path) -> None:
+    processor = _processor()
+    expected = processor(str(video), return_tensors="pt")["pixel_values"]
+    for given in (video, [video], (video,), [[video]]):
+        assert torch.equal(processor(given, return_tensors="pt")["pixel_values"], expected)
+    assert processor([video, str(video)], return_tensors="pt")["pixel_values"].shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "list of videos or frames is empty"),
+        ([[]], "no frames in a video"),
+        (np.zeros((0, 32, 40, 3), dtype=np.uint8), r"no frames or no pixels.*\(0, 32, 40, 3\)"),
+        ([torch.zeros(4, 3, 0, 40)], "no frames or no pixels"),
+        (np.zeros((4, 5, 6, 32, 40, 3)), r"four dimensions.*\(4, 5, 6, 32, 40, 3\)"),
+        (np.zeros((4, 32, 40, 2), dtype=np.uint8), r"1, 3 or 4 channels.*\(4, 32, 40, 2\)"),
+        ([[Image.new("L", (4, 4)), Image.new("L", (5, 4))]], r"one size.*\(4, 4, 3\), \(4, 5, 3\)"),
+        ([[Image.new("I;16", (4, 4))]], "mode 'I;16'"),
+        ([[Image.new("F", (4, 4))]], "mode 'F'"),
+        (["a.mp4", np.zeros((4, 8, 8, 3))], "all as paths or all as frames"),
+    ],
+)
+def test_what_is_no_video_is_named_in_one_line(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        _processor()(given)
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("given", [None, 3, b"bytes", {"video": 1}, [None], [[Image.new("L", (4, 4)), "x"], object()]])
+def test_what_is_neither_path_nor_frames_is_a_type_error(given: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"A video is a path|all as paths or all as frames"):
+        _processor()(given)
+
+
+def test_processor_of_a_grey_model_keeps_its_one_channel() -> None:
+    processor = _processor(image_mean=[0.5], image_std=[0.5])
+    assert processor([_grey()[..., None]], return_tensors="pt")["pixel_values"].shape == (1, 4, 1, 32, 32)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
