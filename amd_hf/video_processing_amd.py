@@ -1,7 +1,8 @@
 """Video processor of AMD models: samples frames, resizes, crops and normalises.
 
-This file is self-contained on purpose: it travels with published checkpoints as Hub remote code. It decodes with PyAV,
-whose wheels bring their own FFmpeg and which the video-classification pipeline needs anyway.
+Its saved settings say how a model looks at a video; whatever uses the model takes them from there. This file travels
+with published checkpoints as Hub remote code. It decodes with PyAV, whose wheels bring their own FFmpeg and which the
+video-classification pipeline needs anyway.
 """
 
 from __future__ import annotations
@@ -12,17 +13,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, is_pil_image
 from transformers.processing_utils import VideosKwargs
+from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
+
+from .video_sampling_amd import SAMPLING_MODES, sample_clip
+
+
+logger = logging.get_logger(__name__)
+
+TEST_MODES = ("dense", "uniform")
+_INTERPOLATIONS = {
+    PILImageResampling.BILINEAR: InterpolationMode.BILINEAR,
+    PILImageResampling.BICUBIC: InterpolationMode.BICUBIC,
+}
 
 
 class AMDVideosKwargs(VideosKwargs, total=False):
     """Options of [`AMDVideoProcessor`] beside those of every video processor."""
 
+    sampling_mode: str | None
     sampling_rate: int
 
 
@@ -33,13 +48,24 @@ class AMDVideoProcessor(BaseVideoProcessor):
     images, or arrays `(H, W)`, `(H, W, C)` or `(C, H, W)`. Grey frames become RGB, transparency is left out. A single
     image is a video of one frame. Several videos come as a list or as an array of five dimensions.
 
-    Of a longer video it takes the clip in the middle: `num_frames` frames, `sampling_rate` apart; of a shorter one the
-    last frame is repeated. An array that already has `num_frames` frames is taken as it is. The short side is resized
-    to `size` (bilinear, not antialiased, as in the released test), then the centre is cropped.
+    Of a video it takes `num_frames` frames by the law that its model was trained with, without chance:
+
+    - `sampling_mode="dense"`: `sampling_rate` apart, from the middle of the video; of a shorter one the last frame is
+      repeated.
+    - `"spread"`: spread over the window of `num_frames * sampling_rate` frames in the middle.
+    - `"segments"`: the middle frame of each of `num_frames` equal parts of the whole video.
+
+    `sampling_mode` is None in files of earlier releases, which did not say it: dense clips are then assumed, with a
+    warning. An array that already has `num_frames` frames is taken as it is. The short side is resized to `size` by
+    `resample` (bilinear is not antialiased, as in the released test of videos; bicubic is, as Pillow resizes images),
+    then the centre is cropped.
+
+    `test_mode` (`dense` or `uniform`), `test_num_segments` and `test_num_crops` say which views of a video the model's
+    test averages; the processor itself makes one clip. They are None where there was no test.
 
     Raises:
         ValueError: If a file cannot be read as a video, a video has no frames, frames differ in size, or have another
-            number of channels than 1, 3 or 4.
+            number of channels than 1, 3 or 4; or if a setting has no meaning.
         TypeError: If something is no video at all.
         ImportError: If a file is given and PyAV is not installed.
 
@@ -70,7 +96,37 @@ class AMDVideoProcessor(BaseVideoProcessor):
     do_normalize = True
     do_sample_frames = True
     num_frames = 16
+    sampling_mode: str | None = "dense"
     sampling_rate = 4
+    # Not among `valid_kwargs`: a call makes one clip, whatever the views of the test.
+    test_mode: str | None = None
+    test_num_segments: int | None = None
+    test_num_crops: int | None = None
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        if kwargs.get("sampling_mode", "") is None:  # for the base class None stands for the default
+            self.sampling_mode = None
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        choices: tuple[tuple[str, tuple[str, ...]], ...] = (
+            ("sampling_mode", SAMPLING_MODES),
+            ("test_mode", TEST_MODES),
+        )
+        for name, allowed in choices:
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
+        for name in ("num_frames", "sampling_rate", "test_num_segments", "test_num_crops"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+
+    @classmethod
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As for every processor; settings that say nothing of `sampling_mode` are of an earlier release: None."""
+        return super().from_dict({"sampling_mode": None, **video_processor_dict}, **kwargs)
 
     @classmethod
     def for_model(cls, config: Any, **options: Any) -> AMDVideoProcessor:
@@ -87,17 +143,30 @@ class AMDVideoProcessor(BaseVideoProcessor):
         return cls(**options)
 
     def sample_frames(
-        self, metadata: VideoMetadata, num_frames: int | None = None, sampling_rate: int | None = None, **kwargs: Any
+        self,
+        metadata: VideoMetadata,
+        num_frames: int | None = None,
+        sampling_rate: int | None = None,
+        sampling_mode: str | None = None,
+        fps: float | None = None,
+        **kwargs: Any,
     ) -> np.ndarray:
-        """Indices `(num_frames,)`, int64, of the clip in the middle of a video."""
+        """Indices `(num_frames,)`, int64, of the clip that stands for a video, by the law of `sampling_mode`."""
+        if fps is not None:
+            raise ValueError(f"`fps` {fps} has no meaning here: frames are counted, not timed. Give `sampling_rate`.")
         num_frames = self.num_frames if num_frames is None else num_frames
-        sampling_rate = self.sampling_rate if sampling_rate is None else sampling_rate
         total = metadata.total_num_frames
         if metadata.fps is None and total == num_frames:
             return np.arange(num_frames)  # an array that was sampled before
-        start = max(total - num_frames * sampling_rate, 0) // 2
-        indices = np.arange(start, min(start + num_frames * sampling_rate, total), sampling_rate)
-        return np.pad(indices, (0, num_frames - len(indices)), mode="edge")
+        mode = self.sampling_mode if sampling_mode is None else sampling_mode
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        if mode is None:
+            mode = "dense"
+            logger.warning_once(
+                "The processor's settings do not say how the model samples frames (an earlier release wrote them): "
+                f"assumed the clip in the middle of a video, {num_frames} frames, {rate} apart (`sampling_mode` dense)."
+            )
+        return sample_clip(total, num_frames=num_frames, sampling_rate=rate, mode=mode, generator=None)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable | None = None) -> Any:
         """Decodes one file, or each of a list; frames `(T, H, W, C)`, uint8, and their metadata."""
@@ -114,15 +183,21 @@ class AMDVideoProcessor(BaseVideoProcessor):
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
 
-    def resize(self, image: torch.Tensor, size: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def resize(self, image: torch.Tensor, size: Any, resample: Any = None, **kwargs: Any) -> torch.Tensor:
         """Resizes the short side of `(..., H, W)` frames, the long side to int(size * long / short)."""
+        resample = self.resample if resample is None else resample
+        if resample not in _INTERPOLATIONS:
+            raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {resample!r}.")
         height, width = image.shape[-2:]
         short = size.shortest_edge
         if short is None:
-            return functional.resize(image, [size.height, size.width], antialias=False)
-        long = int(short * max(height, width) / min(height, width))
-        new_size = [short, long] if height <= width else [long, short]
-        return functional.resize(image, new_size, antialias=False)
+            new_size = [size.height, size.width]
+        else:
+            long = int(short * max(height, width) / min(height, width))
+            new_size = [short, long] if height <= width else [long, short]
+        interpolation = _INTERPOLATIONS[resample]
+        is_bicubic = interpolation == InterpolationMode.BICUBIC
+        return functional.resize(image, new_size, interpolation=interpolation, antialias=is_bicubic)
 
 
 def _as_videos(videos: Any) -> list[Any]:

@@ -49,7 +49,7 @@ def test_prepared_folder_holds_what_is_to_be_published_and_no_more(saved: Path) 
     for name, size in prepared.files.items():
         assert (prepared.folder / name).stat().st_size == size
         assert f"{size:,}  {name}" in str(prepared)
-    assert f"{sum(prepared.files.values()):,}  bytes in 11 files" in str(prepared)
+    assert f"{sum(prepared.files.values()):,}  bytes in {len(prepared.files)} files" in str(prepared)
 
 
 def test_preparing_again_replaces_what_was_there(saved: Path) -> None:

@@ -25,6 +25,7 @@ _LAYERS = (
         "modeling_amd_positions",
         "modeling_amd_detection",
         "video_processing_amd",
+        "video_sampling_amd",
     ),
     (
         "masking",
@@ -58,7 +59,8 @@ _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "modeling_amd_linear": set(),
     "modeling_amd_positions": set(),
     "modeling_amd_detection": {"configuration_amd", "modeling_amd"},
-    "video_processing_amd": set(),
+    "video_processing_amd": {"video_sampling_amd"},
+    "video_sampling_amd": set(),
 }
 
 
