@@ -164,7 +164,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
             mode = "dense"
             logger.warning_once(
                 "The processor's settings do not say how the model samples frames (an earlier release wrote them): "
-                f"assumed the clip in the middle of a video, {num_frames} frames, {rate} apart (`sampling_mode` dense)."
+                f"assumed a clip from the middle of each, {num_frames} frames, {rate} apart (`sampling_mode` dense)."
             )
         return sample_clip(total, num_frames=num_frames, sampling_rate=rate, mode=mode, generator=None)
 

@@ -1,4 +1,4 @@
-"""How a model looks at a video is in its processor's file: which frames, which size, by the law it was trained with."""
+"""How a model looks at a video is in its processor's file: which frames, which size, by the law of its training."""
 
 from __future__ import annotations
 
