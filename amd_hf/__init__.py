@@ -1,33 +1,42 @@
 """Asymmetric Masked Distillation (AMD, CVPR 2024) for Hugging Face Transformers.
 
-Importing the package registers model type `amd` with the Auto classes and does nothing else; every public name is
-loaded when it is first used.
+Importing the package tells Transformers' Auto classes of model type `amd` and does nothing else. It takes
+milliseconds: every public name is loaded when it is first used.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForPreTraining,
-    AutoModelForVideoClassification,
-    AutoVideoProcessor,
-    BitImageProcessor,
-)
+from .registration import register_with_transformers
 
-from .configuration_amd import AMDConfig
-from .modeling_amd import AMDForImageClassification, AMDForPreTraining, AMDForVideoClassification, AMDModel
-from .modeling_amd_detection import AMDForActionDetection
-from .video_processing_amd import AMDVideoProcessor
 
+if TYPE_CHECKING:  # what `_LAZY_NAMES` does at run time, for editors and type checkers; a test compares the two
+    from .configuration_amd import AMDConfig
+    from .conversion import convert_checkpoint, export_checkpoint
+    from .data.loading import load_image_dataset, load_video_dataset
+    from .data.readers.ava import load_action_dataset
+    from .modeling_amd import AMDForImageClassification, AMDForPreTraining, AMDForVideoClassification, AMDModel
+    from .modeling_amd_detection import AMDForActionDetection
+    from .teacher import load_teacher
+    from .training.detection import AMDDetectionTrainer
+    from .training.detection_args import AMDDetectionArguments
+    from .training.finetuning import AMDFineTuningTrainer
+    from .training.finetuning_args import AMDFineTuningArguments
+    from .training.pretraining import AMDTrainer
+    from .training.pretraining_args import AMDTrainingArguments
+    from .video_processing_amd import AMDVideoProcessor
 
 __version__ = "0.1.0.dev0"
 
-# Loaded on first use: these pull in the Trainer, datasets or a decoder, which `import amd_hf` must not.
+# Where each public name lives. All are loaded on first use: PyTorch, the Trainer, datasets take seconds.
 _LAZY_NAMES = {
+    "AMDConfig": "configuration_amd",
+    "AMDModel": "modeling_amd",
+    "AMDForPreTraining": "modeling_amd",
+    "AMDForVideoClassification": "modeling_amd",
+    "AMDForImageClassification": "modeling_amd",
+    "AMDForActionDetection": "modeling_amd_detection",
+    "AMDVideoProcessor": "video_processing_amd",
     "AMDTrainer": "training.pretraining",
     "AMDTrainingArguments": "training.pretraining_args",
     "AMDFineTuningTrainer": "training.finetuning",
@@ -42,24 +51,9 @@ _LAZY_NAMES = {
     "load_action_dataset": "data.readers.ava",
 }
 
-__all__ = [
-    "AMDConfig",
-    "AMDForActionDetection",
-    "AMDForImageClassification",
-    "AMDForPreTraining",
-    "AMDForVideoClassification",
-    "AMDModel",
-    "AMDVideoProcessor",
-    *_LAZY_NAMES,
-]
+__all__ = list(_LAZY_NAMES)
 
-AutoConfig.register("amd", AMDConfig)
-AutoModel.register(AMDConfig, AMDModel)
-AutoModelForPreTraining.register(AMDConfig, AMDForPreTraining)
-AutoModelForVideoClassification.register(AMDConfig, AMDForVideoClassification)
-AutoModelForImageClassification.register(AMDConfig, AMDForImageClassification)
-AutoImageProcessor.register(AMDConfig, BitImageProcessor)
-AutoVideoProcessor.register(AMDConfig, AMDVideoProcessor)
+register_with_transformers()
 
 
 def __getattr__(name: str) -> Any:
