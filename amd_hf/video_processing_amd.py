@@ -1,8 +1,8 @@
 """Video processor of AMD models: samples frames, resizes, crops and normalises.
 
 Its saved settings say how a model looks at a video; whatever uses the model takes them from there. This file travels
-with published checkpoints as Hub remote code. It decodes with PyAV, whose wheels bring their own FFmpeg and which the
-video-classification pipeline needs anyway.
+with published checkpoints as Hub remote code, beside `video_reading_amd.py`, which decodes with PyAV: its wheels bring
+their own FFmpeg, and the video-classification pipeline needs it anyway.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from .video_reading_amd import MediaFile, PyAVVideoReader
 from .video_sampling_amd import SAMPLING_MODES, sample_clip
 
 
@@ -64,8 +65,9 @@ class AMDVideoProcessor(BaseVideoProcessor):
     test averages; the processor itself makes one clip. They are None where there was no test.
 
     Raises:
-        ValueError: If a file cannot be read as a video, a video has no frames, frames differ in size, or have another
-            number of channels than 1, 3 or 4; or if a setting has no meaning.
+        VideoReadError: If a file cannot be read as a video (a `ValueError`, with the words of `open_video`).
+        ValueError: If a video has no frames, frames differ in size, or have another number of channels than 1, 3 or 4;
+            or if a setting has no meaning.
         TypeError: If something is no video at all.
         ImportError: If a file is given and PyAV is not installed.
 
@@ -276,43 +278,11 @@ def _with_three_channels(video: Any) -> Any:
 
 def _read_video(path: str, sample_indices_fn: Callable | None) -> tuple[np.ndarray, VideoMetadata]:
     """Sampled frames `(n, H, W, C)`, uint8, of a file, and what is known of it."""
-    # Imported here because `import amd_hf` must load no decoder, and inside `try` because Hub remote code refuses to
-    # load where an unguarded import is not installed.
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("Reading video files needs PyAV: `pip install av`.") from error
-    try:
-        metadata = _probe(av, path)
-        sampled = (
-            range(metadata.total_num_frames) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
-        )
+    with PyAVVideoReader(MediaFile(path=path), None, num_threads=0) as video:
+        metadata = VideoMetadata(total_num_frames=len(video), fps=video.mean_rate or 25.0, video_backend="pyav")
+        sampled = range(len(video)) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
         metadata.frames_indices = np.asarray(sampled)
-        return _decode(av, path, metadata.frames_indices.tolist()), metadata
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"Cannot read {path} as a video: {error}") from error
-
-
-def _probe(av: Any, path: str) -> VideoMetadata:
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        total = stream.frames or sum(1 for _ in container.decode(stream))  # WebM and others do not say
-        return VideoMetadata(total_num_frames=total, fps=float(stream.average_rate or 25), video_backend="pyav")
-
-
-def _decode(av: Any, path: str, indices: list[int]) -> np.ndarray:
-    wanted, last = set(indices), max(indices)
-    frames: dict[int, np.ndarray] = {}
-    with av.open(path) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        for number, frame in enumerate(container.decode(video=0)):
-            if number in wanted:
-                frames[number] = frame.to_ndarray(format="rgb24", threads=1)
-            if number == last:
-                break
-    if last not in frames:
-        raise ValueError(f"Cannot read {path} as a video: it has no frame {last}, which its header promises.")
-    return np.stack([frames[index] for index in indices])
+        return video.frames(metadata.frames_indices), metadata
 
 
 __all__ = ["AMDVideoProcessor"]

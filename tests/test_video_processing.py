@@ -281,13 +281,13 @@ def test_unreadable_file_raises_and_is_named(tmp_path: Path) -> None:
         truncate(write_video(tmp_path / "cut.mp4", 40, 48, 64)),
         tmp_path / "missing.mp4",
     ):
-        with pytest.raises(ValueError, match=rf"Cannot read .*{file.name} as a video"):
+        with pytest.raises(ValueError, match=rf"Cannot read video '.*{file.name}': \w+"):
             _processor()(str(file))
 
 
 def test_empty_file_raises(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
-    with pytest.raises(ValueError, match=r"Cannot read .*empty\.mp4 as a video"):
+    with pytest.raises(ValueError, match=r"Cannot read video '.*empty\.mp4': it holds zero bytes"):
         _processor()(str(tmp_path / "empty.mp4"))
 
 

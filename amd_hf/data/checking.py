@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .decoders.base import VideoLimits
+from ..video_reading_amd import VideoLimits
 from .supervised import SupervisedReader
 from .video_readers import IMAGE_READER, reader_path
 from .video_source import VideoReadError, VideoSource

@@ -20,7 +20,7 @@ import time
 import traceback
 from typing import Any
 
-from .decoders.base import BaseVideoReader, VideoLimits
+from ..video_reading_amd import BaseVideoReader, VideoLimits
 from .video_readers import load_reader
 from .video_source import VideoReadError, VideoSource
 

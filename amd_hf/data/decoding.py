@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .decoders.base import VideoLimits
+from ..video_reading_amd import VideoLimits
 from .decoders.images import ArrayReader
 from .supervised import SupervisedReader
 from .video_readers import IMAGE_READER, available_decoders, load_reader, reader_path

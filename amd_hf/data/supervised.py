@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from ..video_reading_amd import BaseVideoReader, Inspection, VideoLimits
 from .decode_server import receive_header, receive_into, send_message
-from .decoders.base import BaseVideoReader, Inspection, VideoLimits
 from .video_source import VideoReadError, VideoSource
 
 
@@ -59,6 +59,8 @@ class SupervisedReader(BaseVideoReader):
             first time an earlier video may have been to blame.
         ImportError: the decoder is not installed.
     """
+
+    source: VideoSource
 
     def __init__(
         self,
@@ -119,6 +121,8 @@ class SupervisedReader(BaseVideoReader):
                     if request["do"] == "open" or isinstance(answer, dict) and "num_frames" not in answer:
                         return self._checked(answer)
                 return self._checked(self._timed(process, request))
+            except VideoReadError:
+                raise
             except (EOFError, OSError, ValueError) as error:
                 self._process = None
                 exit_code = process.kill()

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import NamedTuple
 
-from .decoders.base import BaseVideoReader
+from ..video_reading_amd import BaseVideoReader
 from .decoders.torchcodec_reader import why_torchcodec_is_unusable
 
 
@@ -23,7 +23,7 @@ _HERE = __package__ + ".decoders"
 DECODERS = {  # the preferred one first
     "decord": Decoder(f"{_HERE}.decord_reader:DecordVideoReader", "decord", "decord"),
     "torchcodec": Decoder(f"{_HERE}.torchcodec_reader:TorchCodecVideoReader", "torchcodec", "torchcodec"),
-    "pyav": Decoder(f"{_HERE}.pyav_reader:PyAVVideoReader", "av", "av"),
+    "pyav": Decoder("amd_hf.video_reading_amd:PyAVVideoReader", "av", "av"),
 }
 IMAGE_READER = f"{_HERE}.images:ImageReader"
 

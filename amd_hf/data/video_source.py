@@ -1,4 +1,4 @@
-"""Where a video lies, and the one exception for a video that cannot be read."""
+"""Where a video lies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..video_reading_amd import MediaFile, VideoReadError
 from .video_pointers import frame_paths, read_member
 
 
@@ -14,33 +15,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".ti
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"P6", b"P5", b"II*\0", b"MM\0*")
 
 
-class VideoReadError(RuntimeError):
-    """A video that cannot be read. The only exception that readers raise for the fault of a file.
-
-    Args:
-        reason (`str`): what is wrong, with the values that show it.
-        video_id (`str`, *optional*): the row's `video_id`.
-        source (`str`, *optional*): path of the file, or how many bytes it was read from.
-    """
-
-    def __init__(self, reason: str, video_id: str | None = None, source: str | None = None) -> None:
-        name = video_id if video_id is not None else source
-        super().__init__(f"Cannot read video {name!r}: {reason}" if name is not None else reason)
-        self.reason = reason
-        self.video_id = video_id
-        self.source = source
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The default would pass the whole message as `reason` when the error travels between processes.
-        return type(self), (self.reason, self.video_id, self.source)
-
-
 @dataclass(frozen=True)
-class VideoSource:
+class VideoSource(MediaFile):
     """Where a video lies: exactly one of `path`, `data` and `frame_paths` is set. An image is a video of one frame."""
 
-    path: str | None = None
-    data: bytes | None = None
     frame_paths: tuple[str, ...] | None = None
 
     @classmethod
@@ -72,11 +50,7 @@ class VideoSource:
         raise ValueError(f"The video has no `path`, `bytes` or `frames`; its keys are {sorted(value)}.")
 
     def __str__(self) -> str:
-        if self.path is not None:
-            return self.path
-        if self.data is not None:
-            return f"{len(self.data)} bytes"
-        return f"{len(self.frame_paths or ())} image files"
+        return super().__str__() if self.frame_paths is None else f"{len(self.frame_paths)} image files"
 
     @property
     def is_images(self) -> bool:
@@ -87,13 +61,11 @@ class VideoSource:
             return self.data.startswith(_IMAGE_STARTS) or (self.data[:4] == b"RIFF" and self.data[8:12] == b"WEBP")
         return True
 
-    def check_exists(self, video_id: str | None) -> None:
+    def check_exists(self, video_id: str | None = None) -> None:
         """Raise `VideoReadError` for a missing or empty file before a decoder words it in its own way."""
-        if self.path is not None and not os.path.isfile(self.path):
-            raise VideoReadError(f"there is no file {self.path!r}", video_id, str(self))
-        is_empty = self.path is not None and os.path.getsize(self.path) == 0
-        if is_empty or self.data == b"" or self.frame_paths == ():
-            raise VideoReadError("it holds zero bytes or zero frames", video_id, str(self))
+        if self.frame_paths == ():
+            raise VideoReadError("it holds zero frames", video_id, str(self))
+        super().check_exists(video_id)
 
 
 def _follow_pointer(value: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from amd_hf.data.decoders.base import BaseVideoReader
-from amd_hf.data.decoders.pyav_reader import PyAVVideoReader
 from amd_hf.data.video_readers import Decoder
+from amd_hf.video_reading_amd import BaseVideoReader, PyAVVideoReader
 
 
 HOSTILE = Decoder("tests.helpers.hostile_readers:HostileReader", "av", "av")

@@ -18,6 +18,7 @@ CODE = {
     "modeling_amd_linear.py",
     "modeling_amd_positions.py",
     "video_processing_amd.py",
+    "video_reading_amd.py",
     "video_sampling_amd.py",
 }
 """What `save_pretrained` writes beside a model of `modeling_amd.py` and its processor."""

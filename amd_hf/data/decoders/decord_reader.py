@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ...video_reading_amd import PyAVVideoReader
 from .guarded import GuardedReader
-from .pyav_reader import PyAVVideoReader
 
 
 class DecordVideoReader(GuardedReader):

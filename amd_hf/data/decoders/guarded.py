@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..video_source import VideoReadError, VideoSource
-from .base import BaseVideoReader, VideoLimits
-from .pyav_reader import PyAVVideoReader
+from ...video_reading_amd import BaseVideoReader, PyAVVideoReader, VideoLimits, VideoReadError
+from ..video_source import VideoSource
 
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 
+from ...video_reading_amd import BaseVideoReader, VideoLimits
 from ..video_source import VideoSource
-from .base import BaseVideoReader, VideoLimits
 
 
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")  # Pillow hands some of the others to outside programs
@@ -15,6 +15,8 @@ _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")  # Pillow hands s
 
 class ImageReader(BaseVideoReader):
     """Reads a video that lies on disk as one image file per frame, or an image: a video of one frame."""
+
+    source: VideoSource
 
     @staticmethod
     def import_decoder() -> None:

@@ -1,0 +1,765 @@
+"""Reading the frames of a video file: exact, by index, with PyAV alone.
+
+This file is self-contained on purpose: it travels with published checkpoints as Hub remote code, beside the video
+processor, and the decoding process of `amd_hf.data.supervised` loads it without PyTorch. Whatever reads a video (the
+processor, `pipeline`, training, prediction, the readers of other decoders) sees it through this file: the same stream,
+the same rotation, the same count of frames.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+_INSPECTED_AT_ONCE = 8
+_MIN_SKIPPED_PACKETS = 2  # fewer are decoded as fast as the decoder starts anew
+KEPT_BYTES = 64 * 1024**2
+"""Packets of a video up to this size stay in memory; a larger file is read again."""
+
+_MISSING_SHARE = 0.02  # headers are rounded
+_MISSING_SECONDS = 0.2  # a last frame's time on the screen
+
+# After a key packet of these nothing that is shown later depends on what came before (H.264 is looked at closer).
+_CODECS_WITH_EXACT_KEYS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "png")
+# Frames shown before a key packet may follow it in the file.
+_CODECS_WITH_LEADING_FRAMES = ("hevc", "mpeg1video", "mpeg2video", "mpeg4")
+_NAL_SLICE, _NAL_IDR = 1, 5
+
+
+class VideoReadError(RuntimeError, ValueError):
+    """A video that cannot be read. The only exception that readers and the video processor raise for a file's fault.
+
+    Args:
+        reason (`str`): what is wrong, with the values that show it.
+        video_id (`str`, *optional*): the row's `video_id`.
+        source (`str`, *optional*): path of the file, or how many bytes it was read from.
+    """
+
+    def __init__(self, reason: str, video_id: str | None = None, source: str | None = None) -> None:
+        name = video_id if video_id is not None else source
+        super().__init__(f"Cannot read video {name!r}: {reason}" if name is not None else reason)
+        self.reason = reason
+        self.video_id = video_id
+        self.source = source
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would pass the whole message as `reason` when the error travels between processes.
+        return type(self), (self.reason, self.video_id, self.source)
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """Where a video file lies: exactly one of `path` and `data` (the bytes of the file) is set."""
+
+    path: str | None = None
+    data: bytes | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.path is not None else f"{len(self.data or b'')} bytes"
+
+    def check_exists(self, video_id: str | None = None) -> None:
+        """Raise `VideoReadError` for a missing or empty file before a decoder words it in its own way."""
+        if self.path is not None and not os.path.isfile(self.path):
+            raise VideoReadError(f"there is no file {self.path!r}", video_id, str(self))
+        if self.data == b"" or (self.path is not None and os.path.getsize(self.path) == 0):
+            raise VideoReadError("it holds zero bytes", video_id, str(self))
+
+
+CONTAINER_FORMATS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "flv", "asf", "ogg", "mxf", "nut", "rm", "wtv",
+    "dv", "gif", "apng", "ivf", "obu", "av1", "h264", "hevc", "vvc", "vc1", "vc1test", "mjpeg", "yuv4mpegpipe", "gxf",
+    "nsv", "jpeg_pipe", "png_pipe", "bmp_pipe", "webp_pipe",
+)  # fmt: skip
+"""FFmpeg's names of the containers that are read: those that hold their frames and name no other file or address."""
+
+_PLAYLIST_STARTS = {
+    b"#EXTM3U": "an HLS playlist (m3u8)",
+    b"ffconcat": "a list of files for FFmpeg to join (ffconcat)",
+    b"v=0": "a description of a network stream (SDP)",
+    b"<?xml": "an XML file, such as a DASH manifest (mpd)",
+    b"<MPD": "a DASH manifest (mpd)",
+    b"[playlist]": "a playlist (pls)",
+    b"[InternetShortcut]": "a link to an address",
+    b"# VobSub": "an index of subtitles (VobSub)",
+    b"RTSPtext": "a link to a network stream",
+    b"<asx": "a playlist (asx)",
+    b"<smil": "a playlist (smil)",
+}
+
+
+def import_av() -> Any:
+    """The module `av`. Inside `try`, because Hub remote code refuses to load where a bare import is not installed.
+
+    Raises:
+        ImportError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("Reading video files needs PyAV: `pip install av`.") from error
+    return av
+
+
+@contextmanager
+def open_container(source: MediaFile) -> Iterator[Any]:
+    """Open a file with PyAV: the only place where FFmpeg is given one. It sees this file's bytes and nothing else.
+
+    FFmpeg picks a demuxer by the bytes, and some demuxers open what the bytes name: other files, network addresses.
+    So only `CONTAINER_FORMATS` are let in, FFmpeg is handed an open file and no name to interpret (`http:x` or
+    `concat:a|b` are files of that name), and whatever else it asks to be opened is refused.
+
+    Args:
+        source (`MediaFile`): a path or bytes.
+
+    Yields:
+        `av.container.InputContainer`, closed afterwards.
+
+    Raises:
+        VideoReadError: it is missing, empty or no video container.
+        ImportError: PyAV is not installed.
+    """
+    av = import_av()
+    source.check_exists()
+    options = {
+        "format_whitelist": ",".join(CONTAINER_FORMATS),
+        "protocol_whitelist": "none",  # there is no protocol of this name
+        "enable_drefs": "0",  # QuickTime tracks whose frames lie in other files
+        "use_absolute_path": "0",
+    }
+    with ExitStack() as stack:
+        file = _open_bytes(source, stack)
+        _refuse_playlists(source, file)
+        try:
+            # Names and comments in the file may be in any encoding: they are of no interest here.
+            opened = av.open(file, container_options=options, metadata_errors="ignore", io_open=_refuse_to_open)
+        except av.FFmpegError as error:
+            raise VideoReadError(
+                f"pyav: {error.strerror or error} (it is damaged, or in none of the formats that are read)",
+                source=str(source),
+            ) from error
+        yield stack.enter_context(opened)
+
+
+def _open_bytes(source: MediaFile, stack: ExitStack) -> Any:
+    if source.path is None:
+        return io.BytesIO(source.data or b"")
+    try:
+        return stack.enter_context(open(source.path, "rb"))
+    except OSError as error:
+        raise VideoReadError(f"it cannot be opened: {error}", source=source.path) from error
+
+
+def _refuse_playlists(source: MediaFile, file: Any) -> None:
+    start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    file.seek(0)
+    for text, meaning in _PLAYLIST_STARTS.items():
+        if start.startswith(text.lower()):
+            raise VideoReadError(
+                f"it is {meaning}, which holds no frames but names where they are: give the video itself",
+                source=str(source),
+            )
+
+
+def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:
+    raise VideoReadError(f"it asks for another file or address to be opened ({url[:200]!r}), which is refused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoLimits:
+    """What a video may take at most. Checked before the memory is taken; above it a video counts as unreadable.
+
+    Args:
+        max_decoded_bytes (`int`, defaults to 2 GiB): RGB bytes of one call of `frames` (16 x 4 frames of 4K fit).
+        max_frame_pixels (`int`, defaults to 8192 x 8192): height times width.
+        max_frames (`int`, defaults to 10 million): frames of a video (46 hours at 60 a second).
+        max_file_bytes (`int`, defaults to 4 GiB): size of a file that is given as bytes. One given by its path is
+            not read into memory.
+    """
+
+    max_decoded_bytes: int = 2 * 1024**3
+    max_frame_pixels: int = 8192 * 8192
+    max_frames: int = 10_000_000
+    max_file_bytes: int = 4 * 1024**3
+
+    def __post_init__(self) -> None:
+        for name in ("max_decoded_bytes", "max_frame_pixels", "max_frames", "max_file_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, not {getattr(self, name)}.")
+
+
+class Inspection(NamedTuple):
+    """What decoding a whole video showed.
+
+    Args:
+        num_frames (`int`): frames that came out.
+        height, width (`int`): of the first one, as the decoder gives it.
+        damage (`str` or `None`): faults that a decoder conceals, so that the video can be read all the same.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    damage: str | None
+
+
+class BaseVideoReader:
+    """Checks and bookkeeping; a decoder adds `__len__`, `_read` and perhaps `close`."""
+
+    def __init__(
+        self, source: MediaFile, video_id: str | None, limits: VideoLimits | None = None, num_threads: int = 1
+    ) -> None:
+        self.source = source
+        self.video_id = video_id
+        self.limits = VideoLimits() if limits is None else limits
+        self.num_threads = num_threads
+        self._frame_shape: tuple[int, int] | None = None  # (H, W), known once a frame was decoded
+        if source.data is not None and len(source.data) > self.limits.max_file_bytes:
+            raise self._error(
+                f"the file is {len(source.data)} bytes, above the limit of {self.limits.max_file_bytes} "
+                "(`max_file_bytes`)"
+            )
+
+    @staticmethod
+    def import_decoder() -> None:
+        """Import the libraries that reading will import."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        """Decode strictly increasing int64 `indices` to uint8 (n, H, W, 3)."""
+        raise NotImplementedError
+
+    @property
+    def height(self) -> int:
+        return self._known_frame_shape()[0]
+
+    @property
+    def width(self) -> int:
+        return self._known_frame_shape()[1]
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if wanted.size == 0:
+            raise ValueError("`indices` is empty: ask for at least one frame.")
+        if wanted.min() < 0 or wanted.max() >= len(self):
+            raise IndexError(f"Frames {wanted.min()}..{wanted.max()} asked of {self.source}, which has {len(self)}.")
+        unique, inverse = np.unique(wanted, return_inverse=True)
+        frames = self._read(unique)
+        self._frame_shape = frames.shape[1:3]
+        return frames if np.array_equal(unique, wanted) else frames[inverse]
+
+    def inspect(self) -> Inspection:
+        """Decode the whole video, a few frames at a time.
+
+        Raises:
+            VideoReadError: a frame cannot be decoded.
+        """
+        for start in range(0, len(self), _INSPECTED_AT_ONCE):
+            self.frames(range(start, min(start + _INSPECTED_AT_ONCE, len(self))))
+        return Inspection(len(self), self.height, self.width, None)
+
+    def close(self) -> None:
+        """Free what the decoder holds; reading afterwards is not possible."""
+
+    def __enter__(self) -> BaseVideoReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _known_frame_shape(self) -> tuple[int, int]:
+        # The size in the header ignores rotation and may be wrong, so a frame is decoded.
+        if self._frame_shape is None:
+            self.frames([0])
+        assert self._frame_shape is not None
+        return self._frame_shape
+
+    def _error(self, reason: object) -> VideoReadError:
+        return VideoReadError(" ".join(str(reason).split())[:1000], self.video_id, str(self.source))
+
+    @contextmanager
+    def _faults_of_the_file(self, decoder: str) -> Iterator[None]:
+        """Turn whatever `decoder` raises into `VideoReadError`: on damaged files they raise nearly every exception."""
+        try:
+            yield
+        except VideoReadError as error:
+            if error.video_id == self.video_id and error.source is not None:
+                raise
+            raise self._error(error.reason) from error
+        except Exception as error:
+            raise self._error(f"{decoder}: {str(error) or type(error).__name__}") from error
+
+    def _check_length(self, num_frames: int) -> None:
+        if num_frames == 0:
+            raise self._error("it holds zero frames")
+        if num_frames > self.limits.max_frames:
+            raise self._error(
+                f"it has {num_frames} frames, above the limit of {self.limits.max_frames} (`max_frames`)"
+            )
+
+    def _check_size(self, num_frames: int, height: int, width: int) -> None:
+        if height * width > self.limits.max_frame_pixels:
+            raise self._error(
+                f"a frame has {height} x {width} pixels, above the limit of {self.limits.max_frame_pixels} "
+                "(`max_frame_pixels`)"
+            )
+        num_bytes = num_frames * height * width * 3
+        if num_bytes > self.limits.max_decoded_bytes:
+            raise self._error(
+                f"{num_frames} frames of {height} x {width} take {num_bytes} bytes, above the limit of "
+                f"{self.limits.max_decoded_bytes} (`max_decoded_bytes`)"
+            )
+
+
+def best_stream(container: Any) -> Any:
+    """The video stream of a container that is read: FFmpeg's choice (the largest, not a cover picture).
+
+    Raises:
+        ValueError: there is none.
+    """
+    stream = container.streams.best("video")
+    if stream is None:
+        held = sorted({other.type for other in container.streams})
+        raise ValueError(f"it has no video stream (it holds: {', '.join(held) or 'nothing'})")
+    if "attached_pic" in str(stream.disposition):
+        raise ValueError("it has no video stream: its only picture is the cover of a sound file")
+    return stream
+
+
+class PacketOrder(NamedTuple):
+    """Where the frames of a stream are, by packet number (in file order, which is the order of decoding).
+
+    Args:
+        shown_pts (`np.ndarray` of shape (frames,), int64): time stamps in order of display, without repeats.
+        starts (`np.ndarray` of shape (s,), int64): packets from which decoding is exact for all that is shown from
+            them on, increasing, the first one 0.
+        start_ranks (`np.ndarray` of shape (s,), int64): index of the frame of each of `starts`.
+        is_simple (`bool`): every key packet is one of `starts`, and its frame's index is the number of packets
+            before it. Decoders that count packets are right on such streams only.
+    """
+
+    shown_pts: np.ndarray
+    starts: np.ndarray
+    start_ranks: np.ndarray
+    is_simple: bool
+
+
+class VideoPackets:
+    """Opens a file with PyAV, reads the packets of its best video stream once, and hands them out again.
+
+    Args:
+        source (`MediaFile`): a path or bytes.
+        num_threads (`int`): decoder threads; 0 lets FFmpeg choose.
+        max_frame_pixels (`int`): told to FFmpeg's decoder, which refuses larger frames before it allocates them.
+        max_frames (`int`): reading stops with one packet more.
+
+    Attributes:
+        num_frames (`int`): packets that show a frame.
+        order (`PacketOrder` or `None`): None where the file does not tell the order of display.
+
+    Raises:
+        ValueError: no video stream, no decoder, or a file that ends before the packets that its header lists.
+        av.FFmpegError, OSError: as PyAV raises them.
+    """
+
+    def __init__(self, source: MediaFile, num_threads: int, max_frame_pixels: int, max_frames: int) -> None:
+        self._source = source
+        self._num_threads = num_threads
+        self._max_frame_pixels = max_frame_pixels
+        self._opened = ExitStack()
+        self._container: Any = None
+        self._kept: list[Any] | None = None
+        self.num_frames = 0
+        self._shown_pts: np.ndarray | None = None
+        self.order: PacketOrder | None = None
+        try:
+            self._open()
+            self._scan(max_frames)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def format_name(self) -> str:
+        """FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
+        return self._container.format.name
+
+    @property
+    def header_size(self) -> tuple[int, int]:
+        """Height and width that the header tells, before rotation."""
+        return self._context.height, self._context.width
+
+    @property
+    def header_rate(self) -> float | None:
+        """Frames a second that the header tells; None where it does not."""
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return float(rate) if rate else None
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Seconds at which frames are shown, float64 (num_frames,), increasing; None where not every frame says."""
+        if self._shown_pts is None or self._stream.time_base is None:
+            return None
+        return self._shown_pts * float(self._stream.time_base)
+
+    @property
+    def promised_frames(self) -> float:
+        """How many frames the header tells: by its count, or by duration and rate, whichever is more."""
+        seconds = (self._container.duration or 0) / 1_000_000  # of the container, in microseconds
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            seconds = max(seconds, float(self._stream.duration * self._stream.time_base))
+        return max(self._stream.frames, seconds * float(self._stream.average_rate or 0))
+
+    def find_cut(self) -> str | None:
+        """Say how much of the video that the header tells of is absent; None where nothing is.
+
+        MP4 files with something absent are not opened at all. AVI tells how many frames there are, Matroska how long
+        they last; other containers tell neither.
+        """
+        if self.format_name == "avi" and self._stream.frames > self.num_frames + _MISSING_SHARE * self._stream.frames:
+            return f"the header tells of {self._stream.frames} frames, the file holds {self.num_frames}"
+        if self.format_name.startswith("matroska") and self.order is not None:
+            promised = self._seconds_by_header()
+            held = float((self.order.shown_pts[-1] - self.order.shown_pts[0]) * self._stream.time_base)
+            if promised is not None and promised > held * (1 + _MISSING_SHARE) + _MISSING_SECONDS:
+                return f"the header tells of {promised:.1f} seconds, the last frame is at {held:.1f}"
+        return None
+
+    def _seconds_by_header(self) -> float | None:
+        tag = self._stream.metadata.get("DURATION", "")
+        try:
+            hours, minutes, seconds = tag.strip("\0").split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        except ValueError:  # no such tag: the container's own is that of its longest stream
+            is_alone = len(self._container.streams) == 1
+            return self._container.duration / 1_000_000 if is_alone and self._container.duration else None
+
+    def decode_from(self, number: int) -> Iterator[Any]:
+        """Start to decode at packet `number` and yield PyAV frames to the end of the stream."""
+        if self._kept is not None:
+            packets: Iterator[Any] = iter(self._kept[number:])
+            if self._context.is_open:
+                self._context.flush_buffers()
+        else:
+            self._open()  # the decoder is a new one
+            packets = self._demux()
+            for _ in range(number):
+                next(packets, None)
+        context = self._context
+        for packet in packets:
+            yield from context.decode(packet)
+        yield from context.decode(None)
+
+    def close(self) -> None:
+        self._kept = None
+        self._container = None
+        self._opened.close()
+
+    def _open(self) -> None:
+        self._opened.close()
+        self._container = self._opened.enter_context(open_container(self._source))
+        self._stream = best_stream(self._container)
+        self._context = self._stream.codec_context
+        if self._context is None:
+            raise ValueError("there is no decoder for its video stream")
+        self._context.thread_count = self._num_threads
+        self._context.options = {"max_pixels": str(self._max_frame_pixels)}
+
+    def _demux(self) -> Iterator[Any]:
+        return (packet for packet in self._container.demux(self._stream) if packet.size)
+
+    def _scan(self, max_frames: int) -> None:
+        codec = self._context.codec.canonical_name  # of the format, not of the decoder (libdav1d)
+        nal_length_size = _nal_length_size(self._context.extradata) if codec == "h264" else 0
+        kept: list[Any] | None = []
+        kept_bytes = 0
+        pts: list[int | None] = []
+        shown: list[bool] = []
+        exact_keys: list[int] = []
+        num_keys = 0
+        for number, packet in enumerate(self._demux()):
+            pts.append(packet.pts)
+            shown.append(not packet.is_discard and (codec != "vp8" or _is_shown_vp8(packet)))
+            if packet.is_keyframe:
+                num_keys += 1
+                if codec != "h264" or _holds_idr(memoryview(packet), nal_length_size):
+                    exact_keys.append(number)
+            if kept is not None:
+                kept.append(packet)
+                kept_bytes += packet.size
+                kept = None if kept_bytes > KEPT_BYTES else kept
+            if number >= max_frames:
+                break
+        self._kept = kept
+        self.num_frames = sum(shown)
+        # MP4 lists its packets in the header (those that an edit list cuts off are taken from that list).
+        promised = len(self._stream.index_entries) if self.format_name.startswith("mov") else 0
+        if len(pts) < min(promised, max_frames):
+            raise ValueError(f"its header promises {promised} frames, but the file ends after {len(pts)}")
+        if None in pts:
+            return
+        stamps = np.array(pts, dtype=np.int64)
+        # Stamps that tell the order of decoding (AVI) are those of the frames all the same, once they are sorted.
+        shown_pts = np.unique(stamps[np.array(shown, dtype=bool)])
+        self._shown_pts = shown_pts if len(shown_pts) == self.num_frames else None
+        if codec not in _CODECS_WITH_EXACT_KEYS:
+            return
+        may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
+        self.order = _order(stamps, np.array(shown, dtype=bool), exact_keys, num_keys, may_reorder)
+
+
+def _order(
+    pts: np.ndarray, shown: np.ndarray, exact_keys: list[int], num_keys: int, may_reorder: bool
+) -> PacketOrder | None:
+    shown_pts = np.unique(pts[shown])
+    if len(shown_pts) == 0 or len(shown_pts) < shown.sum():
+        return None
+    if may_reorder and len(pts) > 2 and bool((np.diff(pts) > 0).all()):
+        return None  # AVI and the like: the stamps tell the order of decoding, and frames may be shown in another
+    before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(pts)[:-1]])
+    starts = np.array([key for key in exact_keys if shown[key] and pts[key] > before[key]], dtype=np.int64)
+    ranks = np.searchsorted(shown_pts, pts[starts])
+    num_before = np.concatenate([[0], np.cumsum(shown)])[starts]
+    is_simple = len(starts) == num_keys and bool((ranks == num_before).all()) and bool(shown.all())
+    if len(starts) == 0 or starts[0] != 0:  # where nothing better is known, decoding starts with the file
+        starts, ranks = np.concatenate([[0], starts]), np.concatenate([[0], ranks])
+        is_simple = False
+    return PacketOrder(shown_pts, starts, ranks, is_simple)
+
+
+def _is_shown_vp8(packet: Any) -> bool:
+    return bool(memoryview(packet)[0] >> 4 & 1)
+
+
+def _nal_length_size(extradata: bytes | None) -> int:
+    """Bytes of the length in front of each NAL unit (MP4, Matroska); 0 for start codes (transport streams)."""
+    return (extradata[4] & 3) + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
+
+
+def _holds_idr(data: memoryview, length_size: int) -> bool:
+    """Tell whether the first slice of an H.264 packet is of an IDR picture: nothing refers across such a one."""
+    for unit_type in _nal_types(data, length_size):
+        if unit_type == _NAL_IDR:
+            return True
+        if _NAL_SLICE <= unit_type < _NAL_IDR:
+            return False
+    return False
+
+
+def _nal_types(data: memoryview, length_size: int) -> Iterator[int]:
+    if length_size:
+        start = 0
+        while start + length_size < len(data):
+            yield data[start + length_size] & 0x1F
+            start += length_size + int.from_bytes(data[start : start + length_size], "big")
+        return
+    content = bytes(data)
+    start = content.find(b"\0\0\1")
+    while start >= 0 and start + 3 < len(content):
+        yield content[start + 3] & 0x1F
+        start = content.find(b"\0\0\1", start + 3)
+
+
+class PyAVVideoReader(BaseVideoReader):
+    """Reads with PyAV. Packets before the last exact start are left out, all others are decoded one after the other.
+
+    Where the frames that come out are not those that the packets announce (hidden frames, wrong time stamps), the
+    whole file is decoded from its start and frames are counted.
+    """
+
+    def __init__(
+        self, source: MediaFile, video_id: str | None, limits: VideoLimits | None = None, num_threads: int = 1
+    ) -> None:
+        super().__init__(source, video_id, limits, num_threads)
+        import_av()  # its absence is no fault of the file
+        self._decoded: Iterator[Any] = iter(())
+        self._next_index = 0
+        self._start = -1  # position in `order.starts` at which decoding began
+        with self._faults_of_the_file("pyav"):
+            self._packets = VideoPackets(
+                source, num_threads, self.limits.max_frame_pixels, max_frames=self.limits.max_frames
+            )
+        self._order = self._packets.order
+        try:
+            self._check_length(len(self))
+            self._check_size(1, *self._packets.header_size)
+        except VideoReadError:
+            self.close()
+            raise
+
+    @staticmethod
+    def import_decoder() -> None:
+        import_av()
+
+    def __len__(self) -> int:
+        return self._packets.num_frames
+
+    def __enter__(self) -> PyAVVideoReader:
+        return self
+
+    @property
+    def order(self) -> PacketOrder | None:
+        """The order of the packets; None where frames are counted."""
+        return self._order
+
+    @property
+    def format_name(self) -> str:
+        """FFmpeg's name of the container."""
+        return self._packets.format_name
+
+    @property
+    def promised_frames(self) -> float:
+        """How many frames the header tells, which may be nonsense."""
+        return self._packets.promised_frames
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """When each frame is shown, by its time stamp: float64 (n,), increasing, in seconds of the file's own clock.
+
+        None where the file has no time stamp for each frame (raw streams): then `mean_rate` is all there is.
+        """
+        return self._packets.times
+
+    @property
+    def mean_rate(self) -> float | None:
+        """Frames a second from the first frame to the last one, or as the header tells where there are no `times`."""
+        times = self.times
+        if times is not None and len(times) > 1:
+            return (len(times) - 1) / float(times[-1] - times[0])
+        return self._packets.header_rate
+
+    def close(self) -> None:
+        self._decoded = iter(())  # its frames refer back here: left to the garbage collector they would outlive a fork
+        self._packets.close()
+
+    def inspect(self) -> Inspection:
+        """Decode the whole video, without turning frames into RGB, and look for what FFmpeg conceals."""
+        num_frames = num_damaged = height = width = 0
+        with self._faults_of_the_file("pyav"):
+            for frame in self._packets.decode_from(0):
+                if num_frames == 0:
+                    height, width = frame.height, frame.width
+                    self._check_size(1, height, width)
+                if (frame.height, frame.width) != (height, width):
+                    raise self._error(f"the frame size changes from {(height, width)} at {num_frames}")
+                num_frames += 1
+                num_damaged += frame.is_corrupt
+        self._start = -1  # what was decoded is used up
+        if num_frames == 0:
+            raise self._error("no frame can be decoded")
+        damage = [
+            f"{num_damaged} of {num_frames} frames are damaged" if num_damaged else None,
+            f"{len(self) - num_frames} of {len(self)} frames are missing" if num_frames < len(self) else None,
+            self._packets.find_cut(),
+        ]
+        return Inspection(num_frames, height, width, "; ".join(filter(None, damage)) or None)
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        av = import_av()
+        with self._faults_of_the_file("pyav"):
+            if self._order is not None:
+                try:
+                    return self._collect(indices, self._announced_frame)
+                except (av.FFmpegError, _UnexpectedFrame):
+                    self._order = None  # for good: the packets do not tell what the decoder makes of them
+                    self._restart(0, 0)
+            return self._collect(indices, self._counted_frame)
+
+    def _collect(self, indices: np.ndarray, frame_at: Callable[[int], Any]) -> np.ndarray:
+        frames: np.ndarray | None = None
+        for position, index in enumerate(indices):
+            frame = frame_at(int(index))
+            self._check_size(len(indices), frame.height, frame.width)
+            image = _upright_rgb(frame)
+            if frames is None:
+                frames = np.empty((len(indices), *image.shape), dtype=np.uint8)
+            if image.shape != frames.shape[1:]:
+                raise self._error(f"the frame size changes from {frames.shape[1:3]} to {image.shape[:2]} at {index}")
+            frames[position] = image
+        assert frames is not None
+        return frames
+
+    def _announced_frame(self, index: int) -> Any:
+        order = self._order
+        assert order is not None
+        start = int(np.searchsorted(order.start_ranks, index, side="right")) - 1
+        if index < self._next_index or self._start < 0 or self._is_worth_skipping_to(start):
+            self._restart(int(order.starts[start]), int(order.start_ranks[start]))
+            self._start = start
+        first_pts = order.shown_pts[order.start_ranks[self._start]]
+        for frame in self._decoded:
+            if frame.pts is None:
+                raise _UnexpectedFrame
+            if frame.pts < first_pts and self._start > 0:
+                continue  # shown before the start, made of packets that were left out
+            if frame.pts != order.shown_pts[self._next_index]:
+                raise _UnexpectedFrame
+            self._next_index += 1
+            if self._next_index > index:
+                return frame
+        raise _UnexpectedFrame
+
+    def _is_worth_skipping_to(self, start: int) -> bool:
+        order = self._order
+        assert order is not None
+        return start > self._start and int(order.start_ranks[start]) - self._next_index >= _MIN_SKIPPED_PACKETS
+
+    def _counted_frame(self, index: int) -> Any:
+        if index < self._next_index or self._start < 0:
+            self._restart(0, 0)
+            self._start = 0
+        for frame in self._decoded:
+            self._next_index += 1
+            if self._next_index > index:
+                return frame
+        raise self._error(f"its packets promise {len(self)} frames, but decoding ends after {self._next_index}")
+
+    def _restart(self, packet: int, index: int) -> None:
+        self._decoded = self._packets.decode_from(packet)
+        self._next_index = index
+
+
+class _UnexpectedFrame(Exception):
+    """The decoder gave another frame than the packets announced."""
+
+
+def _upright_rgb(frame: Any) -> np.ndarray:
+    """Turn a PyAV frame into uint8 (H, W, 3), turned and mirrored as its display matrix asks."""
+    image = frame.to_ndarray(format="rgb24", threads=1)
+    matrix = _display_matrix(frame)
+    if matrix is None:
+        return image
+    # A point (x, y) is shown at (a x + c y, b x + d y); only the signs matter, and which of them are larger.
+    (a, b), (c, d) = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, across, down = image.transpose(1, 0, 2), c, b
+    else:
+        across, down = a, d
+    return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+
+def _display_matrix(frame: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    data = next((bytes(part) for part in frame.side_data if part.type.name == "DISPLAYMATRIX"), None)
+    if data is None or len(data) < 36:
+        return None
+    a, b, _, c, d = np.frombuffer(data, dtype=np.int32, count=5).tolist()  # in the machine's own byte order
+    return (a, b), (c, d)
+
+
+__all__ = [
+    "BaseVideoReader",
+    "Inspection",
+    "MediaFile",
+    "PyAVVideoReader",
+    "VideoLimits",
+    "VideoReadError",
+    "open_container",
+]
