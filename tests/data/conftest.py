@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.video_kinds import KindFiles
 from tests.helpers.videos import write_video
 
 
@@ -19,3 +20,9 @@ def video_40(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def video_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of a single frame, 48 x 64."""
     return write_video(tmp_path_factory.mktemp("videos") / "one.mp4", 1, 48, 64)
+
+
+@pytest.fixture(scope="session")
+def kind_files(tmp_path_factory: pytest.TempPathFactory) -> KindFiles:
+    """Files of every kind in `tests.helpers.video_kinds`."""
+    return KindFiles(tmp_path_factory.mktemp("kinds"))
