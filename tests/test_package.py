@@ -17,7 +17,7 @@ _PACKAGE = _ROOT / "amd_hf"
 
 # Layers of DESIGN section 2, lowest first: a module imports from layers below its own, or from its own.
 _LAYERS = (
-    ("errors", "configuration_amd", "options_files", "video_reading_amd"),
+    ("errors", "configuration_amd", "options_files", "recipe_files", "video_reading_amd"),
     (
         "modeling_amd",
         "modeling_amd_layers",
@@ -51,6 +51,8 @@ _LAYERS = (
     ("recipes",),
     ("registration",),
     ("__init__",),
+    ("cli",),
+    ("__main__",),
 )
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
 _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
@@ -184,8 +186,9 @@ def _imports(path: Path) -> set[str]:
                 base = module.split(".")[1:]
             else:
                 base = [*folder[: len(folder) - node.level + 1], *filter(None, module.split("."))]
-            # `from . import x` names modules, `from .x import y` names things in one.
-            found |= {".".join(base)} if base else {alias.name for alias in node.names}
+            # `from . import x` names modules, or things in the package's own `__init__`; `from .x import y` in one.
+            modules = {alias.name if alias.name in _RANKS else "__init__" for alias in node.names}
+            found |= {".".join(base)} if base else modules
     return found
 
 
