@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,17 @@ from safetensors.torch import load_file
 CONFIG_ENTRY = "amd_config"  # beside the tensors in official files that we write; the authors' code ignores it
 _WRAPPERS = ("model", "module", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_MOST_TENSORS = 100_000  # a ViT-g has 600
+# Tensors may share storage (tied weights) or be expanded (a bias of zeros), as long as a file of a few bytes does not
+# become terabytes of memory: all together they may be so many times what the file holds, and so many bytes more.
+_MOST_TIMES_HELD = 4
+_MOST_BYTES_MORE = 64 * 2**20
+# What unpickling strangers' bytes raises: the unpickler trusts the order of its instructions.
+_UNPICKLING_ERRORS = (
+    RuntimeError, EOFError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
+    OverflowError, MemoryError, struct.error,
+)  # fmt: skip
 
 
 @dataclass
@@ -45,18 +58,24 @@ def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no checkpoint, needs unsafe unpickling, holds no tensors, or holds NaN or infinite
-            values.
+        ValueError: If the file is no checkpoint, needs unsafe unpickling, holds no tensors, tensors that are no dense
+            floating-point arrays or would take far more memory than the file holds, or NaN or infinite values.
     """
-    content = source if isinstance(source, Mapping) else _load_file(Path(source))
+    content = source if isinstance(source, Mapping) else load_tensor_file(Path(source))
     name = "state dict" if isinstance(source, Mapping) else str(source)
     checkpoint = _unwrap(content, name)
+    _check_sizes(checkpoint)  # before anything touches their values
     _strip_prefixes(checkpoint)
-    _check_tensors(checkpoint)
+    _check_values(checkpoint)
     return checkpoint
 
 
-def _load_file(path: Path) -> Mapping[str, Any]:
+def load_tensor_file(path: Path) -> Mapping[str, Any]:
+    """What a `.pth`, `.bin` or `.safetensors` file holds, as it is: nothing in it is run.
+
+    Raises:
+        FileNotFoundError, ValueError: As for [`read_checkpoint`].
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
     if path.stat().st_size == 0:
@@ -64,6 +83,7 @@ def _load_file(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_compression(path)
         # Authors' files hold the arguments of their run: a plain record, and the only class that is let through.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
@@ -77,8 +97,9 @@ def _load_file(path: Path) -> Mapping[str, Any]:
             "`torch.load(path, weights_only=False)`, keep the state dict, `torch.save` that, and convert the new "
             "file."
         ) from error
-    except (RuntimeError, EOFError, SafetensorError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    except _UNPICKLING_ERRORS as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict.")
     return content
@@ -94,12 +115,25 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
+def _check_compression(path: Path) -> None:
+    """Raises where a zip file would grow as it is read: `torch.save` stores, it never compresses."""
+    if not zipfile.is_zipfile(path):
+        return  # an older file, or a damaged one, which is said elsewhere
+    with zipfile.ZipFile(path) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f"its entry {packed[0]!r} is compressed, which no program that saves checkpoints does.")
+
+
 def _unwrap(content: Mapping[str, Any], name: str) -> Checkpoint:
     wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
     inner = content if wrapper is None else content[wrapper]
     strangers = [key for key, value in inner.items() if not isinstance(value, torch.Tensor)]
-    if strangers or not inner:
-        found = f"entries that are no tensors ({', '.join(map(str, strangers[:5]))})" if strangers else "nothing"
+    unnamed = [key for key in inner if not isinstance(key, str)]
+    if strangers or unnamed or not inner:
+        names = ", ".join(str(key)[:100] for key in (strangers or unnamed)[:5])
+        kind = "entries that are no tensors" if strangers else "tensors whose names are no text"
+        found = f"{kind} ({names})" if names else "nothing"
         raise ValueError(
             f"{name} holds {found} where a state dict was expected, looked for bare or under {', '.join(_WRAPPERS)}."
         )
@@ -129,19 +163,49 @@ def _strip_prefixes(checkpoint: Checkpoint) -> None:
         found = False
         for prefix in prefixes:
             encoder_only = prefix == "encoder."
-            matching = [key for key in checkpoint.tensors if key.startswith(prefix)]
-            if matching and (encoder_only or len(matching) == len(checkpoint.tensors)):
-                checkpoint.tensors = {
-                    key.removeprefix(prefix) if key in set(matching) else key: value
-                    for key, value in checkpoint.tensors.items()
-                }
+            num_matching = sum(key.startswith(prefix) for key in checkpoint.tensors)
+            if num_matching and (encoder_only or num_matching == len(checkpoint.tensors)):
+                bare = {key.removeprefix(prefix): value for key, value in checkpoint.tensors.items()}
+                if len(bare) < len(checkpoint.tensors):
+                    raise ValueError(
+                        f"{checkpoint.source} holds tensors with and without the prefix `{prefix}` under the same "
+                        "names: it is unclear which are meant. Save only one of the two models."
+                    )
+                checkpoint.tensors = bare
                 checkpoint.prefixes.append(prefix)
                 found = True
 
 
-def _check_tensors(checkpoint: Checkpoint) -> None:
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """Raises for tensors that are no plain arrays, or that would fill the memory as soon as they are looked at."""
+    if len(checkpoint.tensors) > _MOST_TENSORS:
+        raise ValueError(
+            f"{checkpoint.source} holds {len(checkpoint.tensors):,} tensors; no model of this kind has more than "
+            f"{_MOST_TENSORS:,}."
+        )
+    held: dict[int, int] = {}  # bytes by place in memory: a storage that several tensors share counts once
+    claimed: dict[str, int] = {}
     for key, tensor in checkpoint.tensors.items():
-        if not tensor.is_floating_point():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else "without values" if tensor.is_meta else str(tensor.layout)
+            raise ValueError(f"{checkpoint.source}: `{key}` is {kind}; weights are dense arrays of numbers.")
+        if tensor.dtype not in _DTYPES:
             raise ValueError(f"{checkpoint.source}: `{key}` has dtype {tensor.dtype}; weights are floating point.")
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = max(held.get(storage.data_ptr(), 0), storage.nbytes())
+        claimed[key] = tensor.numel() * tensor.element_size()
+    total, limit = sum(claimed.values()), _MOST_TIMES_HELD * sum(held.values()) + _MOST_BYTES_MORE
+    if total > limit:
+        key = max(claimed, key=lambda name: claimed[name])
+        tensor = checkpoint.tensors[key]
+        raise ValueError(
+            f"{checkpoint.source}: `{key}` of shape {tuple(tensor.shape)} takes {claimed[key]:,} bytes, all tensors "
+            f"together {total:,}, while the file holds only {sum(held.values()):,}: they repeat the same numbers "
+            "(expanded tensors). Save them with `.clone()` if that is what they should be."
+        )
+
+
+def _check_values(checkpoint: Checkpoint) -> None:
+    for key, tensor in checkpoint.tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{checkpoint.source}: `{key}` holds NaN or infinite values.")

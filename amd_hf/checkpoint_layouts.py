@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
-from .checkpoint_files import Checkpoint, read_checkpoint
+from .checkpoint_files import Checkpoint, load_tensor_file, read_checkpoint
 from .checkpoint_keys import is_videomae, videomae_to_official
 from .checkpoint_mae import is_mae, is_vit_mae, mae_settings, mae_to_official, vit_mae_to_mae
 
@@ -55,7 +54,7 @@ def _read_folder(folder: Path) -> Checkpoint:
         )
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
-        tensors |= load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path).tensors
+        tensors |= load_tensor_file(path)
     if not tensors:
         raise FileNotFoundError(f"{folder} has neither *.safetensors nor pytorch_model*.bin.")
     checkpoint = read_checkpoint(tensors)

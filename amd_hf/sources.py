@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.image_utils import PILImageResampling
 
@@ -52,7 +53,7 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
 
     Raises:
         OSError: If there is nothing at `source`.
-        ValueError: If weights are missing, have no place or do not fit.
+        ValueError: If weights are missing, have no place, do not fit or are not finite, or their file is damaged.
     """
     if not isinstance(source, Mapping) and not Path(source).is_file():
         if PreTrainedConfig.get_config_dict(source)[0].get("model_type") == "amd":
@@ -69,7 +70,10 @@ def _load_amd(source: str, config_options: dict[str, Any]) -> AMDPreTrainedModel
     if name not in _CLASSES:
         raise ValueError(f"{source} holds a {name}, which is none of {', '.join(_CLASSES)}.")
     config = AMDConfig.from_dict({**config.to_dict(), **config_options})
-    model, info = _CLASSES[name].from_pretrained(source, config=config, output_loading_info=True)
+    try:
+        model, info = _CLASSES[name].from_pretrained(source, config=config, output_loading_info=True)
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {source} are not a readable checkpoint: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source} lacks {len(missing)} weights of {name}: {', '.join(missing[:10])}.")
     return model.eval()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
@@ -18,15 +20,16 @@ logger = logging.get_logger(__name__)
 
 SEAL_NAME = "checkpoint_seal.json"
 """Written last: size and BLAKE2b hash of each file of a checkpoint. Without it a checkpoint is not whole."""
+_LOADED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".json")  # of files that resuming reads
 
 
 def seal_checkpoint(checkpoint: str | Path) -> None:
     """Mark a checkpoint as whole, at once and for good: it survives a crash of the machine right after."""
     folder = Path(checkpoint)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL_NAME)
-    seal = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
-    for path in files:
-        with open(path, "rb") as file:
+    names = sorted(_listed_files(folder))
+    seal = {name: _fingerprint(folder / name) for name in names}
+    for name in names:
+        with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
     unfinished = folder / f".{SEAL_NAME}.part"
     with open(unfinished, "w") as file:
@@ -46,18 +49,58 @@ def remove_unsealed(checkpoint: str | Path) -> None:
 def problem_of(checkpoint: str | Path) -> str | None:
     """Why a checkpoint cannot be resumed from; None for one that is whole, which all of its bytes are read for."""
     folder = Path(checkpoint)
-    try:
-        seal: dict[str, Any] = json.loads((folder / SEAL_NAME).read_text())
-    except FileNotFoundError:
-        return f"it is incomplete (no {SEAL_NAME}: the run ended while it was written)"
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return f"its {SEAL_NAME} is damaged"
+    seal = read_seal(folder)
+    if isinstance(seal, str):
+        return seal
+    unlisted = sorted(_listed_files(folder) - seal.keys())
+    if loaded := [name for name in unlisted if Path(name).suffix in _LOADED_SUFFIXES]:
+        return f"its file {loaded[0]} was not there when it was written"
     for name, expected in seal.items():
         if not (folder / name).is_file():
             return f"its file {name} is missing"
         if _fingerprint(folder / name) != expected:
             return f"its file {name} is damaged (another size or hash than when it was written)"
     return None
+
+
+def read_seal(folder: Path) -> dict[str, dict[str, Any]] | str:
+    """The seal of a checkpoint, by file name, or why it is none: it must say what a seal says, not only parse."""
+    try:
+        seal = json.loads((folder / SEAL_NAME).read_text())
+    except FileNotFoundError:
+        return f"it is incomplete (no {SEAL_NAME}: the run ended while it was written)"
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or nested without end
+        return f"its {SEAL_NAME} is damaged"
+    if not isinstance(seal, dict) or TRAINER_STATE_NAME not in seal:
+        return f"its {SEAL_NAME} is damaged (it lists no {TRAINER_STATE_NAME}, which every checkpoint has)"
+    for name, entry in seal.items():
+        if not _is_inside(name) or not _is_fingerprint(entry):
+            return f"its {SEAL_NAME} is damaged (its entry {name[:100]!r} is no file with size and hash)"
+    return seal
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is that of a file in the folder or below, as `seal_checkpoint` writes them."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name and name not in ("", ".")
+
+
+def _is_fingerprint(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"size", "blake2b"}:
+        return False
+    is_size = type(entry["size"]) is int and entry["size"] >= 0  # true and 3.0 equal 1 and 3, and are no sizes
+    return (
+        is_size and isinstance(entry["blake2b"], str) and re.fullmatch(r"[0-9a-f]{32}", entry["blake2b"]) is not None
+    )
+
+
+def _listed_files(folder: Path) -> set[str]:
+    """Names of the files of a checkpoint; our own beginning with a dot are no part of it."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != SEAL_NAME and path.name != f".{SEAL_NAME}.part"
+    }
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
