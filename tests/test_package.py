@@ -17,7 +17,7 @@ _PACKAGE = _ROOT / "amd_hf"
 
 # Layers of DESIGN section 2, lowest first: a module imports from layers below its own, or from its own.
 _LAYERS = (
-    ("errors", "configuration_amd", "options_files", "recipe_files", "video_reading_amd"),
+    ("errors", "configuration_amd", "options_files", "recipe_files", "video_reading_amd", "csv_text"),
     (
         "modeling_amd",
         "modeling_amd_layers",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cards.escaping import escape_markdown
 from .grid import Grid
 from .statistics import Interval, mean_interval, paired_difference
 from .store import StageStore
@@ -68,8 +69,10 @@ def write_report(grid: Grid, store: StageStore, folder: Path) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = collect(grid, store)
-    text = f"# {grid.title}\n\n{_arms_table(grid, outcomes)}\n\n{_comparisons_table(grid, outcomes)}\n"
-    (folder / "report.md").write_text(text)
+    text = (
+        f"# {escape_markdown(grid.title)}\n\n{_arms_table(grid, outcomes)}\n\n{_comparisons_table(grid, outcomes)}\n"
+    )
+    (folder / "report.md").write_text(text, encoding="utf-8")
     content: dict[str, Any] = {"title": grid.title, "seeds": list(grid.seeds), "arms": {}}
     for name, outcome in outcomes.items():
         content["arms"][name] = {"title": grid.arms[name].title, **vars(outcome)}
@@ -90,7 +93,7 @@ def _arms_table(grid: Grid, outcomes: Mapping[str, ArmOutcome]) -> str:
     ]
     for name, outcome in outcomes.items():
         cells = [
-            grid.arms[name].title,
+            escape_markdown(grid.arms[name].title),
             _percent(mean_interval(outcome.accuracy)),
             _percent(mean_interval(outcome.probe)),
             f"{mean_interval(outcome.similarity).mean:.2f}" if outcome.similarity else "-",
@@ -111,7 +114,8 @@ def _comparisons_table(grid: Grid, outcomes: Mapping[str, ArmOutcome]) -> str:
         "|---" * (len(MEASURES) + 2) + "|",
     ]
     for first, second in grid.comparisons:
-        cells = [f"{grid.arms[first].title} - {grid.arms[second].title}"]
+        titles = (escape_markdown(grid.arms[name].title) for name in (first, second))
+        cells = [" - ".join(titles)]
         for measure in MEASURES:
             pair = getattr(outcomes[first], measure), getattr(outcomes[second], measure)
             cells.append(_percent(paired_difference(*pair), signed=True))
@@ -140,7 +144,7 @@ def _draw_bars(grid: Grid, outcomes: Mapping[str, ArmOutcome], path: Path) -> No
         for place, outcome in zip(places, outcomes.values(), strict=True):
             values = [100 * value for value in getattr(outcome, measure)]
             axes.plot(values, [place] * len(values), "k.", markersize=3)
-    axes.set_yticks(range(len(outcomes)), [grid.arms[name].title for name in outcomes])
+    axes.set_yticks(range(len(outcomes)), [grid.arms[name].title for name in outcomes], parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="accuracy on the validation clips, %\nbars: mean and 95% interval; dots: seeds", xlim=(0, 100))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=2)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from .escaping import Markdown, escape_markdown, read_template
 from .metadata import LIBRARY_NAME, TAGS, reported_result
 from .zoo import NOT_STATED, Zoo, ZooModel, measure
 
@@ -20,12 +19,6 @@ _PROGRAMS = {
     "detection": "scripts/finetune.py",
 }
 _LICENCE_NAME = "weights-licence-not-stated"
-
-
-def read_template(name: str) -> jinja2.Template:
-    """A template of this package; a name that it does not know is an error, not an empty string."""
-    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
-    return jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(text)
 
 
 def render_page(model: ZooModel, zoo: Zoo, root: Path, classes: Collection[str]) -> str:
@@ -50,7 +43,9 @@ def render_page(model: ZooModel, zoo: Zoo, root: Path, classes: Collection[str])
     context: dict[str, Any] = {
         "model": model,
         "paper": zoo.paper,
-        "metadata": _metadata(model, zoo).to_yaml(),
+        "checkpoint": Markdown(model.checkpoint or ""),  # these two are Markdown in the file of facts
+        "teacher_where": Markdown(model.teacher.where),
+        "metadata": Markdown(_metadata(model, zoo).to_yaml()),
         "size": model.size["title"],
         "input": "images of 224 x 224 pixels" if is_image else "clips of 16 frames of 224 x 224 pixels",
         "input_of": "image" if is_image else "clip",
@@ -144,10 +139,10 @@ def model_table(zoo: Zoo, root: Path) -> str:
         recipe = f"[{Path(model.recipe).name}]({model.recipe})" if (root / model.recipe).is_file() else "not yet"
         task = "pre-trained" if model.task == "pretraining" else "fine-tuned"
         cells = (
-            f"{model.size['title']}, {task}",
-            model.data.title,
+            escape_markdown(f"{model.size['title']}, {task}"),
+            escape_markdown(model.data.title),
             checkpoint,
-            ", ".join(figures) or "see fine-tuned",
+            escape_markdown(", ".join(figures) or "see fine-tuned"),
             recipe,
             f"[{model.name}](model_cards/{model.name}.md)",
         )

@@ -18,9 +18,9 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..configuration_amd import AMDConfig
 from ..visualization import plot_losses
+from .escaping import Markdown, code_block, code_span, escape_markdown, python_string, read_template
 from .metadata import LIBRARY_NAME, TAGS, hub_id_or_none, reported_result
-from .pages import read_template
-from .privacy import hide_paths
+from .privacy import is_secret_name, known_secrets, redact, redact_command, redact_values
 from .zoo import NOT_STATED, load_zoo
 
 
@@ -61,13 +61,19 @@ def write_run_card(
     folder.mkdir(parents=True, exist_ok=True)
     if test_metrics is None:
         test_metrics = getattr(trainer, "test_metrics", None)
-    facts = _RunFacts(trainer, options, test_metrics or {}, _shell_command(command, trainer.args.world_size))
+    words, secret_options, secrets = redact_command(sys.argv if command is None else command)
+    secrets |= known_secrets()
+    facts = _RunFacts(trainer, options, test_metrics or {}, secrets)
     why_no_plot = _draw_losses(trainer.state.log_history, folder / PLOT_NAME)
-    name = Path(trainer.args.hub_model_id or folder.resolve()).name
+    name = redact(Path(trainer.args.hub_model_id or folder.resolve()).name, secrets)
+    shell_command = _shell_command(words, trainer.args.world_size, secrets)
     text = read_template("run_card.md.jinja").render(
         **facts.context(),
         name=name,
-        metadata=facts.metadata(name).to_yaml(),
+        name_in_python=python_string(name),
+        metadata=Markdown(facts.metadata(name).to_yaml()),
+        command=None if shell_command is None else code_block(shell_command, "bash"),
+        secret_options=Markdown(", ".join(map(code_span, secret_options))),
         plot_name=PLOT_NAME,
         has_plot=why_no_plot is None,
         why_no_plot=why_no_plot,
@@ -78,9 +84,10 @@ def write_run_card(
 
 
 class _RunFacts:
-    """What a card says of one run."""
+    """What a card says of one run; `secrets` are left out of it, with all others that look like some."""
 
-    def __init__(self, trainer: Any, options: Sequence[Any], test_metrics: Mapping[str, float], command: str | None):
+    def __init__(self, trainer: Any, options: Sequence[Any], test_metrics: Mapping[str, float], secrets: set[str]):
+        self.secrets = secrets
         self.trainer = trainer
         self.args = trainer.args
         self.config: AMDConfig = trainer.model.config
@@ -90,9 +97,9 @@ class _RunFacts:
         self.evaluation: dict[str, Any] = next(
             (entry for entry in reversed(self.history) if _is_evaluation(entry)), {}
         )
-        self.command = command
         told = dict(self.options)
-        self.data_name = Path(str(told["data"])).name if "data" in told else None
+        # Redacted first: the last part of an address may hold what its rest says of it.
+        self.data_name = Path(redact(str(told["data"]), secrets)).name if "data" in told else None
         self.start = next((str(told[name]) for name in _SOURCES if name in told), None)
         teacher = getattr(trainer, "teacher", None)
         self.teacher: str | None = None if teacher is None else str(teacher.source)
@@ -101,7 +108,7 @@ class _RunFacts:
         self.is_classifier = hasattr(self.model, "classifier") and self.config.num_labels > 0
 
     def context(self) -> dict[str, Any]:
-        """What the template asks for, paths shortened."""
+        """What the template asks for: paths shortened, nothing private, all text escaped but what is Markdown."""
         results = [
             *((f"test {_title(name)}", value) for name, value in self.test.items()),
             *(
@@ -119,15 +126,17 @@ class _RunFacts:
             "data": self._data(),
             "model": self._model(),
             "training": self._training(),
-            "arguments": [*changed_options(self.args).items(), *self.options],
-            "command": self.command,
+            "arguments": [(code_span(name), value) for name, value in self._arguments()],
             "versions": _versions(),
             "teacher": self.teacher,
             "teacher_licence": licence_of(self.teacher),
             "start": self.start,
             "start_licence": licence_of(self.start),
         }
-        return {name: _without_paths(value) for name, value in context.items()}
+        return {name: redact_values(value, self.secrets) for name, value in context.items()}
+
+    def _arguments(self) -> list[tuple[str, Any]]:
+        return redact_values([*changed_options(self.args).items(), *self.options], self.secrets)
 
     def _counted(self) -> str:
         sentences = []
@@ -230,7 +239,7 @@ def changed_options(options: Any) -> dict[str, Any]:
         value = values.get(field.name)
         if field.name in _UNTOLD_ARGUMENTS or value == default or (value in _NOTHING and default in _NOTHING):
             continue
-        changed[field.name] = value
+        changed[field.name] = "a secret, left out" if is_secret_name(field.name) else value
     if getattr(options, "accelerator_config", None) == AcceleratorConfig():
         changed.pop("accelerator_config", None)
     if getattr(options, "base_learning_rate", None) is not None:
@@ -264,17 +273,17 @@ def _draw_losses(history: Sequence[Mapping[str, Any]], path: Path) -> str | None
     return None
 
 
-def _shell_command(command: Sequence[str] | None, num_processes: int) -> str | None:
+def _shell_command(words: list[str], num_processes: int, secrets: set[str]) -> str | None:
     """How to start the run again from the shell; `None` where it was no program that did."""
-    words = list(sys.argv if command is None else command)
     if not words or not words[0].endswith(".py"):
         return None
     program = Path(words[0])
     if program.is_absolute():
         inside = program.is_relative_to(Path.cwd())
-        words[0] = str(program.relative_to(Path.cwd())) if inside else f"{program.parent.name}/{program.name}"
+        name = str(program.relative_to(Path.cwd())) if inside else f"{program.parent.name}/{program.name}"
+        words = [name, *words[1:]]
     launcher = ["accelerate", "launch", "--num_processes", str(num_processes)] if num_processes > 1 else ["python"]
-    return shlex.join([*launcher, *map(hide_paths, words)])
+    return shlex.join([*launcher, *(redact(word, secrets) for word in words)])
 
 
 def _count_training_videos(trainer: Any) -> str:
@@ -303,7 +312,8 @@ def _number(value: Any) -> str:
 
 
 def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{name}` {_number(value)}" for name, value in values.items()) or "none"
+    listed = [f"{code_span(name)} {escape_markdown(redact(_number(value)))}" for name, value in values.items()]
+    return Markdown(", ".join(listed) or "none")
 
 
 def _versions() -> list[tuple[str, str]]:
@@ -314,13 +324,3 @@ def _versions() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, str):
-        return hide_paths(value)
-    if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_without_paths(item) for item in value)
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections import deque
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..csv_text import csv_line, guard_cell
 from ..video_reading_amd import VideoLimits
 from .supervised import SupervisedReader
 from .video_readers import IMAGE_READER, reader_path
@@ -218,9 +218,10 @@ def write_clean_list(
     else:
         file = folder / "clean.csv"
         with open(file, "w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["path", *(["label"] if has_labels else [])])
-            writer.writerows([path, *label] for path, label in zip(paths, labels, strict=True))
+            stream.write(csv_line(["path", *(["label"] if has_labels else [])]))
+            for path, label in zip(paths, labels, strict=True):
+                # To our readers `./=a.mp4` is `=a.mp4`; to a spreadsheet it is no formula.
+                stream.write(csv_line([f"./{path}" if guard_cell(path) != path else path, *label]))
     names = None
     if label_names is not None:
         names = folder / "label_names.txt"

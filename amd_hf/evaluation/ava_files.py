@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv
+from pyarrow import csv as arrow_csv
 
+from ..csv_text import original_cell
 from ..data.readers.ava_files import format_timestamp, read_action_list, read_excluded
 from ..data.readers.problems import Problems
 from .ava_map import FrameBoxes, average_precisions, mean_of
@@ -59,21 +61,25 @@ def _read(file: Path, actions: list[int], left_out: set[str], has_scores: bool) 
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {str(file)!r}.")
     columns = ["video", "timestamp", *_SIDES, "action"]
-    with open(file, encoding="utf-8-sig") as stream:
-        width = len(stream.readline().split(","))
+    with open(file, encoding="utf-8-sig", newline="") as stream:
+        width = len(next(csv.reader(stream), [""]))
     if has_scores and width != 8 or width not in (7, 8):
         raise ValueError(f"{file} has {width} fields a line, {8 if has_scores else '7 or 8'} are needed.")
     columns += (["score"] if has_scores else ["person"])[: width - 7]
     types = {"video": pa.string(), "timestamp": pa.float64(), "action": pa.int64(), "person": pa.string()}
     types |= dict.fromkeys((*_SIDES, "score"), pa.float64())
     try:
-        table = csv.read_csv(
+        table = arrow_csv.read_csv(
             file,
-            read_options=csv.ReadOptions(column_names=columns),
-            convert_options=csv.ConvertOptions(column_types=types),
+            read_options=arrow_csv.ReadOptions(column_names=columns),
+            convert_options=arrow_csv.ConvertOptions(column_types=types),
         )
     except pa.ArrowInvalid as error:
         raise ValueError(f"{file} is no file of AVA's form: {error}") from error
+    if has_scores:  # written by us, perhaps with names guarded
+        names = table["video"].combine_chunks().dictionary_encode()
+        originals = pa.array([original_cell(name) for name in names.dictionary.to_pylist()], pa.string())
+        table = table.set_column(0, "video", originals.take(names.indices))
     table = table.filter(pc.is_in(table["action"], pa.array(actions, pa.int64())))
     times = table["timestamp"].to_numpy()
     unique, places = np.unique(times, return_inverse=True)

@@ -6,6 +6,7 @@ boxes count as missed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..configuration_amd import AMDConfig
+from ..csv_text import csv_line
 from ..data.detection_clips import DetectionClipLoader
 from ..data.detection_collator import DetectionTestCollator, pad_to_multiple
 from ..data.loader import build_eval_loader
@@ -112,13 +114,25 @@ class DetectionResult:
         return {"map": self.average_precisions()["map"] if self.outcomes else float("nan"), **self.counts()}
 
     def write_csv(self, path: Any) -> None:
-        """Write the scored detections in AVA's submission format, `video,0902,x1,y1,x2,y2,action,score` a line."""
+        """Write the scored detections in AVA's submission format, `video,0902,x1,y1,x2,y2,action,score` a line.
+
+        Names of videos that a spreadsheet could take for a formula have a `'` in front (see [`amd_hf.csv_text`]), but
+        for AVA's own, such as `-5KQ66BBWC4`, which the official program compares with its list.
+        """
         numbers = self.scored_numbers
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             for outcome in self.outcomes:
                 for box, scores in zip(outcome["test_boxes"], outcome["scores"], strict=False):
-                    place = f"{outcome['video_id']},{','.join(f'{side:.6g}' for side in box)}"
+                    place = f"{_csv_key_frame(outcome['video_id'])},{','.join(f'{side:.6g}' for side in box)}"
                     file.writelines(f"{place},{number + 1},{scores[number]:.6g}\n" for number in numbers)
+
+
+def _csv_key_frame(video_id: str) -> str:
+    """`video,0902` as it stands in a csv file; the video may have a comma of its own."""
+    video, _, timestamp = video_id.rpartition(",")
+    # Neither a call nor a sum: word characters and hyphens alone do nothing in a spreadsheet.
+    cell = video if re.fullmatch(r"-[\w-]+", video) else csv_line([video]).removesuffix("\n")
+    return f"{cell},{timestamp}"
 
 
 def check_scored_names(scored: Sequence[str] | None, class_names: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..csv_text import csv_line
 from .detection import DetectionResult
 from .report import CLASSES_FILE, METRICS_FILE
 
@@ -38,9 +38,8 @@ def write_detection_report(
     summary = {**result.counts(), "map": found["map"], "unreadable": unreadable}
     (folder / METRICS_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     with open(folder / CLASSES_FILE, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["action", "average_precision"])
-        writer.writerows([name, f"{value:.6f}"] for name, value in found["average_precision"].items())
+        file.write(csv_line(["action", "average_precision"]))
+        file.writelines(csv_line([name, f"{value:.6f}"]) for name, value in found["average_precision"].items())
     result.write_csv(folder / DETECTIONS_FILE)
     return summary
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from typing import Any
 
+from ..csv_text import csv_line
 from .prediction import VideoPrediction
 
 
@@ -51,16 +50,18 @@ def as_json_line(result: dict[str, Any]) -> str:
 
 
 def as_csv_lines(result: dict[str, Any]) -> str:
-    """A result of [`as_dict`] as one csv line per window and class; [`HEADERS`] has the first line."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    """A result of [`as_dict`] as one csv line per window and class; [`HEADERS`] has the first line.
+
+    Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.csv_text`].
+    """
+    rows: list[dict[str, Any]] = []
     for part in result.get("windows", [result]):
         times = {name: part[name] for name in _CSV_COLUMNS[1:5] if name in part}
         for rank, entry in enumerate(part.get("predictions", []), start=1):
-            writer.writerow({"video": result["video"], **times, "rank": rank, **entry})
+            rows.append({"video": result["video"], **times, "rank": rank, **entry})
     if "error" in result:
-        writer.writerow({"video": result["video"], "error": result["error"]})
-    return text.getvalue()
+        rows.append({"video": result["video"], "error": result["error"]})
+    return "".join(csv_line(row.get(column, "") for column in _CSV_COLUMNS) for row in rows)
 
 
 FORMATS: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..csv_text import csv_line
 from .metrics import likeliest_classes
 from .multiview import MultiViewResult
 
@@ -57,13 +57,14 @@ def confusion_counts(result: MultiViewResult) -> np.ndarray:
 
 
 def write_class_table(result: MultiViewResult, path: str | Path) -> None:
-    """One line per class of the model: its videos, how many were read and classified rightly, what it is taken for."""
+    """One line per class of the model: its videos, how many were read and classified rightly, what it is taken for.
+
+    Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.csv_text`].
+    """
     counts = confusion_counts(result)
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["class", "name", "videos", "read", "correct", "accuracy", "most_confused_with", "times_confused"]
-        )
+        header = ("class", "name", "videos", "read", "correct", "accuracy", "most_confused_with", "times_confused")
+        file.write(csv_line(header))
         for number, (name, row) in enumerate(zip(result.label_names, counts, strict=True)):
             videos, correct = int(row.sum()), int(row[number])
             wrong = row[:-1].copy()
@@ -71,7 +72,7 @@ def write_class_table(result: MultiViewResult, path: str | Path) -> None:
             other = int(wrong.argmax())
             confused = (result.label_names[other], int(wrong[other])) if wrong.any() else ("", 0)
             accuracy = f"{correct / videos:.4f}" if videos else ""
-            writer.writerow([number, name, videos, videos - int(row[-1]), correct, accuracy, *confused])
+            file.write(csv_line([number, name, videos, videos - int(row[-1]), correct, accuracy, *confused]))
 
 
 def write_predictions(result: MultiViewResult, path: str | Path) -> None:
@@ -146,8 +147,9 @@ def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
     axes = figure.add_axes((margin / size[0], margin / size[1], width / size[0], height / size[1]))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=font_size)
-    axes.set_yticks(range(len(counts)), result.label_names, fontsize=font_size)
+    plain: dict[str, Any] = {"fontsize": font_size, "parse_math": False}  # a name with two dollar signs is no formula
+    axes.set_xticks(range(len(columns)), columns, rotation=90, **plain)
+    axes.set_yticks(range(len(counts)), result.label_names, **plain)
     axes.tick_params(length=2)
     axes.set(xlabel="predicted", ylabel="class", title=f"{len(result.outcomes):,} videos, shares by row")
     if len(columns) <= _MAX_CLASSES_WITH_COUNTS:
