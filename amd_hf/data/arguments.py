@@ -34,6 +34,12 @@ class DataArguments:
         default=None, metadata={"help": "What the data holds; by default videos.", "choices": ["video", "image"]}
     )
     frame_pattern: str | None = field(default=None, metadata={"help": "File name of a frame, as img_%%05d.jpg."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the labels in tables, metadata, shards and Parquet; `label`."}
+    )
+    unlabelled: bool = field(
+        default=False, metadata={"help": "Of folders: list all videos in and below it, without labels."}
+    )
 
     def load(
         self,
@@ -73,6 +79,8 @@ class DataArguments:
             "fold": self.fold,
             "frame_pattern": self.frame_pattern,
             "media": self.media,
+            "label_column": self.label_column,
+            "unlabelled": self.unlabelled or None,
         }
 
 

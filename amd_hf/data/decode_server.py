@@ -21,6 +21,7 @@ import traceback
 from typing import Any
 
 from ..video_reading_amd import BaseVideoReader, VideoLimits
+from .video_pointers import FrameFolder
 from .video_readers import load_reader
 from .video_source import VideoReadError, VideoSource
 
@@ -122,14 +123,15 @@ class _Server:
         payload: bytearray | None,
         reader: str,
         path: str | None,
-        frame_paths: list[str] | None,
+        frame_paths: list[str] | dict[str, Any] | None,
         video_id: str | None,
         limits: dict[str, int],
         num_threads: int,
     ) -> tuple[dict[str, Any], Any]:
         self.close_reader()
         data = None if payload is None else bytes(payload)
-        source = VideoSource(path, data, None if frame_paths is None else tuple(frame_paths))
+        frames = FrameFolder(**frame_paths) if isinstance(frame_paths, dict) else frame_paths
+        source = VideoSource(path, data, frames)
         bounds = VideoLimits(**limits)
         self._bound_memory(2 * bounds.max_decoded_bytes + 2 * len(data or b"") + _SPARE_MEMORY)
         self._reader = load_reader(reader)(source, video_id, bounds, num_threads)

@@ -15,27 +15,29 @@ from .readers.guess import guess_layout
 from .readers.hmdb51 import read_hmdb51
 from .readers.kinetics import read_kinetics
 from .readers.list_file import read_frame_list, read_list_file
-from .readers.parquet import read_parquet
+from .readers.parquet import read_hub, read_parquet
 from .readers.problems import Problems
 from .readers.rows import MEDIA_SUFFIXES, VideoRows
 from .readers.something_something import read_something_something
 from .readers.table import read_table
 from .readers.ucf101 import read_ucf101
+from .readers.videofolder import read_videofolder
 from .readers.webdataset import read_webdataset
 
 
 _READERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # layout: its reader and the arguments that it takes
-    "class_folders": (read_class_folders, ("split", "label_names", "media")),
+    "class_folders": (read_class_folders, ("split", "label_names", "media", "unlabelled")),
     "list_file": (read_list_file, ("root", "label_names")),
     "frame_list": (read_frame_list, ("root", "label_names", "frame_pattern")),
-    "table": (read_table, ("root", "label_names")),
+    "table": (read_table, ("root", "label_names", "label_column")),
+    "videofolder": (read_videofolder, ("split", "label_names", "media", "label_column")),
     "kinetics": (read_kinetics, ("split", "root", "label_names")),
     "something_something": (read_something_something, ("split", "root", "label_names")),
     "ucf101": (read_ucf101, ("split", "root", "fold")),
     "hmdb51": (read_hmdb51, ("split", "root", "fold")),
-    "webdataset": (read_webdataset, ("split", "label_names", "media")),
-    "parquet": (read_parquet, ("split", "label_names", "media")),
-    "hub": (read_parquet, ("split", "label_names", "media")),
+    "webdataset": (read_webdataset, ("split", "label_names", "media", "label_column")),
+    "parquet": (read_parquet, ("split", "label_names", "media", "label_column")),
+    "hub": (read_hub, ("split", "label_names", "media", "label_column")),
 }
 _REQUIRED = {"ucf101": ("split",), "hmdb51": ("split",)}
 _STREAMS = ("webdataset", "parquet", "hub")  # their readers make the dataset themselves
@@ -58,6 +60,8 @@ def load_video_dataset(
     fold: int | None = None,
     frame_pattern: str | None = None,
     media: str | None = None,
+    label_column: str | None = None,
+    unlabelled: bool = False,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """List a video data set. Nothing is decoded: a row says where its video lies. `docs/data.md` shows each layout.
 
@@ -75,9 +79,13 @@ def load_video_dataset(
         fold (`int`, *optional*): official split 1 (default), 2 or 3 of UCF101 and HMDB51.
         frame_pattern (`str`, *optional*): name of a frame's file in a `frame_list`, by default `img_%05d.jpg`.
         media (`str`, *optional*): `video` (default) or `image`: an image is a video of one frame.
+        label_column (`str`, *optional*): of tables, metadata, tar shards (a suffix, or a key of the json), Parquet and
+            data sets of the Hub: the column of the labels, by default `label`.
+        unlabelled (`bool`, defaults to `False`): of folders: walk all of it and give no labels.
 
     Returns:
-        Rows of `video`, `label` (`int` or None) and `video_id` (`str`). `label` is a `ClassLabel` where the labels
+        Rows of `video`, `label` (`int` or None) and `video_id` (`str`), and the other columns of a folder's metadata.
+        `label` is a `ClassLabel` where the labels
         have names. `video` is what `open_video` takes: `{"path": str, "bytes": None}` for files, `{"path", "bytes"}`
         for Parquet, `{"frame_folder", "num_frames", "frame_pattern"}` for frames, and
         `{"archive", "offset", "size", "fault"}` for tar shards. The length of a stream is the `num_examples` of its
@@ -101,6 +109,8 @@ def load_video_dataset(
         "fold": fold,
         "frame_pattern": frame_pattern,
         "media": media,
+        "label_column": label_column,
+        "unlabelled": unlabelled or None,
     }
     rows = _read(name_or_path, layout, given, streaming, None)
     if not isinstance(rows, VideoRows):

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..video_reading_amd import BaseVideoReader, Inspection, VideoLimits
 from .decode_server import receive_header, receive_into, send_message
+from .video_pointers import FrameFolder
 from .video_source import VideoReadError, VideoSource
 
 
@@ -150,11 +151,13 @@ class SupervisedReader(BaseVideoReader):
         return max(self._time_limit - self._time_spent, 0.001)
 
     def _open_request(self) -> dict[str, Any]:
+        paths = self.source.frame_paths
+        frames = vars(paths) if isinstance(paths, FrameFolder) else None if paths is None else list(paths)
         return {
             "do": "open",
             "reader": self._reader,
             "path": self.source.path,
-            "frame_paths": self.source.frame_paths,
+            "frame_paths": frames,
             "video_id": self.video_id,
             "limits": dataclasses.asdict(self.limits),
             "num_threads": self.num_threads,

@@ -144,7 +144,10 @@ class ViewCollator:
 
 def _is_present(video: Any) -> bool:
     """Whether there is something to read, be it damaged."""
-    source = VideoSource.parse(video)
+    try:
+        source = VideoSource.parse(video)
+    except VideoReadError:
+        return False
     if source.path is not None:
         return os.path.isfile(source.path)
     return bool(source.data) or all(os.path.isfile(path) for path in source.frame_paths or ("",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,10 @@ class ImageReader(BaseVideoReader):
     """Reads a video that lies on disk as one image file per frame, or an image: a video of one frame."""
 
     source: VideoSource
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._check_length(len(self))
 
     @staticmethod
     def import_decoder() -> None:

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .label_names import near_name
 from .problems import DUPLICATE, MISSING, NO_LABEL, Kind, Problems
 from .rows import VideoRows
 
 
 _NUM_PATHS_TRIED = 10
 
+MIXED_LABELS = Kind(
+    "has a label of another kind than most lines (names and numbers are mixed)",
+    "have a label of another kind than most lines (names and numbers are mixed)",
+    "Write all labels as names or all as numbers; where numbers are names, give all names as `label_names`.",
+)
 NO_FRAMES = Kind("has no frames", "have no frames", "Give the number of image files in the folder, at least 1.")
 
 
@@ -108,18 +114,31 @@ def _label_numbers(
     for entry in entries:
         if entry.label is None:
             problems.add(file, entry.number, NO_LABEL, entry.path)
-    if named_in_file or any(isinstance(entry.label, str) for entry in labelled):
+    has_names = any(isinstance(entry.label, str) for entry in labelled)
+    if has_names and names is None and not named_in_file:
+        _check_one_kind(labelled, file, problems)
+    if named_in_file or has_names:
         names = sorted({str(entry.label) for entry in labelled}) if names is None else names
         number_of = {name: number for number, name in enumerate(names)}
         for entry in labelled:
             if str(entry.label) not in number_of:
-                problems.add(file, entry.number, _unknown_name(names), str(entry.label))
+                problems.add(
+                    file, entry.number, _unknown_name(names), f"{entry.label}{near_name(str(entry.label), names)}"
+                )
         return [number_of.get(str(entry.label), -1) for entry in labelled], names
     for entry in labelled if names is not None else []:
         assert names is not None
         if int(entry.label or 0) >= len(names):
             problems.add(file, entry.number, _out_of_range(len(names)), entry.label)
     return [int(entry.label or 0) for entry in labelled], names
+
+
+def _check_one_kind(labelled: Sequence[Entry], file: Path, problems: Problems) -> None:
+    """Names beside numbers: the rarer kind is at fault."""
+    numbers = [entry for entry in labelled if not isinstance(entry.label, str)]
+    names = [entry for entry in labelled if isinstance(entry.label, str)]
+    for entry in min(numbers, names, key=len):
+        problems.add(file, entry.number, MIXED_LABELS, entry.label)
 
 
 def _unknown_name(names: Sequence[str]) -> Kind:

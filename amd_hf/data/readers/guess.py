@@ -7,10 +7,11 @@ from pathlib import Path
 
 from .hmdb51 import find_lists
 from .kinetics import COLUMNS, has_kinetics_annotations
-from .rows import folder_names, video_names
+from .listing import folder_names, video_names
 from .something_something import is_something_something
-from .table import csv_header
+from .text_files import csv_header
 from .ucf101 import LIST_FOLDER
+from .videofolder import find_metadata, is_metadata
 
 
 def guess_layout(path: Path, split: str | None = None) -> str:
@@ -40,6 +41,8 @@ def _guess_folder(folder: Path, split: str | None) -> str:
         return "something_something"
     if has_kinetics_annotations(folder):
         return "kinetics"
+    if find_metadata(folder, split):
+        return "videofolder"
     places = [folder, *(folder / name for name in (split, "data") if name and (folder / name).is_dir())]
     for suffix, layout in ((".tar", "webdataset"), (".parquet", "parquet")):
         archive = next((file for place in places for file in place.glob(f"*{suffix}")), None)
@@ -60,6 +63,8 @@ def _check_no_videos(folder: Path, places: list[Path], archive: Path, layout: st
 
 
 def _guess_file(path: Path) -> str:
+    if is_metadata(path):
+        return "videofolder"
     suffix = path.suffix.lower()
     by_suffix = {".tar": "webdataset", ".parquet": "parquet", ".jsonl": "table", ".json": "something_something"}
     if suffix in by_suffix:

@@ -10,8 +10,10 @@ import re
 from pathlib import Path
 
 from .entries import Entry, find_root, make_rows
+from .listing import folder_names
 from .problems import Kind, Problems
-from .rows import VideoRows, folder_names
+from .rows import VideoRows
+from .text_files import read_lines
 from .ucf101 import check_fold, choose_split
 
 
@@ -88,9 +90,7 @@ def _video_folder(lists: Path, folder: Path) -> Path:
 
 
 def _read_list(file: Path, class_name: str, mark: str, problems: Problems) -> list[Entry]:
-    with open(file, encoding="utf-8-sig") as stream:
-        lines = [(number, line.strip()) for number, line in enumerate(stream, start=1) if line.strip()]
-    problems.start(file, len(lines))
+    lines = read_lines(file, problems)
     entries = []
     for number, line in lines:
         name, _, last = line.rpartition(" ")

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from .entries import Entry, find_root, make_rows
 from .label_names import read_label_names
+from .listing import list_folder
 from .problems import Kind, Problems
-from .rows import VideoRows, folder_names, video_names
-from .table import csv_header, csv_records
+from .rows import VideoRows
+from .text_files import csv_header, csv_records
 
 
 COLUMNS = {"youtube_id", "time_start", "time_end"}
@@ -75,7 +76,7 @@ def read_kinetics(
     for number, record in records:
         try:
             start, end = (int(float(record[name])) for name in ("time_start", "time_end"))
-        except ValueError:
+        except (ValueError, OverflowError):  # no number, or an infinite one
             found.add(file, number, _BAD_TIME, f"{record['time_start']},{record['time_end']}")
             continue
         stem = f"{record['youtube_id'].strip()}_{start:06d}_{end:06d}"
@@ -140,12 +141,8 @@ def _split_folder(folder: str, words: tuple[str, ...] | None) -> str:
 
 
 def _index_videos(folder: str) -> dict[str, str]:
-    """Paths of the videos in `folder`, in its sub-folders and in theirs, by their names without suffix."""
+    """Paths of the videos in `folder` and below it, by their names without suffix; of two the one less deep."""
     index: dict[str, str] = {}
-    folders = [(folder, 0)]
-    while folders:
-        place, depth = folders.pop()
-        for name in reversed(video_names(place)):
-            index.setdefault(os.path.splitext(name)[0], os.path.join(place, name))
-        folders += [(os.path.join(place, name), depth + 1) for name in folder_names(place)] if depth < 2 else []
+    for parts in sorted(list_folder(folder).files, key=len):
+        index.setdefault(os.path.splitext(parts[-1])[0], os.path.join(folder, *parts))
     return index

@@ -1,9 +1,85 @@
-"""Names of labels: given as a list, or as a file with one name per line."""
+"""Labels and their names: what a label may be, and the names given as a list or as a file with one name per line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import math
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+
+MAX_LABEL = 999_999
+"""The largest number of a label: a list of names is as long as the largest one, so it is bounded before it is made."""
+
+_MAX_NAME_LENGTH = 1000
+
+
+def as_label(value: Any, names: Collection[str] | None = None) -> int | str | None:
+    """Read a label as it stands in a file: a number from 0, a name, or None where there is none.
+
+    Args:
+        value: text (digits are a number, nothing is no label), a number, or None.
+        names (collection of `str`, *optional*): known names; a text such as `1.5` or `nan` is a name only if it is
+            one of them.
+
+    Raises:
+        ValueError: anything else: true and false, fractions, NaN, negative or huge numbers, lists, endless texts.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _label_of_text(value.strip(), names)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"the label {shorten(value)} is neither a number nor a name")
+    if not math.isfinite(value) or value != int(value):
+        raise ValueError(f"the label {value} is no integer from 0")
+    if not 0 <= value <= MAX_LABEL:
+        raise ValueError(f"the label {shorten(value)} is no number from 0 to {MAX_LABEL}")
+    return int(value)
+
+
+def _label_of_text(text: str, names: Collection[str] | None) -> int | str | None:
+    if not text:
+        return None
+    if len(text) > _MAX_NAME_LENGTH:
+        raise ValueError(f"the label has {len(text)} characters: {shorten(text)}")
+    if text.isascii() and text.isdecimal():
+        digits = text.lstrip("0") or "0"
+        if len(digits) > len(str(MAX_LABEL)):
+            raise ValueError(f"the label {shorten(text)} is no number from 0 to {MAX_LABEL}")
+        return int(digits)
+    if names is None or text not in names:
+        if _is_number(text):
+            raise ValueError(f"the label {text!r} is none: labels are names, or integers from 0")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the label {text!r} is no UTF-8") from None
+    return text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def shorten(value: object, length: int = 100) -> str:
+    """A value as an error may show it: what rows hold may be of any length."""
+    try:
+        text = value if isinstance(value, str) and len(value) > length else repr(value)
+    except (ValueError, RecursionError):  # numbers of more digits than Python writes, lists in lists without end
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def near_name(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'right'?)` where one of the known names is near, else nothing."""
+    near = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def read_label_names(label_names: str | Path | Sequence[str] | None) -> list[str] | None:

@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .entries import Entry, find_root, make_rows
-from .label_names import read_label_names
+from .label_names import MAX_LABEL, read_label_names
 from .problems import Kind, Problems
 from .rows import VIDEO_SUFFIXES, VideoRows, is_video_file
+from .text_files import read_lines
 
 
 FRAME_PATTERN = "img_%05d.jpg"
 
+_MAX_COUNT = 2**63 - 1  # what a column of the table holds; whether a video may have so many frames says its reader
+
 _BAD_VIDEO_LINE = Kind(
     "cannot be read",
     "cannot be read",
-    "Expected a path and an integer label from 0, separated by a space, or only the path of a video "
-    f"({', '.join(VIDEO_SUFFIXES)}).",
+    f"Expected a path and an integer label from 0 (at most {MAX_LABEL}), separated by a space, or only the path of a "
+    f"video ({', '.join(VIDEO_SUFFIXES)}).",
 )
 _BAD_FRAME_LINE = Kind(
     "cannot be read",
@@ -102,13 +105,10 @@ def _read(
 
 
 def _parse(list_file: Path, frame_pattern: str | None, problems: Problems) -> list[Entry]:
-    # utf-8-sig: spreadsheets put a mark in front of the first path.
-    with open(list_file, encoding="utf-8-sig") as file:
-        lines = [(number, line.strip()) for number, line in enumerate(file, start=1) if line.strip()]
-    if not lines:
+    lines = read_lines(list_file, problems)
+    if not lines and not problems.found:
         form = "path label" if frame_pattern is None else "frame_dir total_frames label"
         raise ValueError(f"The list file {list_file} is empty. Write one `{form}` per line.")
-    problems.start(list_file, len(lines))
     parse, bad = (_video_entry, _BAD_VIDEO_LINE) if frame_pattern is None else (_frame_entry, _BAD_FRAME_LINE)
     entries = [(number, line, parse(number, line)) for number, line in lines]
     for number, line, entry in entries:
@@ -119,18 +119,24 @@ def _parse(list_file: Path, frame_pattern: str | None, problems: Problems) -> li
 
 def _video_entry(number: int, line: str) -> Entry | None:
     path, _, last = line.replace("\t", " ").rpartition(" ")
-    if path and _is_number(last):
-        return Entry(number, path.strip(), int(last))
+    if path and last.isascii() and last.isdecimal():
+        label = _number(last, MAX_LABEL)
+        return None if label is None else Entry(number, path.strip(), label)
     return Entry(number, line, None) if is_video_file(os.path.basename(line)) else None
 
 
 def _frame_entry(number: int, line: str) -> Entry | None:
     fields = line.replace("\t", " ").rsplit(maxsplit=2)
-    if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2]):
-        return Entry(number, fields[0], int(fields[2]), int(fields[1]))
+    if len(fields) == 3 and all(field.isascii() and field.isdecimal() for field in fields[1:]):
+        num_frames, label = _number(fields[1], _MAX_COUNT), _number(fields[2], MAX_LABEL)
+        return None if num_frames is None or label is None else Entry(number, fields[0], label, num_frames)
     path, _, last = line.replace("\t", " ").rpartition(" ")
-    return Entry(number, path.strip(), None, int(last)) if path and _is_number(last) else None
+    num_frames = _number(last, _MAX_COUNT)
+    return Entry(number, path.strip(), None, num_frames) if path and num_frames is not None else None
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
+def _number(text: str, largest: int) -> int | None:
+    """The number that digits are, None for other text and numbers above the largest; those may have endless digits."""
+    digits = text.lstrip("0") or text[-1:]
+    is_number = text.isascii() and text.isdecimal() and len(digits) <= len(str(largest))
+    return int(digits) if is_number and int(digits) <= largest else None

@@ -1,19 +1,24 @@
-"""Parquet files and data sets of the Hub: a column of videos or images (bytes, and path) and perhaps one of labels."""
+"""Parquet files, data sets of the Hub and those of `datasets` in memory: a column of videos or images, and labels."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from .label_names import read_label_names
+from .label_names import as_label, read_label_names, shorten
+from .listing import printable
 from .problems import Kind, Problems
 from .rows import row_features
+from .table import check_label_column
 
+
+logger = logging.getLogger(__name__)
 
 _HASHED_BYTES = 1 << 16
 _TYPES = {"video": datasets.Video, "image": datasets.Image}
@@ -32,11 +37,13 @@ def read_parquet(
     streaming: bool = False,
     problems: Problems | None = None,
     media: str = "video",
+    label_column: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Read the videos of a Parquet file, of a folder of them, or of a data set on the Hub.
 
     The column of videos has the type `Video` or the name `video` (for images `Image` or `image`); that of labels has
-    the name `label` and is a `ClassLabel`, integers, or names. A column `video_id` is used where there is one (its
+    the name `label` and is a `ClassLabel`, integers, or names. WebDataset repositories have `cls`, or a `label` in
+    their `json`. A column `video_id` is used where there is one (its
     values must be unique); otherwise an id is made of the name and the bytes of the video.
 
     Args:
@@ -49,27 +56,50 @@ def read_parquet(
             raised. Map-style `datasets` copies the videos to its cache once.
         problems (`Problems`, *optional*): where bad rows are collected; without it they are raised.
         media (`str`, defaults to `"video"`): `video` or `image`.
+        label_column (`str`, *optional*): the column of labels (or the key of `json`), by default as said above.
 
     Raises:
         FileNotFoundError: no such file, folder or data set.
-        ValueError: an unknown split, no column of videos, labels that are names without `label_names`, or bad rows.
+        ValueError: an unknown split, no column of videos or no `label_column`, labels of several classes each, labels
+            that are names without `label_names`, or bad rows.
     """
-    dataset, num_rows = _load(source, split, streaming)
+    loaded = _load(source, split, streaming)
+    return _read(*loaded, source, label_names, problems, media, label_column)
+
+
+def read_hub(source: str, split: str | None = None, **options: Any) -> datasets.Dataset | datasets.IterableDataset:
+    """Read a data set of the Hub, or a folder with the files of one, in whatever form `datasets` reads it."""
+    label_names, problems = options.pop("label_names", None), options.pop("problems", None)
+    media, label_column = options.pop("media", "video"), options.pop("label_column", None)
+    loaded = _load(source, split, options.pop("streaming", False), is_hub=True)
+    return _read(*loaded, source, label_names, problems, media, label_column)
+
+
+def _read(
+    dataset: Any,
+    num_rows: int | None,
+    source: str,
+    label_names: str | Path | Sequence[str] | None,
+    problems: Problems | None,
+    media: str,
+    label_column: str | None,
+) -> datasets.Dataset | datasets.IterableDataset:
     if dataset.features is None:
         raise ValueError(f"The columns of {source} have no declared types, so they cannot be read as a stream.")
-    column = _video_column(dataset.features, source, media)
+    column = video_column(dataset.features, source, media)
     if isinstance(dataset.features[column], _TYPES[media]):
         dataset = dataset.cast_column(column, _TYPES[media](decode=False))
-    names = _names(dataset.features.get("label"), read_label_names(label_names), source)
+    label_path = find_labels(dataset.features, label_column, source)
+    names = _names(_feature_at(dataset.features, label_path), read_label_names(label_names), source)
     make_row = functools.partial(
         _make_row,
         video_column=column,
-        is_labelled="label" in dataset.features,
+        label_path=label_path,
         num_labels=None if names is None else len(names),
         number_of={name: number for number, name in enumerate(names or ())},
     )
     features = row_features(_VIDEO_FEATURE, names)
-    if streaming:
+    if isinstance(dataset, datasets.IterableDataset):
         # The row itself goes through `map` once; what is wrong with it is said in the row, since an exception here
         # would end the stream without a word.
         stream = dataset.map(make_row, remove_columns=list(dataset.features), features=features)
@@ -77,7 +107,7 @@ def read_parquet(
     return _check_rows(dataset, make_row, features, source, problems, _TYPES[media](decode=False))
 
 
-def _load(source: str, split: str | None, streaming: bool) -> tuple[Any, int | None]:
+def _load(source: str, split: str | None, streaming: bool, is_hub: bool = False) -> tuple[Any, int | None]:
     """The dataset as it is stored, and the number of its rows where that is known without reading them."""
     path = Path(source).expanduser()
     if path.is_file():
@@ -85,7 +115,7 @@ def _load(source: str, split: str | None, streaming: bool) -> tuple[Any, int | N
             raise ValueError(f"`split` has no meaning for one file, but is {split!r}. Leave it out.")
         where: dict[str, Any] = {"path": "parquet", "data_files": {"train": [str(path)]}}
     elif path.is_dir():
-        where = {"path": "parquet", "data_dir": str(path)}
+        where = {"path": str(path)} if is_hub else {"path": "parquet", "data_dir": str(path)}
     elif source.startswith((".", "/", "~")):
         raise FileNotFoundError(f"There is no Parquet file or folder {source!r}.")
     else:
@@ -97,10 +127,13 @@ def _load(source: str, split: str | None, streaming: bool) -> tuple[Any, int | N
     if split not in splits:
         raise ValueError(f"{source} has the splits {splits}, not {split!r}: choose one of them with `split`.")
     if not streaming:
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
         return builder.as_dataset(split=split), None
     stream = builder.as_streaming_dataset(split=split).reshard()
-    if path.exists():
+    if path.exists() and builder.config.data_files[split][0].endswith(".parquet"):
         import pyarrow.parquet
 
         files = builder.config.data_files[split]
@@ -116,7 +149,7 @@ def _with_num_rows(stream: Any, num_rows: int | None) -> Any:
     return stream
 
 
-def _video_column(features: datasets.Features, source: str, media: str) -> str:
+def video_column(features: datasets.Features, source: str, media: str) -> str:
     kind = _TYPES[media]
     typed = [name for name, feature in features.items() if isinstance(feature, kind)]
     found = typed if len(typed) == 1 else [name for name in features if name == media]
@@ -125,6 +158,42 @@ def _video_column(features: datasets.Features, source: str, media: str) -> str:
             f"{source} has no column `{media}` and none of type {kind.__name__}; its columns are {list(features)}."
         )
     return found[0]
+
+
+def find_labels(features: datasets.Features, label_column: str | None, source: str) -> tuple[str, ...]:
+    """Where the labels stand: a column, or a column and a key in it; empty where there are none.
+
+    Raises:
+        ValueError: no such column, or one that is no label of one class.
+    """
+    inside = features.get("json")
+    keys = inside if isinstance(inside, Mapping) else {}
+    if label_column is not None and label_column not in features and label_column in keys:
+        return ("json", label_column)
+    check_label_column(label_column, {*features, *keys}, source)
+    if label_column is None:
+        own = next((name for name in ("label", "cls") if name in features), None)
+        if own is None:
+            path = ("json", "label") if "label" in keys else ()
+            named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+            if not path and named:
+                logger.warning(
+                    "%s has no column `label`, so its videos have no labels; `label_column` may name one of %s.",
+                    source, named,
+                )  # fmt: skip
+            return path
+        label_column = own
+    feature = features[label_column]
+    if not isinstance(feature, datasets.ClassLabel | datasets.Value):
+        raise ValueError(f"The column {label_column!r} of {source} is no label of one class, but {feature}.")
+    return (label_column,)
+
+
+def _feature_at(features: Mapping[str, Any], path: Sequence[str]) -> Any:
+    found: Any = features
+    for name in path:
+        found = found[name]
+    return found if path else None
 
 
 def _names(feature: Any, given: list[str] | None, source: str) -> list[str] | None:
@@ -141,26 +210,48 @@ def _names(feature: Any, given: list[str] | None, source: str) -> list[str] | No
 
 
 def _make_row(
-    row: Mapping[str, Any], video_column: str, is_labelled: bool, num_labels: int | None, number_of: dict[str, int]
+    row: Mapping[str, Any],
+    video_column: str,
+    label_path: Sequence[str],
+    num_labels: int | None,
+    number_of: dict[str, int],
 ) -> dict[str, Any]:
     """A stored row in the form of DESIGN section 5; never raises."""
-    video, label, fault = row[video_column], row.get("label"), None
+    video, fault = row[video_column], None
     if isinstance(video, Mapping):
         data, path = video.get("bytes"), video.get("path")
     else:
         data, path = (video, None) if isinstance(video, bytes) else (None, video)
-    video_id = row.get("video_id")
+    if not (data is None or isinstance(data, bytes)) or not (path is None or isinstance(path, str)):
+        data, path, fault = None, None, f"the row holds no video, but {type(video).__name__}"
+    video_id = row.get("video_id", row.get("__key__"))
     if video_id is None:
         video_id = _make_id(data, path)
+    elif "__key__" in row and "video_id" not in row:
+        video_id = f"{str(row.get('__url__')).rpartition('/')[2]}/{video_id}"
     if data is None and path is None:
-        fault = "the row holds no video"
-    if is_labelled:
-        number = number_of.get(label, -1) if isinstance(label, str) else -1 if label is None else int(label)
-        if number < 0 or (num_labels is not None and number >= num_labels):
-            fault = fault or f"the label {label!r} is none of the {num_labels or ''} labels"
-            number = -1
-        label = number
-    return {"video": {"bytes": data, "path": path, "fault": fault}, "label": label, "video_id": str(video_id)}
+        fault = fault or "the row holds no video"
+    label = None
+    if label_path:
+        stored: Any = row
+        for name in label_path:
+            stored = stored.get(name) if isinstance(stored, Mapping) else None
+        try:
+            label = _label_number(stored, num_labels, number_of)
+        except ValueError as error:
+            fault, label = fault or printable(str(error), 500), -1
+    return {
+        "video": {"bytes": data, "path": path, "fault": fault},
+        "label": label,
+        "video_id": printable(str(video_id), 1000),
+    }
+
+
+def _label_number(stored: Any, num_labels: int | None, number_of: Mapping[str, int]) -> int:
+    label = number_of[stored] if isinstance(stored, str) and stored in number_of else as_label(stored)
+    if not isinstance(label, int) or (num_labels is not None and label >= num_labels):
+        raise ValueError(f"the label {shorten(stored)} is none of the {num_labels or ''} labels")
+    return label
 
 
 def _make_id(data: bytes | None, path: str | None) -> str:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .listing import printable
+
 
 MAX_LINES_NAMED = 20
+_MAX_VALUE_LENGTH = 500
 
 
 class Kind(NamedTuple):
@@ -63,7 +66,11 @@ class Problems:
         self._files[str(file)] = _File(total, unit)
 
     def add(self, file: object, number: int, kind: Kind, value: object) -> None:
-        self.found.append(Problem(str(file), number, kind, str(value)))
+        try:
+            text = str(value)
+        except (ValueError, RecursionError):  # endless digits, lists in lists without end
+            text = f"a value of type {type(value).__name__}"
+        self.found.append(Problem(str(file), number, kind, printable(text, _MAX_VALUE_LENGTH)))
 
     @property
     def num_checked(self) -> int:

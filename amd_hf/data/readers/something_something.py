@@ -10,7 +10,6 @@ The newer release has the same in `labels/train.json`, `labels/validation.json`,
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from .entries import Entry, find_root, make_rows
 from .label_names import read_label_names
 from .problems import Kind, Problems
 from .rows import VideoRows
+from .text_files import is_text, read_json_file
 
 
 SPLITS = ("train", "validation", "test")
@@ -28,6 +28,7 @@ _PREFIXES = ("something-something-v2-", "")
 _FOLDERS = ("", "labels", "annotations")
 _VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", "")
 
+_MAX_ID_LENGTH = 100
 _NO_ID = Kind("has no `id`", "have no `id`", "Give the number of the video, as in the official file.")
 
 
@@ -65,7 +66,7 @@ def read_something_something(
     found.start(file, len(records), "entry")
     entries = []
     for number, record in enumerate(records, start=1):
-        if not isinstance(record, dict) or not str(record.get("id", "")).strip():
+        if not isinstance(record, dict) or not _has_id(record):
             found.add(file, number, _NO_ID, record)
         else:
             entries.append(Entry(number, f"{record['id']}.webm", _label_of(record)))
@@ -84,6 +85,13 @@ def is_something_something(folder: Path) -> bool:
     """Whether a folder holds the official JSON files: one of a split, and that of the labels beside it."""
     files = [_split_file(folder, split) for split in SPLITS]
     return any(file is not None and _labels_file(file.parent) is not None for file in files)
+
+
+def _has_id(record: dict[str, Any]) -> bool:
+    name = record.get("id")
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        return False
+    return bool(str(name).strip()) and len(str(name)) < _MAX_ID_LENGTH and is_text(str(name))
 
 
 def _label_of(record: dict[str, Any]) -> str | None:
@@ -124,18 +132,18 @@ def _official_names(folder: Path) -> list[str] | None:
     file = _labels_file(folder)
     if file is None:
         return None
-    numbers = {name: int(number) for name, number in _read_json(file, dict).items()}
+    content = _read_json(file, dict)
+    try:
+        numbers = {name: int(number) for name, number in content.items()}
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{file} gives a label something else than a number, 0 to {len(content) - 1}.") from None
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise ValueError(f"The labels of {file} are not numbered 0 to {len(numbers) - 1}, each once.")
     return sorted(numbers, key=lambda name: numbers[name])
 
 
 def _read_json(file: Path, form: type) -> Any:
-    with open(file, encoding="utf-8-sig") as stream:
-        try:
-            content = json.load(stream)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is no JSON file: {error}") from error
+    content = read_json_file(file)
     if not isinstance(content, form) or not content:
         kind = "list of videos" if form is list else "mapping of labels to numbers"
         raise ValueError(f"{file} holds no {kind}, but {os.path.getsize(file)} bytes of {type(content).__name__}.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from .entries import Entry, find_root, make_rows
 from .problems import Kind, Problems
 from .rows import VideoRows
+from .text_files import read_lines
 
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,7 @@ def read_ucf101(
     names = _class_names(lists / "classInd.txt")
     numbers = {name: number for number, name in enumerate(names, start=1)}
     file = lists / list_name
-    lines = _lines(file)
-    found.start(file, len(lines))
+    lines = _lines(file, found)
     entries = []
     for line_number, line in lines:
         path, *given = line.split()
@@ -108,7 +108,9 @@ def _list_name(split: str | None, fold: int | None) -> str:
 
 
 def _class_names(file: Path) -> list[str]:
-    fields = [line.split() for _, line in _lines(file)]
+    problems = Problems()
+    fields = [line.split() for _, line in _lines(file, problems)]
+    problems.raise_if_any()
     if [pair[0] for pair in fields] != [str(number) for number in range(1, len(fields) + 1)] or any(
         len(pair) != 2 for pair in fields
     ):
@@ -116,11 +118,10 @@ def _class_names(file: Path) -> list[str]:
     return [name for _, name in fields]
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
+def _lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {str(file)!r} of UCF101's official splits.")
-    with open(file, encoding="utf-8-sig") as stream:
-        lines = [(number, line.strip()) for number, line in enumerate(stream, start=1) if line.strip()]
-    if not lines:
+    lines = read_lines(file, problems)
+    if not lines and not problems.found:
         raise ValueError(f"{file} is empty.")
     return lines

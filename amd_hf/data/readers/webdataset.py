@@ -5,12 +5,15 @@
 
 Rows name the archive, offset and size of a video; its bytes are read by whoever opens it. Going on inside a shard
 therefore reads the headers of what was consumed, not the videos.
+
+Shards may come from strangers: whatever a sample holds is a fault of that sample. Sizes are compared with the file's
+own before anything is read.
 """
 
 from __future__ import annotations
 
 import glob
-import json
+import hashlib
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -19,9 +22,11 @@ from typing import Any
 
 import datasets
 
-from .label_names import read_label_names
+from .label_names import as_label, read_label_names, shorten
+from .listing import printable
 from .problems import Kind, Problems
 from .rows import MEDIA_SUFFIXES, row_features
+from .text_files import parse_json
 
 
 _VIDEO_FEATURE = {
@@ -31,6 +36,12 @@ _VIDEO_FEATURE = {
     "fault": datasets.Value("string"),
 }
 _BLOCK = 512  # bytes of a tar header
+_MAX_TEXT_BYTES = 1 << 20  # of a label, or of a json member
+_MAX_HEADER_BYTES = 1 << 20  # of a long name or of the records in front of a member, which `tarfile` reads whole
+_MAX_MEMBERS = 1000  # of a sample
+_FAULTS_OF_ARCHIVES = (tarfile.TarError, OSError, EOFError, ValueError, LookupError, OverflowError, RecursionError)
+
+_Members = dict[str, tuple[int, int]]  # suffix: offset and size of its bytes
 
 _BAD_SAMPLE = Kind("cannot be used", "cannot be used", "Write the shards anew without them.")
 
@@ -42,6 +53,7 @@ def read_webdataset(
     streaming: bool = False,
     problems: Problems | None = None,
     media: str = "video",
+    label_column: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Read the videos of tar shards, in the sorted order of the shards.
 
@@ -54,6 +66,8 @@ def read_webdataset(
             are listed first, and such samples are raised.
         problems (`Problems`, *optional*): where bad samples are collected; without it they are raised.
         media (`str`, defaults to `"video"`): which members count, `video` or `image`.
+        label_column (`str`, *optional*): suffix of the member that is the label, or its key in the json member; by
+            default `cls`, then the key `label`.
 
     Returns:
         Rows whose `video` is `{"archive": str, "offset": int, "size": int, "fault": str | None}`; a `video_id` is
@@ -65,7 +79,7 @@ def read_webdataset(
     """
     shards = find_shards(pattern, split)
     names = read_label_names(label_names)
-    is_labelled = _check_first_label(shards, names)
+    is_labelled = _check_first_label(shards, names, label_column)
     features = row_features(_VIDEO_FEATURE, names)
     if streaming:
         arguments = {
@@ -73,12 +87,13 @@ def read_webdataset(
             "label_names": None if names is None else tuple(names),
             "is_labelled": is_labelled,
             "media": media,
+            "label_column": label_column,
         }
         return datasets.IterableDataset.from_generator(generate_rows, features=features, gen_kwargs=arguments)
     found = Problems() if problems is None else problems
     rows = []
     for shard in shards:
-        shard_rows = list(generate_rows([shard], names, is_labelled, media))
+        shard_rows = list(generate_rows([shard], names, is_labelled, media, label_column))
         found.start(shard, len(shard_rows), "sample")
         for number, row in enumerate(shard_rows, start=1):
             if row["video"]["fault"] is not None:
@@ -114,7 +129,11 @@ def _is_of_split(name: str, split: str) -> bool:
 
 
 def generate_rows(
-    shards: Sequence[str], label_names: Sequence[str] | None, is_labelled: bool, media: str = "video"
+    shards: Sequence[str],
+    label_names: Sequence[str] | None,
+    is_labelled: bool,
+    media: str = "video",
+    label_column: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of tar shards; never raises for what a shard holds.
 
@@ -130,14 +149,19 @@ def generate_rows(
             }
             try:
                 if fault is None:
-                    row |= _parse_sample(shard, members, number_of, is_labelled, media)
+                    row |= _parse_sample(shard, members, number_of, is_labelled, media, label_column)
             except (ValueError, OSError) as error:
-                row["video"]["fault"] = str(error)  # type: ignore[index]
+                row["video"]["fault"] = printable(str(error), 500)  # type: ignore[index]
             yield row
 
 
 def _parse_sample(
-    shard: str, members: dict[str, tuple[int, int]], number_of: dict[str, int] | None, is_labelled: bool, media: str
+    shard: str,
+    members: _Members,
+    number_of: dict[str, int] | None,
+    is_labelled: bool,
+    media: str,
+    label_column: str | None,
 ) -> dict[str, Any]:
     videos = [suffix for suffix in members if f".{suffix.rpartition('.')[2].lower()}" in MEDIA_SUFFIXES[media]]
     if len(videos) != 1:
@@ -145,29 +169,37 @@ def _parse_sample(
     offset, size = members[videos[0]]
     row: dict[str, Any] = {"video": {"archive": shard, "offset": offset, "size": size, "fault": None}}
     if is_labelled:
-        label = _read_label(shard, members, number_of is not None)
+        label = _read_label(shard, members, number_of, label_column)
         if label is None:
             raise ValueError(f"the sample holds no label; its members are {', '.join(members)}")
         row["label"] = _label_number(label, number_of)
     return row
 
 
-def _read_label(shard: str, members: dict[str, tuple[int, int]], has_names: bool) -> int | str | None:
-    """The label of a sample, None where it has none. A text is one only where there are names: it may be a caption."""
-    if "cls" in members:
-        text = _read_text(shard, *members["cls"])
-        return int(text) if text.isascii() and text.isdecimal() else text
+def _read_label(
+    shard: str, members: _Members, number_of: dict[str, int] | None, label_column: str | None
+) -> int | str | None:
+    """The label of a sample, None where it has none. A text is one only where there are names: it may be a caption.
+
+    Raises:
+        ValueError: what stands there is no label.
+    """
+    suffix = label_column if label_column in members else "cls" if label_column is None else None
+    if suffix in members:
+        return as_label(_read_text(shard, *members[suffix]), number_of)
     if "json" in members:
-        content = json.loads(_read_text(shard, *members["json"]))
-        if isinstance(content, dict) and content.get("label") is not None:
-            value = content["label"]
-            if isinstance(value, bool) or not isinstance(value, int | str):
-                raise ValueError(f"the `label` of the json member is neither a number nor a name: {value!r}")
-            return value
-    return _read_text(shard, *members["txt"]) if has_names and "txt" in members else None
+        content = parse_json(_read_text(shard, *members["json"]))
+        value = content.get(label_column or "label") if isinstance(content, dict) else None
+        if value is not None:
+            return as_label(value, number_of)
+    if label_column is not None or number_of is None or "txt" not in members:
+        return None
+    return _read_text(shard, *members["txt"])
 
 
 def _read_text(shard: str, offset: int, size: int) -> str:
+    if size > _MAX_TEXT_BYTES:
+        raise ValueError(f"the label or json takes {size} bytes, more than {_MAX_TEXT_BYTES}")
     with open(shard, "rb") as file:
         file.seek(offset)
         return file.read(size).decode("utf-8-sig").strip()
@@ -177,38 +209,100 @@ def _label_number(label: int | str, number_of: dict[str, int] | None) -> int:
     if isinstance(label, str) and number_of is not None and label in number_of:
         return number_of[label]
     if isinstance(label, str):
-        raise ValueError(f"the label {label!r} is none of the label names")
-    if label < 0 or (number_of is not None and label >= len(number_of)):
-        raise ValueError(f"the label {label} is no number from 0 to {len(number_of or ()) - 1}")
+        raise ValueError(f"the label {shorten(label)} is none of the label names")
+    if number_of is not None and label >= len(number_of):
+        raise ValueError(f"the label {label} is no number from 0 to {len(number_of) - 1}")
     return label
 
 
-def _samples(shard: str) -> Iterator[tuple[str, dict[str, tuple[int, int]], str | None]]:
+class _CheckedHeader(tarfile.TarInfo):
+    """A header of a tar whose extensions (long names, PAX records) are not larger than they may be."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedHeader:
+        header = super().frombuf(buf, encoding, errors)
+        is_extension = header.type in (
+            tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK,
+        )  # fmt: skip
+        if header.size < 0 or (is_extension and header.size > _MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header that takes {header.size} bytes")
+        return header
+
+
+def _samples(shard: str) -> Iterator[tuple[str, _Members, str | None]]:
     """(key, {suffix: (offset, size)}, fault) of each sample; damage of the archive is a last sample with a fault."""
-    key: str | None = None
-    members: dict[str, tuple[int, int]] = {}
+    sample: _Sample | None = None
+    seen: set[bytes] = set()
     fault = None
     try:
-        with tarfile.open(shard, "r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                if not member.isfile() or not stem or not suffix:
-                    continue
-                member_key = f"{folder}/{stem}" if folder else stem
-                if key is not None and member_key != key:
-                    yield key, members, None
-                    members = {}
-                key = member_key
-                members[suffix] = (member.offset_data, member.size)
-            _check_end(shard, archive.offset)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        fault = f"the archive is damaged after the sample {key}: {error}"
-    if key is not None:
-        yield key, members, None
+        for member in _members(shard):
+            folder, _, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            if member.isdir() or not stem or not suffix:
+                continue
+            key = f"{folder}/{stem}" if folder else stem
+            if sample is not None and key != sample.key:
+                yield sample.finish(seen)
+                sample = None
+            sample = sample or _Sample(key)
+            sample.add(member, suffix)
+    except _FAULTS_OF_ARCHIVES as error:
+        last = printable(sample.key) if sample is not None else None
+        fault = f"the archive is damaged after the sample {last}: {printable(str(error))}"
+    if sample is not None:
+        yield sample.finish(seen)
     if fault is not None:
         yield "damaged", {}, fault
+
+
+class _Sample:
+    """The members of one sample as they are met."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.members: _Members = {}
+        self.fault: str | None = None
+
+    def add(self, member: tarfile.TarInfo, suffix: str) -> None:
+        suffix = printable(suffix)
+        if not member.isreg() or member.issparse():
+            self.fault = f"its member .{suffix} is a link, a device or sparse, not a file with its bytes"
+        elif suffix in self.members:
+            self.fault = f"it holds two members .{suffix}"
+        elif len(self.members) == _MAX_MEMBERS:
+            self.fault = f"it holds more than {_MAX_MEMBERS} members"
+        else:
+            self.members[suffix] = (member.offset_data, member.size)
+
+    def finish(self, seen: set[bytes]) -> tuple[str, _Members, str | None]:
+        """What is to be said of it; `seen` holds hashes of the keys of the shard, which name samples."""
+        digest = hashlib.blake2b(self.key.encode("utf-8", "surrogatepass"), digest_size=8)
+        key = printable(self.key)
+        if len(self.key) > len(key):
+            key += digest.hexdigest()
+        if digest.digest() in seen:
+            self.fault = self.fault or f"an earlier sample has the same name {key}"
+            key = f"{key}#{len(seen)}"
+        seen.add(digest.digest())
+        return key, {} if self.fault else self.members, self.fault
+
+
+def _members(shard: str) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar; raises one of `_FAULTS_OF_ARCHIVES` where it is damaged."""
+    num_bytes = os.path.getsize(shard)
+    with tarfile.open(shard, "r:", tarinfo=_CheckedHeader) as archive:
+        offset = -1
+        while (member := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+            # A PAX record may give any size: a negative one leads back to where reading has been.
+            if not 0 <= member.size < 2**62 or member.offset <= offset:
+                raise tarfile.ReadError(f"the member {member.name} claims {member.size} bytes")
+            offset = member.offset
+            if member.isreg() and not member.issparse() and member.offset_data > num_bytes:
+                raise tarfile.ReadError(f"the member {member.name} begins behind the end of the archive")
+            yield member
+        _check_end(shard, archive.offset)
 
 
 def _check_end(shard: str, offset: int) -> None:
@@ -219,18 +313,26 @@ def _check_end(shard: str, offset: int) -> None:
             raise tarfile.ReadError(f"no header where one should be, at byte {offset}")
 
 
-def _check_first_label(shards: Sequence[str], names: Sequence[str] | None) -> bool:
+def _check_first_label(shards: Sequence[str], names: Sequence[str] | None, label_column: str | None) -> bool:
     """Whether the samples have labels: whether one of the first shard has."""
+    number_of = None if names is None else {name: number for number, name in enumerate(names)}
+    suffixes: set[str] = set()
     for _, members, _ in _samples(shards[0]):
+        suffixes |= set(members) if len(suffixes) < _MAX_MEMBERS else set()
         try:
-            label = _read_label(shards[0], members, names is not None)
+            label = _read_label(shards[0], members, number_of, label_column)
         except (ValueError, OSError):
             continue
         if isinstance(label, str) and names is None:
             raise ValueError(
-                f"The labels of {shards[0]} are names such as {label!r}: give all names, in the order of their "
+                f"The labels of {shards[0]} are names such as {shorten(label)}: give all names, in the order of their "
                 "numbers, as `label_names`."
             )
         if label is not None:
             return True
+    if label_column is not None:
+        raise ValueError(
+            f"No sample of {shards[0]} has a label {label_column!r}, as the suffix of a member or a key of its json; "
+            f"the suffixes are {sorted(suffixes)[:20]}."
+        )
     return False
