@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .data.decoding import VideoReader, open_video
-from .data.key_frames import frame_rate_of
 
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 _LONGEST_STAY = 1.0  # seconds for which a moment's boxes are shown around it, half before and half after
 _FRAMES_AT_ONCE = 16
+_CLOCK = 90_000  # ticks per second of the file written
 
 
 def draw_detections(
@@ -29,7 +29,7 @@ def draw_detections(
     min_side: int = 320,
     decoder: str | None = None,
 ) -> Path:
-    """Write an H.264 mp4 of a video with boxes and labels drawn on it, at the video's own frame rate, without sound.
+    """Write an H.264 mp4 of a video with boxes and labels drawn on it, each frame at its own time, without sound.
 
     The boxes of a moment are shown from half-way to the moment before until half-way to the one behind, for half a
     second at most on either side: between moments nobody knows where they are.
@@ -48,20 +48,24 @@ def draw_detections(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    rate = frame_rate_of(str(video))
     shown = [moment for moment in moments if moment.get("persons")]
-    times = np.array([moment["timestamp"] for moment in shown])
+    moments_at = np.array([moment["timestamp"] for moment in shown])
     with open_video(str(video), decoder=decoder) as reader, av.open(str(unfinished), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(100_000))
+        times = reader.frame_times
+        rate = len(reader) / max(float(times[-1]), 1 / _CLOCK)
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, _CLOCK)
         for number, frame in enumerate(_frames(reader)):
             picture = _enlarged(Image.fromarray(frame), min_side)
             if number == 0:
                 stream.width, stream.height = picture.size
-            nearest = _nearest(times, number / rate)
+            nearest = _nearest(moments_at, times[number])
             if nearest is not None:
                 draw_persons(picture, shown[nearest]["persons"])
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            drawn = av.VideoFrame.from_image(picture)
+            drawn.pts, drawn.time_base = round(times[number] * _CLOCK), Fraction(1, _CLOCK)
+            container.mux(stream.encode(drawn))
         container.mux(stream.encode())
     unfinished.replace(path)
     return path

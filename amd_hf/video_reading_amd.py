@@ -24,6 +24,7 @@ KEPT_BYTES = 64 * 1024**2
 """Packets of a video up to this size stay in memory; a larger file is read again."""
 
 _MISSING_SHARE = 0.02  # headers are rounded
+_STAMP_ROUNDING = 0.002  # seconds between two stamps, each rounded to a millisecond
 _MISSING_SECONDS = 0.2  # a last frame's time on the screen
 
 # After a key packet of these nothing that is shown later depends on what came before (H.264 is looked at closer).
@@ -255,6 +256,19 @@ class BaseVideoReader:
         frames = self._read(unique)
         self._frame_shape = frames.shape[1:3]
         return frames if np.array_equal(unique, wanted) else frames[inverse]
+
+    @property
+    def frame_times(self) -> np.ndarray:
+        """When frames are on screen, by their time stamps: float64 (n + 1,), in seconds from the first one.
+
+        Frame i appears at `[i]` and is shown until `[i + 1]`. Where a file has no stamp for each of its frames (raw
+        streams), they follow each other at the rate that its header tells.
+
+        Raises:
+            VideoReadError: it has neither, or is made of image files.
+        """
+        with PyAVVideoReader(self.source, self.video_id, self.limits, self.num_threads) as video:
+            return video.frame_times
 
     def inspect(self) -> Inspection:
         """Decode the whole video, a few frames at a time.
@@ -630,11 +644,28 @@ class PyAVVideoReader(BaseVideoReader):
 
     @property
     def mean_rate(self) -> float | None:
-        """Frames a second from the first frame to the last one, or as the header tells where there are no `times`."""
-        times = self.times
-        if times is not None and len(times) > 1:
-            return (len(times) - 1) / float(times[-1] - times[0])
-        return self._packets.header_rate
+        """Frames a second from the first frame to the last one.
+
+        As the header tells where there are no `times`, or where they are the same but for their rounding (Matroska
+        counts in milliseconds).
+        """
+        times, header = self.times, self._packets.header_rate
+        if times is None or len(times) < 2:
+            return header
+        seconds = float(times[-1] - times[0])
+        is_rounded = header is not None and abs((len(times) - 1) / header - seconds) <= _STAMP_ROUNDING
+        return header if is_rounded else (len(times) - 1) / seconds
+
+    @property
+    def frame_times(self) -> np.ndarray:
+        times, rate = self.times, self._packets.header_rate
+        if times is not None:
+            # How long the last one stays is told by few files: as long as the one before.
+            stay = times[-1] - times[-2] if len(times) > 1 else 1 / rate if rate else 0.0
+            return np.append(times, times[-1] + stay) - times[0]
+        if rate is None:
+            raise self._error("it tells neither when its frames are shown nor how many there are a second")
+        return np.arange(len(self) + 1) / rate
 
     def close(self) -> None:
         self._decoded = iter(())  # its frames refer back here: left to the garbage collector they would outlive a fork

@@ -142,6 +142,11 @@ class _Server:
         frames = self._reader.frames(indices)
         return {"shape": frames.shape}, frames.reshape(-1)
 
+    def _do_frame_times(self, _payload: None) -> tuple[dict[str, Any], Any]:
+        assert self._reader is not None
+        times = self._reader.frame_times
+        return {"shape": [times.nbytes]}, times
+
     def _do_inspect(self, _payload: None) -> tuple[dict[str, Any], Any]:
         assert self._reader is not None
         return {"inspection": list(self._reader.inspect())}, b""

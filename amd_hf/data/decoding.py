@@ -34,6 +34,15 @@ class VideoReader(Protocol):
     @property
     def width(self) -> int: ...
 
+    @property
+    def frame_times(self) -> np.ndarray:
+        """When frames are on screen: float64 (n + 1,), seconds from the first one; `[i]` to `[i + 1]` for frame i.
+
+        Raises:
+            VideoReadError: the file tells neither times nor a rate, or the frames are image files.
+        """
+        ...
+
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read frames by index, in the order and with the repeats given.
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import av
 import numpy as np
 
+from ..video_reading_amd import PyAVVideoReader
 from .decoding import DecodedVideoCache, VideoReadError, open_video
 from .readers.rows import VIDEO_SUFFIXES
+from .video_source import VideoSource
 
 
 def clip_offsets(num_frames: int, sampling_rate: int) -> np.ndarray:
@@ -38,8 +39,9 @@ def read_around(
 
     Args:
         video (mapping): `path`, `layout` and what the layout needs:
-            - `file`: a video file; `start_seconds` is the time of its first frame. `frame_rate` (frames per second) is
-              read from the file where it is None. Frames are taken to follow each other evenly.
+            - `file`: a video file; `start_seconds` is the time of its first frame. The key frame is the one that is
+              shown at the moment, by the file's time stamps (see [`frame_at`]). With a `frame_rate` (frames per
+              second) these are not looked at: frames are taken to follow each other evenly.
             - `pieces`: a folder of files `<second>.mp4` (or another suffix), a second each; the key frame is the first
               of its second.
             - `frames`: a folder of image files, named by `frame_pattern` and numbered from 1, with `start_seconds` and
@@ -63,9 +65,14 @@ def read_around(
 def _read_file(
     video: Mapping[str, Any], timestamp: float, offsets: np.ndarray, options: Mapping[str, Any]
 ) -> np.ndarray:
+    seconds = timestamp - (video.get("start_seconds") or 0)
     with open_video(video["path"], **options) as reader:
-        rate = video.get("frame_rate") or frame_rate_of(video["path"], options["video_id"])
-        key = round((timestamp - (video.get("start_seconds") or 0)) * rate)
+        if video.get("frame_rate"):
+            key = round(seconds * video["frame_rate"])
+        else:
+            times = reader.frame_times
+            found = frame_at(times, seconds)
+            key = round(seconds * len(reader) / times[-1]) if found is None else found
         indices = _inside(key, offsets, len(reader), timestamp, options["video_id"], video["path"])
         return reader.frames(indices)
 
@@ -76,37 +83,57 @@ def _inside(key: int, offsets: np.ndarray, num_frames: int, timestamp: float, vi
     return (key + offsets).clip(0, num_frames - 1)
 
 
-@functools.lru_cache(maxsize=4096)
+def frame_at(times: np.ndarray, seconds: float) -> int | None:
+    """Which frame is on screen at a moment, or None where it lies outside of the video.
+
+    The next frame counts from half a frame before it appears on, half of the shorter of the two: time stamps and
+    annotations are rounded. Where all frames stay equally long this is the frame nearest in time.
+
+    Args:
+        times (`np.ndarray` of shape (n + 1,)): The `frame_times` of a reader.
+        seconds (`float`): The moment, in seconds from the first frame.
+    """
+    stays = np.diff(times)
+    halves = np.minimum(stays, np.concatenate([stays[:1], stays[:-1]])) / 2
+    index = int(np.searchsorted(times[:-1] - halves, seconds, side="right")) - 1
+    return index if index >= 0 and seconds < times[-1] else None
+
+
 def frame_rate_of(path: str, video_id: str | None = None) -> float:
-    """Mean frames per second of a video file, as its header says.
+    """Mean frames per second of a video file, of the stream that is read.
+
+    For the frame at a moment see [`frame_at`]: in many files the rate changes.
 
     Raises:
         VideoReadError: The file cannot be opened or does not say.
     """
+    rate = _scanned(path, video_id)[1]
+    if rate is None:
+        raise VideoReadError("it does not tell how many frames there are a second", video_id, path)
+    return rate
+
+
+def times_of(path: str, video_id: str | None = None) -> np.ndarray:
+    """The `frame_times` of a video file, without decoding it. Those of the last few files are cached.
+
+    Raises:
+        VideoReadError: The file cannot be read, or tells neither times nor a rate.
+    """
+    return _scanned(path, video_id)[0]
+
+
+def _scanned(path: str, video_id: str | None) -> tuple[np.ndarray, float | None]:
     try:
-        with av.open(path) as container:
-            rate = container.streams.video[0].average_rate if container.streams.video else None
-    except (av.error.FFmpegError, OSError) as error:
+        state = os.stat(path)
+    except OSError as error:
         raise VideoReadError(str(error), video_id, path) from error
-    if not rate:
-        raise VideoReadError("its header gives no frame rate", video_id, path)
-    return float(rate)
+    return _scanned_once(path, video_id, state.st_size, state.st_mtime_ns)
 
 
-def duration_of(path: str) -> float:
-    """Length of a video file in seconds, as its header says.
-
-    Raises:
-        VideoReadError: The file cannot be opened or does not say.
-    """
-    try:
-        with av.open(path) as container:
-            duration = container.duration if container.streams.video else None
-    except (av.error.FFmpegError, OSError) as error:
-        raise VideoReadError(str(error), source=path) from error
-    if duration is None:
-        raise VideoReadError("its header gives no duration", source=path)
-    return duration / av.time_base
+@functools.lru_cache(maxsize=8)  # the times of a long film take a megabyte
+def _scanned_once(path: str, video_id: str | None, _size: int, _changed: int) -> tuple[np.ndarray, float | None]:
+    with PyAVVideoReader(VideoSource(path=path), video_id) as reader:
+        return reader.frame_times, reader.mean_rate
 
 
 def _read_frames(

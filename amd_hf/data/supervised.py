@@ -88,6 +88,10 @@ class SupervisedReader(BaseVideoReader):
     def __len__(self) -> int:
         return self._num_frames
 
+    @property
+    def frame_times(self) -> np.ndarray:
+        return self._call({"do": "frame_times"}).view(np.float64)
+
     def inspect(self) -> Inspection:
         return Inspection(*self._call({"do": "inspect"})["inspection"])
 

@@ -25,7 +25,7 @@ from ..data.readers.rows import MEDIA_SUFFIXES, is_video_file
 from ..data.sampling import View
 from ..data.transforms import resize_short_side
 from .multiview import ViewOptions, clip_logits
-from .windows import Window, WindowOptions, frame_times, sliding_windows
+from .windows import Window, WindowOptions, sliding_windows
 
 
 _MAX_BLOCK_BYTES = 64 * 1024**2  # of decoded frames before they are resized
@@ -141,7 +141,7 @@ def window_clips(
         num_frames, height, width = len(reader), reader.height, reader.width
         cut: Sequence[Window | None] = [None]
         if windows is not None:
-            cut = sliding_windows(frame_times(path, num_frames), windows)
+            cut = sliding_windows(reader.frame_times, windows)
         frames = _ForwardFrames(reader, options)
         views: dict[int, list[View]] = {}  # of the windows at hand and of those that overlap them
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.key_frames import frame_rate_of, times_of
 from ..data.video_source import VideoReadError
 
 
@@ -101,31 +102,20 @@ def frame_times(path: str, num_frames: int) -> np.ndarray:
 
     Returns:
         `np.ndarray` of shape (num_frames + 1,), float64: seconds from the first frame at which each frame appears, and
-        at which the last one ends. Where the file does not give a time for every frame (AVI), they are taken to follow
-        each other at its average rate.
+        at which the last one ends. Where the file does not give a time for every frame, they are taken to follow each
+        other at its average rate.
 
     Raises:
         VideoReadError: If the packets cannot be read, or tell neither times nor a rate.
     """
-    import av
-
     try:
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            packets = ((packet.pts, packet.size, packet.is_discard) for packet in container.demux(stream))
-            pts = sorted(time for time, size, is_discard in packets if size and not is_discard and time is not None)
-            rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
-    except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise VideoReadError(f"the times of its frames cannot be read: {error}", source=path) from error
-    step = float(1 / rate) if rate else None
-    if len(pts) == num_frames and len(set(pts)) == num_frames and time_base is not None:
-        times = (np.array(pts, dtype=np.float64) - pts[0]) * float(time_base)
-        last = step or (times[-1] / max(num_frames - 1, 1))
-        return np.append(times, times[-1] + last)
-    if step is None:
-        raise VideoReadError("it tells neither when its frames are shown nor how many there are a second", source=path)
-    logger.info("%s gives times for %d of %d frames: its average rate is used.", path, len(pts), num_frames)
-    return np.arange(num_frames + 1) * step
+        times = times_of(path)
+    except VideoReadError as error:
+        raise VideoReadError(f"the times of its frames cannot be read: {error.reason}", source=path) from error
+    if len(times) == num_frames + 1:
+        return times
+    logger.info("%s gives times for %d of %d frames: its average rate is used.", path, len(times) - 1, num_frames)
+    return np.arange(num_frames + 1) / frame_rate_of(path)
 
 
 __all__ = ["Window", "WindowOptions", "frame_times", "sliding_windows"]

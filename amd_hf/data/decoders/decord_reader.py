@@ -29,11 +29,12 @@ class DecordVideoReader(GuardedReader):
         import decord
 
         self._reader: Any = None
+        self._frame_times: np.ndarray | None = None
         probe = PyAVVideoReader(self.source, self.video_id, self.limits, self.num_threads)
         if not _counts_right(probe):
             self._substitute = probe
             return len(probe)
-        num_frames = len(probe)
+        num_frames, self._frame_times = len(probe), probe.frame_times
         probe.close()
         decord.logging.set_level(decord.logging.QUIET)
         handle = self.source.path if self.source.data is None else io.BytesIO(self.source.data)
@@ -41,6 +42,10 @@ class DecordVideoReader(GuardedReader):
         if len(self._reader) != num_frames:
             raise ValueError(f"it counts {len(self._reader)} frames where there are {num_frames}")
         return num_frames
+
+    @property
+    def frame_times(self) -> np.ndarray:
+        return super().frame_times if self._frame_times is None else self._frame_times
 
     def _close_natively(self) -> None:
         self._reader = None

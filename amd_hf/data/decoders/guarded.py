@@ -49,6 +49,10 @@ class GuardedReader(BaseVideoReader):
     def __len__(self) -> int:
         return self._num_frames if self._substitute is None else len(self._substitute)
 
+    @property
+    def frame_times(self) -> np.ndarray:
+        return super().frame_times if self._substitute is None else self._substitute.frame_times
+
     def close(self) -> None:
         self._close_natively()
         if self._substitute is not None:

@@ -48,6 +48,10 @@ class ImageReader(BaseVideoReader):
         assert frames is not None
         return frames
 
+    @property
+    def frame_times(self) -> np.ndarray:
+        raise self._error("image files do not tell when they are shown")
+
     def _file(self, index: int) -> tuple[str | io.BytesIO, str]:
         """What Pillow opens for a frame, and its name in errors."""
         source = self.source

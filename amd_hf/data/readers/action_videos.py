@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..key_frames import duration_of, find_piece
+from ..key_frames import find_piece, frame_at, times_of
 from ..video_source import VideoReadError
 from .rows import is_video_file
 
@@ -87,7 +87,7 @@ class ActionVideos:
         if not os.path.isfile(pointer["path"]):
             return False
         try:
-            return 0 <= seconds < duration_of(pointer["path"])
+            return frame_at(times_of(pointer["path"]), seconds) is not None
         except VideoReadError:
             return False
 
