@@ -13,6 +13,7 @@ from .registration import register_with_transformers
 if TYPE_CHECKING:  # what `_LAZY_NAMES` does at run time, for editors and type checkers; a test compares the two
     from .configuration_amd import AMDConfig
     from .conversion import convert_checkpoint, export_checkpoint
+    from .cpu import optimize_for_cpu
     from .data.loading import load_image_dataset, load_video_dataset
     from .data.readers.ava import load_action_dataset
     from .modeling_amd import AMDForImageClassification, AMDForPreTraining, AMDForVideoClassification, AMDModel
@@ -42,6 +43,7 @@ _LAZY_NAMES = {
     "AMDFineTuningTrainer": "training.finetuning",
     "AMDFineTuningArguments": "training.finetuning_args",
     "load_teacher": "teacher",
+    "optimize_for_cpu": "cpu",
     "convert_checkpoint": "conversion",
     "export_checkpoint": "conversion",
     "load_video_dataset": "data.loading",

@@ -71,6 +71,28 @@ def rename_back(key: str, task: str) -> str:
     raise ValueError(f"`{key}` has no official name.")
 
 
+def join_biases(state_dict: dict[str, torch.Tensor]) -> None:
+    """Join the biases of query and value of each layer, in place, to the one of the fused product: 0 for the keys."""
+    for query_key in [key for key in state_dict if key.endswith(".qkv.q_bias")]:
+        prefix = query_key.removesuffix("q_bias")
+        query, value = state_dict.pop(query_key), state_dict.pop(f"{prefix}v_bias")
+        state_dict[f"{prefix}bias"] = torch.cat([query, torch.zeros_like(query), value])
+
+
+def split_biases(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The reverse of `join_biases`, as a new dict: the biases of query and value; that of the keys, without effect, is
+    left out."""
+    split: dict[str, torch.Tensor] = {}
+    for key, tensor in state_dict.items():
+        if not key.endswith(".qkv.bias"):
+            split[key] = tensor
+            continue
+        query, _, value = tensor.chunk(3)
+        prefix = key.removesuffix("bias")
+        split |= {f"{prefix}q_bias": query.clone(), f"{prefix}v_bias": value.clone()}
+    return split
+
+
 def _match(template: str, key: str) -> re.Match[str] | None:
     pattern = re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{_PLACEHOLDERS[name[1]]})", re.escape(template))
     return re.fullmatch(pattern, key)

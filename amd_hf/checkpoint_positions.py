@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from .configuration_amd import AMDConfig
-from .modeling_amd import AMDPreTrainedModel
-from .modeling_amd_positions import AMDPositionTable
+from .modeling_amd import AMDPositionTable, AMDPreTrainedModel
 
 
 _TOLERANCE = 1e-5

@@ -19,8 +19,10 @@ from .checkpoint_files import Checkpoint
 from .checkpoint_geometry import config_from_tensors
 from .checkpoint_keys import (
     PATCH_EMBEDDING,
+    join_biases,
     rename,
     rename_back,
+    split_biases,
     to_convolution_embedding,
     to_linear_embedding,
 )
@@ -175,7 +177,7 @@ def export_checkpoint(
     positions = _positions_for_export(config) if task == "pretraining" else {}
     official: dict[str, torch.Tensor] = {}
     left_out = []
-    for key, tensor in model.state_dict().items():
+    for key, tensor in split_biases(model.state_dict()).items():
         if is_table(key):
             continue
         key = re.sub(r"^(alignment\.\w+\.)(\d+)", lambda m: m[1] + str(positions[int(m[2])]), key)
@@ -318,6 +320,8 @@ def _load(
     new_names: tuple[tuple[str, str], ...],
 ) -> AMDPreTrainedModel:
     _check_shapes(model_class, config, state_dict, report, new_names)
+    join_biases(state_dict)
+    report.used = {theirs: re.sub(r"\.qkv\.[qv]_bias$", ".qkv.bias", ours) for theirs, ours in report.used.items()}
     model, info = model_class.from_pretrained(None, config=config, state_dict=state_dict, output_loading_info=True)
     for key in sorted(info["missing_keys"]):
         report.new[key] = next(reason for pattern, reason in new_names if re.fullmatch(pattern, key))
@@ -333,7 +337,8 @@ def _check_shapes(
 ) -> None:
     """Every tensor of the model is there in its shape, but for those that official files never hold."""
     with torch.device("meta"):
-        expected = {key: tuple(tensor.shape) for key, tensor in model_class(config).state_dict().items()}
+        tensors = split_biases(model_class(config).state_dict())  # as official files hold them
+    expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     official = {ours: theirs for theirs, ours in report.used.items()}
     faults = [
         f"{key} is missing"

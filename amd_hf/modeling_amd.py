@@ -1,11 +1,11 @@
 """AMD models: a video transformer encoder, its pixel decoder, the alignment modules and the heads.
 
 The method is that of "Asymmetric Masked Distillation for Pre-Training Small Foundation Models" (arXiv 2311.03149).
-This file imports nothing of the package but the configuration, the position tables and the layers: it travels with
-published checkpoints as remote code. An image is a clip of one frame.
+This file imports nothing of the package but the configuration: it travels with published checkpoints as remote code.
+An image is a clip of one frame.
 
 Shapes in comments: B clips, T frames, C channels, H x W pixels, N tokens in raster order (time, row, column), V/X/M
-the tokens seen by both models / by the teacher alone / by neither, P numbers in a patch, D width.
+the tokens seen by both models / by the teacher alone / by neither, P numbers in a patch, D width, d width of a head.
 """
 
 import copy
@@ -18,15 +18,14 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_amd import AMDConfig
-from .modeling_amd_layers import AMDAttention, AMDLayer, AMDQueryKeyValue
-from .modeling_amd_linear import apply_linear
-from .modeling_amd_positions import AMDPositionTable, interpolate_position_table
 
 
 @dataclass
@@ -81,6 +80,16 @@ def gather_tokens(tokens: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor
     return tokens.gather(1, token_ids[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
 
+def split_tokens(mask: torch.Tensor, num_masked: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the visible (B, N - num_masked) and the masked (B, num_masked) tokens, each in raster order.
+
+    A stable sort instead of boolean indexing: shapes stay static, so `torch.compile` sees no graph break.
+    """
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    num_visible = mask.shape[1] - num_masked
+    return order[:, :num_visible], order[:, num_visible:]
+
+
 def count_masked(mask: torch.Tensor, num_masked: int | None, num_patches: int, default: int, name: str) -> int:
     """How many tokens each row of a (B, N) mask hides, as a Python int.
 
@@ -118,6 +127,221 @@ def check_nested(student: torch.Tensor, teacher: torch.Tensor) -> None:
             )
 
 
+def sincos_position_table(num_positions: int, dim: int) -> torch.Tensor:
+    """Fixed 1-D sine-cosine table of shape (num_positions, dim), float32, on the CPU.
+
+    Position n, dimension j: angle n / 10000^(2 * (j // 2) / dim); sine for even j, cosine for odd j (VideoMAE's
+    released code, which computes it in float64 too).
+    """
+    dimensions = torch.arange(dim, dtype=torch.float64, device="cpu") // 2 * 2 / dim
+    positions = torch.arange(num_positions, dtype=torch.float64, device="cpu")
+    angles = positions[:, None] / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), dimensions)
+    table = torch.where(torch.arange(dim, device="cpu") % 2 == 0, angles.sin(), angles.cos())
+    return table.to(torch.float32)
+
+
+def sincos_2d_position_table(rows: int, columns: int, dim: int) -> torch.Tensor:
+    """Fixed 2-D sine-cosine table of shape (rows * columns, dim), float32, on the CPU, `dim` a multiple of 4.
+
+    Four parts of dim / 4 numbers: sine and cosine of the column, then sine and cosine of the row, angle
+    n / 10000^(4 * j / dim) for j = 0..dim / 4 - 1. The column comes first, as in MAE's released code.
+    """
+    row, column = _axes(rows, columns)
+    return torch.cat([_sincos(column, dim // 2), _sincos(row, dim // 2)], dim=1).to(torch.float32)
+
+
+def sincos_3d_position_table(time: int, rows: int, columns: int, dim: int) -> torch.Tensor:
+    """Fixed 3-D sine-cosine table of shape (time * rows * columns, dim), float32, on the CPU, `dim` a multiple of 8.
+
+    The first half of the numbers say when, a quarter each in which row and in which column, every part as in the 2-D
+    table: all sines, then all cosines (V-JEPA's released code). Tokens that are neighbours in any of the three
+    directions have similar positions, so attention finds them in far fewer steps than from the 1-D table.
+    """
+    frame, row, column = _axes(time, rows, columns)
+    parts = [_sincos(frame, dim // 2), _sincos(row, dim // 4), _sincos(column, dim // 4)]
+    return torch.cat(parts, dim=1).to(torch.float32)
+
+
+def _axes(*sizes: int) -> list[torch.Tensor]:
+    """Coordinates of all cells of a grid along each of its axes, each (N,), float64."""
+    axes = [torch.arange(size, dtype=torch.float64, device="cpu") for size in sizes]
+    return [axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")]
+
+
+def _sincos(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """(N,) to (N, dim), float64: the sines of n / 10000^(2 * j / dim) for j = 0..dim / 2 - 1, then the cosines."""
+    rates = torch.arange(dim // 2, dtype=torch.float64, device="cpu") / (dim // 2)
+    rates = 1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), rates)
+    angles = positions[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def interpolate_position_table(
+    table: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]
+) -> torch.Tensor:
+    """Stretches a table `(N, D)` of a grid (time, rows, columns) to another: bicubic in space, then linear in time."""
+    time, rows, columns = new_grid
+    table = table.view(*grid, -1).permute(0, 3, 1, 2)  # (time, D, rows, columns)
+    if grid[1:] != new_grid[1:]:
+        table = F.interpolate(table, size=(rows, columns), mode="bicubic", align_corners=False)
+    if grid[0] != time:
+        over_time = table.permute(2, 3, 1, 0).flatten(0, 1)  # (rows * columns, D, time)
+        over_time = F.interpolate(over_time, size=time, mode="linear", align_corners=False)
+        table = over_time.unflatten(0, (rows, columns)).permute(3, 2, 0, 1)
+    return table.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: None,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention over (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
+    # scales N x d numbers, not N x N
+    weights = F.softmax((query * scaling) @ key.transpose(-2, -1), dim=-1)
+    return (weights @ value).transpose(1, 2), weights
+
+
+def _fill_constants(module: nn.Module, _: Any = None) -> None:
+    """Fills the buffers that no checkpoint holds: a hook after `load_state_dict`, for models made by `to_empty`."""
+    with torch.no_grad():
+        for name, values in module.constants().items():
+            getattr(module, name).copy_(values)
+
+
+class AMDPositionTable(nn.Module):
+    """Position table `(N, D)`, added to tokens at given positions; never learned.
+
+    Args:
+        grid (`tuple[int, int, int]`): Tokens along time, rows and columns.
+        dim (`int`): Width of the tokens.
+        kind (`str`): `"sincos_1d"` over all tokens, `"sincos_2d"` over rows and columns, `"sincos_3d"` over
+            time, rows and columns, or `"stored"`: part of the checkpoint. Computed tables are not saved.
+        has_class_token (`bool`): Whether a stored table has a row of its own for a class token, `class_position`
+            `(1, 1, D)`. In computed tables that row is zero.
+    """
+
+    def __init__(self, grid: tuple[int, int, int], dim: int, kind: str = "sincos_1d", has_class_token: bool = False):
+        super().__init__()
+        self.grid = grid
+        self.kind = kind
+        is_stored = kind == "stored"
+        time, rows, columns = grid
+        # float32 whatever dtype the model is loaded in. `_init_weights` fills it once more: `from_pretrained` empties
+        # buffers that are not in the file.
+        table = torch.empty(time * rows * columns, dim, dtype=torch.float32)
+        self.register_buffer("table", table, persistent=is_stored)
+        class_position = torch.zeros(1, 1, dim, dtype=torch.float32) if is_stored and has_class_token else None
+        self.register_buffer("class_position", class_position)
+        with torch.no_grad():
+            self.table.copy_(self.computed_table())
+        self.register_load_state_dict_post_hook(_fill_constants)
+
+    def computed_table(self) -> torch.Tensor:
+        """The table of this kind, float32 `(N, D)` on the CPU; where it is stored, the 1-D one to start from."""
+        num_positions, dim = self.table.shape
+        if self.kind == "sincos_2d":
+            return sincos_2d_position_table(*self.grid[1:], dim)
+        if self.kind == "sincos_3d":
+            return sincos_3d_position_table(*self.grid, dim)
+        return sincos_position_table(num_positions, dim)
+
+    def constants(self) -> dict[str, torch.Tensor]:
+        """Buffers by name that follow from the sizes and are in no checkpoint."""
+        return {} if self.kind == "stored" else {"table": self.computed_table()}
+
+    def add_to_class_token(self, token: torch.Tensor) -> torch.Tensor:
+        """A class token `(..., 1, D)` with its position."""
+        return token if self.class_position is None else token + self.class_position.to(token.dtype)
+
+    def forward(
+        self, token_ids: torch.Tensor | None, like: torch.Tensor, table: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Positions `(B, n, D)` of `token_ids` `(B, n)`, or all `(N, D)`, in the dtype of `like`.
+
+        `table` replaces the module's own.
+        """
+        table = self.table if table is None else table
+        return (table if token_ids is None else table[token_ids]).to(like.dtype)
+
+
+class AMDAttention(nn.Module):
+    """Self-attention.
+
+    One product gives query, key and value: a plain linear layer, which adapters and quantisers know. Its bias is zero
+    for the keys, in the official checkpoints as here: it would add the same number to all scores of a query, which the
+    softmax does not see, so its gradient is zero but for rounding.
+    """
+
+    is_causal = False
+
+    def __init__(self, config: AMDConfig, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config  # shared: `set_attn_implementation` reaches encoder, decoder and generators alike
+        self.num_heads = num_heads
+        self.scaling = (hidden_size // num_heads) ** -0.5
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_size, num_tokens, width = hidden_states.shape
+        qkv = self.qkv(hidden_states).view(batch_size, num_tokens, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        context, weights = attention(self, query, key, value, None, scaling=self.scaling, is_causal=False)
+        del qkv, query, key, value  # the largest of the layer's tensors: not held during the product
+        return self.proj(context.reshape(batch_size, num_tokens, width)), weights
+
+
+class AMDMLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(hidden_states)))
+
+
+class AMDDropPath(nn.Module):
+    """Stochastic depth per clip: drops a residual branch with probability `rate` in training and rescales the rest."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return hidden_states
+        keep = 1 - self.rate
+        kept = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(keep)
+        return hidden_states * kept / keep
+
+
+class AMDLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block: the one block of encoder, decoder and generators."""
+
+    def __init__(
+        self, config: AMDConfig, hidden_size: int, num_heads: int, intermediate_size: int, drop_path: float = 0.0
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attention = AMDAttention(config, hidden_size, num_heads)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = AMDMLP(hidden_size, intermediate_size)
+        self.drop_path = AMDDropPath(drop_path)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
 class AMDPatchEmbeddings(nn.Module):
     """Cuts clips into patches once and embeds only the ones that are seen.
 
@@ -134,6 +358,13 @@ class AMDPatchEmbeddings(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_class_token else None
         self.register_buffer("mean", torch.empty(config.num_channels, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.empty(config.num_channels, dtype=torch.float32), persistent=False)
+        _fill_constants(self)
+        self.register_load_state_dict_post_hook(_fill_constants)
+
+    def constants(self) -> dict[str, torch.Tensor]:
+        """Mean and standard deviation of each channel, float32 (C,): buffers that are in no checkpoint."""
+        statistics = {"mean": self.config.image_mean, "std": self.config.image_std}
+        return {name: torch.tensor(values, dtype=torch.float32, device="cpu") for name, values in statistics.items()}
 
     def patchify(self, pixel_values: torch.Tensor, any_size: bool = False) -> torch.Tensor:
         """(B, T, C, H, W) or (B, C, H, W) -> (B, N, P), patches as (frame, row, column, channel); keeps the dtype."""
@@ -171,11 +402,17 @@ class AMDPatchEmbeddings(nn.Module):
         )
 
     def normalize(self, patches: torch.Tensor) -> torch.Tensor:
-        """Normalises raw uint8 patches (..., P) by the mean and deviation of their channels; passes floats on."""
+        """Normalises raw uint8 patches (..., P) by mean and standard deviation of their channels; passes floats on."""
         if patches.dtype != torch.uint8:
             return patches
         pixels = patches.to(torch.float32).unflatten(-1, (-1, self.config.num_channels))
         return ((pixels / 255 - self.mean) / self.std).flatten(-2)
+
+    def _as_projected(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Casts to the dtype that the projection computes in; what a quantiser put in its place casts by itself."""
+        dtype = getattr(getattr(self.projection, "weight", None), "dtype", None)
+        is_computed_in = isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize >= 2
+        return pixels.to(dtype) if is_computed_in else pixels
 
     def to_unit_range(self, patches: torch.Tensor) -> torch.Tensor:
         """Pixels in [0, 1], float32, of patches (..., P) that are raw uint8 or normalised floats."""
@@ -195,7 +432,7 @@ class AMDPatchEmbeddings(nn.Module):
         """
         if visible_ids is not None:
             patches = gather_tokens(patches, visible_ids)
-        tokens = apply_linear(self.projection, self.normalize(patches).to(self.projection.weight.dtype))
+        tokens = self.projection(self._as_projected(self.normalize(patches)))
         table = None
         if grid not in (None, self.config.grid_size):
             table = interpolate_position_table(self.position.table, self.config.grid_size, grid)
@@ -312,16 +549,6 @@ class AMDAlignment(nn.Module):
         return direct, generated
 
 
-def split_tokens(mask: torch.Tensor, num_masked: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the visible (B, N - num_masked) and the masked (B, num_masked) tokens, each in raster order.
-
-    A stable sort instead of boolean indexing: shapes stay static, so `torch.compile` sees no graph break.
-    """
-    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-    num_visible = mask.shape[1] - num_masked
-    return order[:, :num_visible], order[:, num_visible:]
-
-
 class AMDPreTrainedModel(PreTrainedModel):
     """Base of all AMD models: what they support and how their weights start."""
 
@@ -367,8 +594,8 @@ class AMDPreTrainedModel(PreTrainedModel):
             if module.class_position is not None:
                 init.zeros_(module.class_position)
         elif isinstance(module, AMDPatchEmbeddings):
-            init.copy_(module.mean, torch.tensor(config.image_mean, device="cpu"))
-            init.copy_(module.std, torch.tensor(config.image_std, device="cpu"))
+            for name, values in module.constants().items():
+                init.copy_(getattr(module, name), values)
             # A convolution in the released code, left there at PyTorch's default; overrides that of `nn.Linear`.
             bound = config.patch_dim**-0.5
             init.uniform_(module.projection.weight, -bound, bound)
@@ -382,9 +609,6 @@ class AMDPreTrainedModel(PreTrainedModel):
             self._init_trunc_normal(module.mask_token, limit=config.initializer_range)
         elif isinstance(module, nn.Linear):
             self._init_linear(module)
-            if isinstance(module, AMDQueryKeyValue):
-                init.zeros_(module.q_bias)
-                init.zeros_(module.v_bias)
 
     def _init_linear(self, module: nn.Linear) -> None:
         if self._uses_xavier_init:

@@ -55,8 +55,15 @@ def _register_video_processor() -> None:
     AutoVideoProcessor.register(AMDConfig, AMDVideoProcessor)
 
 
+def _register_old_layout() -> None:
+    from .saved_layouts import register_old_layout
+
+    register_old_layout()
+
+
 # A module of Transformers, the module of ours that has to be whole for it, and what tells the one of the other.
 _REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
+    ("transformers.conversion_mapping", f"{__package__}.modeling_amd", _register_old_layout),
     (_AUTO + "configuration_auto", f"{__package__}.configuration_amd", _register_config),
     (_AUTO + "modeling_auto", f"{__package__}.modeling_amd", _register_models),
     (_AUTO + "image_processing_auto", f"{__package__}.configuration_amd", _register_image_processor),

@@ -97,7 +97,7 @@ def _check_loaded(model: AMDPreTrainedModel, source: str) -> None:
         raise ValueError(
             f"The teacher {source} was not loaded: {', '.join(constant[:10])} hold the same number everywhere."
         )
-    if not any(bool(tensor.any()) for name, tensor in weights.items() if name.endswith((".q_bias", ".v_bias"))):
+    if not any(bool(tensor.any()) for name, tensor in weights.items() if name.endswith(".qkv.bias")):
         logger.warning(
             f"All query and value biases of the teacher {source} are 0. Some releases of Transformers lose those of "
             "`videomae` checkpoints when they load and save them: take the file as it was published."

@@ -141,8 +141,7 @@ class MatrixProductRates:
 def matrix_product_rate(device: str, dtype: torch.dtype) -> float:
     """The best rate of PyTorch's square matrix products, laid out as in a linear layer, in operations per second.
 
-    In float32 they go to MKL, which takes half of an AMD CPU with AVX-512: there a share can be more than 100%, by the
-    products that `modeling_amd_linear.py` gives to oneDNN.
+    In float32 they go to MKL, which takes half of an AMD CPU with AVX-512.
 
     Stops after a product that takes long: a CPU without instructions for bf16 would need minutes for the larger ones.
     """

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amd_hf import AMDConfig
-from amd_hf.modeling_amd_positions import sincos_position_table
+from amd_hf.modeling_amd import sincos_position_table
 
 
 class _Block(nn.Module):

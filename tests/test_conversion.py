@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, convert_checkpoint, export_checkpoint
-from amd_hf.modeling_amd import AMDPreTrainedModel
-from amd_hf.modeling_amd_positions import sincos_3d_position_table, sincos_position_table
+from amd_hf.modeling_amd import AMDPreTrainedModel, sincos_3d_position_table, sincos_position_table
 from tests.helpers.checkpoints import TINY_CLASSIFIER, pretraining_shapes, random_state_dict
 from tests.helpers.models import tiny_config
 

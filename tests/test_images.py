@@ -22,7 +22,7 @@ from amd_hf import (
     AMDTrainer,
     load_image_dataset,
 )
-from amd_hf.modeling_amd_positions import sincos_2d_position_table
+from amd_hf.modeling_amd import sincos_2d_position_table
 from amd_hf.sources import build_processor
 from tests.helpers.images import LAYOUTS, NAMES, class_folders, encoded, image_config
 from tests.helpers.mae import MEAN, STD, mae_model

@@ -13,8 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel
-from amd_hf.modeling_amd import AMDPatchEmbeddings, split_tokens
-from amd_hf.modeling_amd_positions import AMDPositionTable, sincos_3d_position_table, sincos_position_table
+from amd_hf.modeling_amd import (
+    AMDPatchEmbeddings,
+    AMDPositionTable,
+    sincos_3d_position_table,
+    sincos_position_table,
+    split_tokens,
+)
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from amd_hf import AMDForVideoClassification, AMDModel
-from amd_hf.modeling_amd_positions import interpolate_position_table
+from amd_hf.modeling_amd import interpolate_position_table
 from tests.helpers.models import tiny_teacher_config
 
 

@@ -20,9 +20,8 @@ _LAYERS = (
     ("errors", "configuration_amd", "options_files", "recipe_files", "video_reading_amd", "csv_text"),
     (
         "modeling_amd",
-        "modeling_amd_layers",
-        "modeling_amd_linear",
-        "modeling_amd_positions",
+        "saved_layouts",
+        "cpu",
         "modeling_amd_detection",
         "video_processing_amd",
         "video_sampling_amd",
@@ -57,10 +56,7 @@ _LAYERS = (
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
 _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "configuration_amd": set(),
-    "modeling_amd": {"configuration_amd", "modeling_amd_layers", "modeling_amd_linear", "modeling_amd_positions"},
-    "modeling_amd_layers": {"configuration_amd", "modeling_amd_linear"},
-    "modeling_amd_linear": set(),
-    "modeling_amd_positions": set(),
+    "modeling_amd": {"configuration_amd"},
     "modeling_amd_detection": {"configuration_amd", "modeling_amd"},
     "video_processing_amd": {"video_reading_amd", "video_sampling_amd"},
     "video_reading_amd": set(),

@@ -30,3 +30,18 @@ def test_pretraining_model_saved_with_separate_biases_gives_its_outputs() -> Non
     torch.testing.assert_close(outputs.logits, expected["logits"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(outputs.direct_features[-1], expected["direct"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(outputs.generated_features[0], expected["generated"], rtol=1e-5, atol=1e-5)
+
+
+def test_folder_saved_again_has_the_names_of_today(tmp_path: Path) -> None:
+    model = AMDForVideoClassification.from_pretrained(_SAVED / "classifier").eval()
+    model.save_pretrained(tmp_path)
+    saved, old = load_file(tmp_path / "model.safetensors"), load_file(_SAVED / "classifier/model.safetensors")
+    assert not [name for name in saved if name.endswith(("q_bias", "v_bias"))]
+    for layer in range(2):
+        prefix = f"amd.layers.{layer}.attention.qkv."
+        query, key, value = saved[f"{prefix}bias"].chunk(3)
+        assert torch.equal(query, old[f"{prefix}q_bias"])
+        assert not key.any()
+        assert torch.equal(value, old[f"{prefix}v_bias"])
+    again = AMDForVideoClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)

@@ -21,7 +21,7 @@ from ..video_processing_amd import AMDVideoProcessor
 from .base_args import VideoTrainingArguments
 from .launching import check_sharding, whole_weights
 from .metrics import FiniteLossGuard, LossMeter
-from .optim import cosine_schedule, parameter_groups
+from .optim import cosine_schedule, keep_key_biases, parameter_groups
 from .publishing import PublishingTrainer
 from .reading_log import ReadingLog
 from .resumable import ResumableTrainer
@@ -189,6 +189,7 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(self.optimizer_groups(model), **options)
+            keep_key_biases(self.optimizer, model)
         return self.optimizer
 
     def optimizer_groups(self, model: nn.Module) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,6 +58,33 @@ def layer_number(name: str, num_layers: int) -> int:
         return 0
     match = re.match(r"layers\.(\d+)\.", name)
     return int(match[1]) + 1 if match else num_layers + 1
+
+
+def keep_key_biases(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Have an optimizer leave the biases of the attention's keys as they are: 0, as in every official checkpoint.
+
+    The softmax is blind to them, so their gradient is rounding alone, which Adam would make steps of full size of.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): Of the model's parameters.
+        model (`torch.nn.Module`): An AMD model; FSDP2 may split its parameters later.
+    """
+    products = [module for name, module in model.named_modules() if name.endswith("attention.qkv")]
+
+    def clear(*_: Any) -> None:
+        for product in products:
+            gradient = getattr(getattr(product, "bias", None), "grad", None)
+            if gradient is None:
+                continue
+            mask = torch.ones(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+            mask.chunk(3)[1].zero_()
+            if hasattr(gradient, "device_mesh"):  # FSDP2; imported here since it takes a second
+                from torch.distributed.tensor import distribute_tensor
+
+                mask = distribute_tensor(mask, gradient.device_mesh, gradient.placements)
+            gradient.mul_(mask)
+
+    optimizer.register_step_pre_hook(clear)
 
 
 def cosine_factor(num_training_steps: int, num_warmup_steps: int, final_share: float) -> Callable[[int], float]:

@@ -14,9 +14,6 @@ from typing import Any
 CODE = {
     "configuration_amd.py",
     "modeling_amd.py",
-    "modeling_amd_layers.py",
-    "modeling_amd_linear.py",
-    "modeling_amd_positions.py",
     "video_processing_amd.py",
     "video_reading_amd.py",
     "video_sampling_amd.py",

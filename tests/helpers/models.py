@@ -49,11 +49,16 @@ def tiny_teacher_config(**changes: Any) -> AMDConfig:
 
 
 def randomize(model: nn.Module, seed: int = 0, std: float = 0.1) -> nn.Module:
-    """Adds noise to every parameter, so that zeros and ones of the initialisation hide no mistake."""
+    """Adds noise to every parameter, so that zeros and ones of the initialisation hide no mistake.
+
+    But for the biases of the attention's keys, which are 0 in every model that was trained.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter += std * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            if name.endswith("attention.qkv.bias"):
+                parameter.chunk(3)[1].zero_()
     return model
 
 

@@ -115,8 +115,8 @@ def test_every_parameter_of_vit_s_and_vit_b_has_the_rate_and_decay_of_the_rule(
         config = AMDConfig(hidden_size=width, num_attention_heads=heads, num_labels=174)
         model = AMDForVideoClassification(config)
     block = {
-        "norm1.weight": 0.0, "norm1.bias": 0.0, "attention.qkv.weight": 0.05, "attention.qkv.q_bias": 0.0,
-        "attention.qkv.v_bias": 0.0, "attention.proj.weight": 0.05, "attention.proj.bias": 0.0, "norm2.weight": 0.0,
+        "norm1.weight": 0.0, "norm1.bias": 0.0, "attention.qkv.weight": 0.05, "attention.qkv.bias": 0.0,
+        "attention.proj.weight": 0.05, "attention.proj.bias": 0.0, "norm2.weight": 0.0,
         "norm2.bias": 0.0, "mlp.fc1.weight": 0.05, "mlp.fc1.bias": 0.0, "mlp.fc2.weight": 0.05, "mlp.fc2.bias": 0.0,
     }  # fmt: skip
     table = {

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from amd_hf import AMDForPreTraining
-from amd_hf.training.optim import cosine_factor, cosine_schedule, has_weight_decay, parameter_groups
+from amd_hf.training.optim import cosine_factor, cosine_schedule, has_weight_decay, keep_key_biases, parameter_groups
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_warm_up_longer_than_the_run_is_warned_about_and_cut_off(caplog: pytest.
     [
         ("layers.0.mlp.fc1.weight", (4, 4), True),
         ("layers.0.mlp.fc1.bias", (4,), False),
-        ("layers.0.attention.q_bias", (4,), False),
+        ("layers.0.attention.qkv.bias", (4,), False),
         ("relative.bias", (4, 4), False),
         ("norm.weight", (4,), False),
         ("decoder.mask_token", (1, 1, 4), False),
@@ -102,3 +102,21 @@ def test_groups_hold_every_trainable_parameter_once(pretraining_model: AMDForPre
     # Matrices of linear layers, and nothing else.
     linear = {f"{name}.weight" for name, module in pretraining_model.named_modules() if isinstance(module, nn.Linear)}
     assert {names[id(parameter)] for parameter in decayed["params"]} == linear - {names[id(frozen)]}
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.AdamW, torch.optim.SGD])
+def test_key_biases_stay_zero_and_all_else_is_trained(
+    pretraining_model: AMDForPreTraining, optimizer_class: type[torch.optim.Optimizer]
+) -> None:
+    optimizer = optimizer_class(parameter_groups(pretraining_model, 0.05), lr=1e-2)
+    keep_key_biases(optimizer, pretraining_model)
+    before = {name: parameter.detach().clone() for name, parameter in pretraining_model.named_parameters()}
+    for parameter in pretraining_model.parameters():
+        parameter.grad = torch.ones_like(parameter)  # rounding would be enough for Adam
+    optimizer.step()
+    for name, parameter in pretraining_model.named_parameters():
+        if not name.endswith("attention.qkv.bias"):
+            assert not torch.equal(parameter, before[name]), name
+            continue
+        for part, (now, then) in enumerate(zip(parameter.chunk(3), before[name].chunk(3), strict=True)):
+            assert torch.equal(now, then) == (part == 1), name

@@ -1,0 +1,129 @@
+"""Faster float32 inference on x86 CPUs, for those who ask: `optimize_for_cpu(model)`.
+
+PyTorch gives products of float32 to MKL, which uses half of an AMD CPU with AVX-512, and writes bias, product and GELU
+one after the other. oneDNN, which PyTorch brings along, does the three at once and uses such a CPU whole. In bf16
+PyTorch goes to oneDNN by itself.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.utils import logging
+
+from .modeling_amd import AMDMLP, AMDAttention, AMDPatchEmbeddings
+
+
+logger = logging.get_logger(__name__)
+
+
+class _OneDNNLinear(nn.Module):
+    """A linear layer, with an exact GELU behind it where asked; holds the parameters of the layer it stands for."""
+
+    def __init__(self, layer: nn.Linear, activation: str = "none"):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.activation = activation
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            try:
+                return _product(hidden_states, self.weight, self.bias, self.activation)
+            except (RuntimeError, AttributeError):  # another dtype or device by now, or tensors oneDNN does not take
+                pass
+        hidden_states = F.linear(hidden_states, self.weight, self.bias)
+        return F.gelu(hidden_states) if self.activation == "gelu" else hidden_states
+
+
+class _OneDNNMLP(nn.Module):
+    """The MLP of a block, whose GELU is computed with the first product."""
+
+    def __init__(self, mlp: AMDMLP):
+        super().__init__()
+        self.fc1, self.fc2 = _OneDNNLinear(mlp.fc1, "gelu"), _OneDNNLinear(mlp.fc2)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.fc1(hidden_states))
+
+
+def _product(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    # What `torch.compile` calls for linear layers on CPUs: not public, so its absence must harm nobody.
+    return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, activation, [], "none")
+
+
+def optimize_for_cpu(model: nn.Module) -> nn.Module:
+    """Have a model compute its float32 products by oneDNN, in place, for inference on an x86 CPU.
+
+    Its parameters, their names and its results stay as they are but for rounding; with a backward pass it computes as
+    before. Layers that adapters or quantisers have replaced, or that have hooks, are left alone. Where nothing is
+    to be gained (another CPU, dtype or device, a PyTorch without the operator) the model is returned unchanged.
+
+    Args:
+        model (`torch.nn.Module`): A model of this package, or one that holds one.
+
+    Returns:
+        `model` itself.
+    """
+    reason = _why_not()
+    if reason is not None:
+        logger.info("Not optimised for this CPU: %s.", reason)
+        return model
+    for module in list(model.modules()):
+        if isinstance(module, AMDAttention):
+            _swap(module, "qkv", "proj")
+        elif isinstance(module, AMDPatchEmbeddings):
+            _swap(module, "projection")
+        else:
+            for name, child in list(module.named_children()):
+                if type(child) is AMDMLP and not _has_hooks(child) and _suits(child.fc1) and _suits(child.fc2):
+                    setattr(module, name, _OneDNNMLP(child).train(child.training))
+    return model
+
+
+def _why_not() -> str | None:
+    """Why oneDNN gains nothing in this process, or None where it does; found out by trying."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"it is a {platform.machine()}, and the gain was measured on x86"
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT" or not torch.backends.mkldnn.enabled:
+        return "PyTorch has no vector instructions or no oneDNN here"
+    numbers = torch.arange(6.0).view(2, 3)
+    try:
+        with torch.no_grad():
+            found = _product(numbers, numbers, None, "gelu")
+    except (RuntimeError, AttributeError, TypeError) as error:
+        return f"this PyTorch lacks the operator ({error})"
+    is_right = torch.allclose(found, F.gelu(numbers @ numbers.T), atol=1e-4)
+    return None if is_right else "the operator gives other numbers"
+
+
+def _swap(module: nn.Module, *names: str) -> None:
+    for name in names:
+        layer = getattr(module, name)
+        if _suits(layer):
+            setattr(module, name, _OneDNNLinear(layer).train(layer.training))
+
+
+def _suits(layer: nn.Module) -> bool:
+    """Whether nobody would miss the layer itself: plain, dense float32 on the CPU, no hooks."""
+    return (
+        type(layer) is nn.Linear
+        and "forward" not in vars(layer)
+        and not _has_hooks(layer)
+        and type(layer.weight) is nn.Parameter
+        and layer.weight.device.type == "cpu"
+        and layer.weight.layout == torch.strided
+        and layer.weight.dtype == torch.float32
+    )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+__all__ = ["optimize_for_cpu"]

@@ -1,0 +1,135 @@
+"""`optimize_for_cpu`: the same results through oneDNN, and whatever does not suit it as before."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from amd_hf import AMDForPreTraining, AMDForVideoClassification, cpu, optimize_for_cpu
+from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config
+
+
+pytestmark = pytest.mark.skipif(cpu._why_not() is not None, reason=f"nothing to gain here: {cpu._why_not()}")
+
+
+def _onednn_products(function: Callable[[], Any]) -> int:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return sum(event.count for event in profile.key_averages() if event.key == "mkldnn::_linear_pointwise")
+
+
+@pytest.fixture
+def model() -> AMDForVideoClassification:
+    return randomize(AMDForVideoClassification(tiny_config())).eval()
+
+
+@pytest.fixture
+def clips() -> torch.Tensor:
+    config = tiny_config()
+    return normalized(random_clips(config, batch_size=3), config)
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_layer_computes_its_definition(has_bias: bool, activation: str) -> None:
+    torch.manual_seed(0)
+    layer, hidden_states = nn.Linear(70, 50, bias=has_bias), torch.randn(2, 90, 70)
+    wanted = hidden_states.double() @ layer.weight.detach().double().T
+    if has_bias:
+        wanted += layer.bias.detach().double()
+    if activation == "gelu":
+        wanted *= 0.5 * (1 + torch.erf(wanted / 2**0.5))
+    swapped = cpu._OneDNNLinear(layer, activation)
+    with torch.no_grad():
+        for states, expected in (
+            (hidden_states, wanted),
+            (hidden_states.transpose(0, 1), wanted.transpose(0, 1)),  # not contiguous
+            (hidden_states[:, :0], wanted[:, :0]),  # no tokens
+        ):
+            torch.testing.assert_close(swapped(states), expected.float())
+
+
+def test_classifier_gives_the_same_by_onednn_alone(model: AMDForVideoClassification, clips: torch.Tensor) -> None:
+    names = list(model.state_dict())
+    with torch.no_grad():
+        wanted = model(clips).logits
+        assert _onednn_products(lambda: model(clips)) == 0
+        assert optimize_for_cpu(model) is model
+        assert _onednn_products(lambda: model(clips)) == 1 + 4 * model.config.num_hidden_layers
+        torch.testing.assert_close(model(clips).logits, wanted)
+    assert list(model.state_dict()) == names
+    assert not any(module.training for module in model.modules())
+
+
+def test_gradients_are_those_of_the_plain_model(model: AMDForVideoClassification, clips: torch.Tensor) -> None:
+    model(clips).logits.sum().backward()
+    wanted = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    optimize_for_cpu(model)(clips).logits.sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name])
+
+
+def test_pretraining_model_gives_the_same(clips: torch.Tensor) -> None:
+    model = randomize(AMDForPreTraining(tiny_config())).eval()
+    total = model.config.num_patches
+    masks = nested_masks(total, int(0.75 * total), int(0.5 * total), batch_size=3)
+    with torch.no_grad():
+        wanted = model(clips, *masks)
+        found = optimize_for_cpu(model)(clips, *masks)
+    torch.testing.assert_close(found.logits, wanted.logits)
+    torch.testing.assert_close(found.generated_features, wanted.generated_features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_model_of_another_dtype_stays_as_it_is(model: AMDForVideoClassification, dtype: torch.dtype) -> None:
+    optimize_for_cpu(model.to(dtype))
+    assert not any(isinstance(module, cpu._OneDNNLinear) for module in model.modules())
+
+
+def test_model_cast_afterwards_still_computes(model: AMDForVideoClassification, clips: torch.Tensor) -> None:
+    wanted = model.double()(clips.double()).logits.detach()
+    optimize_for_cpu(model.float()).double()
+    with torch.no_grad():
+        torch.testing.assert_close(model(clips.double()).logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["attention.qkv", "attention.proj", "mlp.fc1", "mlp.fc2"])
+def test_layer_with_a_hook_is_left_and_seen(model: AMDForVideoClassification, clips: torch.Tensor, place: str) -> None:
+    layer, seen = model.amd.layers[1].get_submodule(place), []
+    layer.register_forward_hook(lambda module, *_: seen.append(module))
+    with torch.no_grad():
+        optimize_for_cpu(model)(clips)
+    assert seen == [layer]
+
+
+def test_adapters_are_left_and_heard(model: AMDForVideoClassification, clips: torch.Tensor) -> None:
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv", "proj", "fc1"], r=2)).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        wanted = adapted(clips).logits
+        torch.testing.assert_close(optimize_for_cpu(adapted)(clips).logits, wanted)
+
+
+def test_without_the_private_operator_every_forward_works(
+    model: AMDForVideoClassification, clips: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = model(clips).logits.detach()
+
+    def missing(*_: Any) -> torch.Tensor:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+    optimised = optimize_for_cpu(copy.deepcopy(model))
+    monkeypatch.setattr(cpu, "_product", missing)
+    with torch.no_grad():
+        torch.testing.assert_close(optimised(clips).logits, wanted)  # it went away after the layers were swapped
+        torch.testing.assert_close(optimize_for_cpu(model)(clips).logits, wanted)
+    assert not any(isinstance(module, cpu._OneDNNLinear) for module in model.modules())
