@@ -1,14 +1,15 @@
 """Reading the frames of a video file: exact, by index, with PyAV alone.
 
-This file is self-contained on purpose: it travels with published checkpoints as Hub remote code, beside the video
-processor, and the decoding process of `amd_hf.data.supervised` loads it without PyTorch. Whatever reads a video (the
-processor, `pipeline`, training, prediction, the readers of other decoders) sees it through this file: the same stream,
-the same rotation, the same count of frames.
+This file travels with published checkpoints as Hub remote code, beside the video processor, and the decoding process
+of `amd_hf.data.supervised` loads it without PyTorch. Whatever reads a video (the processor, `pipeline`, training,
+prediction, the readers of other decoders) sees it through this file: the same stream, the same rotation, the same
+count of frames.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,12 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .video_packets_amd import look_for
+
 
 _INSPECTED_AT_ONCE = 8
 _MIN_SKIPPED_PACKETS = 2  # fewer are decoded as fast as the decoder starts anew
 KEPT_BYTES = 64 * 1024**2
 """Packets of a video up to this size stay in memory; a larger file is read again."""
 
+_NO_PTS = int(np.iinfo(np.int64).min)
 _MISSING_SHARE = 0.02  # headers are rounded
 _STAMP_ROUNDING = 0.002  # seconds between two stamps, each rounded to a millisecond
 _MISSING_SECONDS = 0.2  # a last frame's time on the screen
@@ -31,7 +35,6 @@ _MISSING_SECONDS = 0.2  # a last frame's time on the screen
 _CODECS_WITH_EXACT_KEYS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "png")
 # Frames shown before a key packet may follow it in the file.
 _CODECS_WITH_LEADING_FRAMES = ("hevc", "mpeg1video", "mpeg2video", "mpeg4")
-_NAL_SLICE, _NAL_IDR = 1, 5
 
 
 class VideoReadError(RuntimeError, ValueError):
@@ -356,8 +359,8 @@ class PacketOrder(NamedTuple):
         starts (`np.ndarray` of shape (s,), int64): packets from which decoding is exact for all that is shown from
             them on, increasing, the first one 0.
         start_ranks (`np.ndarray` of shape (s,), int64): index of the frame of each of `starts`.
-        is_simple (`bool`): every key packet is one of `starts`, and its frame's index is the number of packets
-            before it. Decoders that count packets are right on such streams only.
+        is_simple (`bool`): every packet shows one frame, every key packet is one of `starts`, and its frame's index
+            is the number of packets before it. Decoders that count packets are right on such streams only.
     """
 
     shown_pts: np.ndarray
@@ -376,7 +379,10 @@ class VideoPackets:
         max_frames (`int`): reading stops with one packet more.
 
     Attributes:
-        num_frames (`int`): packets that show a frame.
+        num_frames (`int`): frames that decoding gives. Where the packets leave no doubt they are counted by their
+            first bytes, elsewhere by decoding everything once.
+        shows_all (`bool`): every packet shows one frame, beyond doubt.
+        has_orientation (`bool`): packets tell how the picture is to be turned.
         order (`PacketOrder` or `None`): None where the file does not tell the order of display.
 
     Raises:
@@ -392,6 +398,7 @@ class VideoPackets:
         self._container: Any = None
         self._kept: list[Any] | None = None
         self.num_frames = 0
+        self.shows_all = self.has_orientation = False
         self._shown_pts: np.ndarray | None = None
         self.order: PacketOrder | None = None
         try:
@@ -405,6 +412,11 @@ class VideoPackets:
     def format_name(self) -> str:
         """FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
         return self._container.format.name
+
+    @property
+    def num_streams(self) -> int:
+        """Video streams in the file."""
+        return len(self._container.streams.video)
 
     @property
     def header_size(self) -> tuple[int, int]:
@@ -457,7 +469,11 @@ class VideoPackets:
             return self._container.duration / 1_000_000 if is_alone and self._container.duration else None
 
     def decode_from(self, number: int) -> Iterator[Any]:
-        """Start to decode at packet `number` and yield PyAV frames to the end of the stream."""
+        """Start to decode at packet `number` and yield PyAV frames to the end of the stream.
+
+        Packets in front of the first frame that cannot be decoded are passed over, as FFmpeg does: recordings are cut
+        off anywhere, and what comes before a key frame is of no use.
+        """
         if self._kept is not None:
             packets: Iterator[Any] = iter(self._kept[number:])
             if self._context.is_open:
@@ -468,9 +484,20 @@ class VideoPackets:
             for _ in range(number):
                 next(packets, None)
         context = self._context
-        for packet in packets:
-            yield from context.decode(packet)
-        yield from context.decode(None)
+        fault: Exception | None = None
+        is_started = False
+        for packet in itertools.chain(packets, [None]):
+            try:
+                frames = context.decode(packet)
+            except import_av().FFmpegError as error:
+                if is_started:
+                    raise
+                fault = error
+                continue
+            is_started |= bool(frames)
+            yield from frames
+        if fault is not None and not is_started:
+            raise fault
 
     def close(self) -> None:
         self._kept = None
@@ -492,19 +519,22 @@ class VideoPackets:
 
     def _scan(self, max_frames: int) -> None:
         codec = self._context.codec.canonical_name  # of the format, not of the decoder (libdav1d)
-        nal_length_size = _nal_length_size(self._context.extradata) if codec == "h264" else 0
+        look = look_for(codec, self._context.extradata)
         kept: list[Any] | None = []
         kept_bytes = 0
-        pts: list[int | None] = []
-        shown: list[bool] = []
+        pts: list[int] = []
+        num_shown: list[int] = []
         exact_keys: list[int] = []
         num_keys = 0
+        is_sound = True
         for number, packet in enumerate(self._demux()):
-            pts.append(packet.pts)
-            shown.append(not packet.is_discard and (codec != "vp8" or _is_shown_vp8(packet)))
+            pts.append(_NO_PTS if packet.pts is None else packet.pts)
+            shown = look.count_shown(memoryview(packet), packet.is_keyframe)
+            num_shown.append(0 if packet.is_discard else shown)
+            is_sound = is_sound and not packet.is_corrupt
             if packet.is_keyframe:
                 num_keys += 1
-                if codec != "h264" or _holds_idr(memoryview(packet), nal_length_size):
+                if look.is_exact_key():
                     exact_keys.append(number)
             if kept is not None:
                 kept.append(packet)
@@ -513,80 +543,74 @@ class VideoPackets:
             if number >= max_frames:
                 break
         self._kept = kept
-        self.num_frames = sum(shown)
         # MP4 lists its packets in the header (those that an edit list cuts off are taken from that list).
         promised = len(self._stream.index_entries) if self.format_name.startswith("mov") else 0
         if len(pts) < min(promised, max_frames):
             raise ValueError(f"its header promises {promised} frames, but the file ends after {len(pts)}")
-        if None in pts:
-            return
-        stamps = np.array(pts, dtype=np.int64)
-        # Stamps that tell the order of decoding (AVI) are those of the frames all the same, once they are sorted.
-        shown_pts = np.unique(stamps[np.array(shown, dtype=bool)])
-        self._shown_pts = shown_pts if len(shown_pts) == self.num_frames else None
-        if codec not in _CODECS_WITH_EXACT_KEYS:
+        self.has_orientation = look.has_orientation
+        self.num_frames = sum(num_shown)
+        stamps, shown_mask = np.array(pts, dtype=np.int64), np.array(num_shown, dtype=np.int64) == 1
+        has_doubt = (
+            look.uncertain or not is_sound or exact_keys[:1] != [0] or self._is_out_of_order(stamps, shown_mask)
+        )
+        if has_doubt and self.num_frames <= max_frames:
+            shown_pts = self._count_by_decoding(max_frames)
+            shown_mask = np.isin(stamps, shown_pts)
+        else:
+            # Stamps that tell the order of decoding (AVI) are those of the frames all the same, once they are sorted.
+            shown_pts = np.unique(stamps[shown_mask])
+        self._shown_pts = shown_pts if 0 < len(shown_pts) == self.num_frames else None
+        self.shows_all = not has_doubt and bool(shown_mask.all())
+        if self._shown_pts is None or (stamps == _NO_PTS).any() or codec not in _CODECS_WITH_EXACT_KEYS:
             return
         may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
-        self.order = _order(stamps, np.array(shown, dtype=bool), exact_keys, num_keys, may_reorder)
+        if may_reorder and len(pts) > 2 and bool((np.diff(stamps) > 0).all()):
+            return  # AVI and the like: the stamps tell the order of decoding, and frames may be shown in another
+        is_simple = self.shows_all and len(exact_keys) == num_keys
+        self.order = _order(stamps, shown_mask, shown_pts, exact_keys, is_simple)
+
+    def _is_out_of_order(self, stamps: np.ndarray, shown: np.ndarray) -> bool:
+        """Whether frames precede the first one, or change places where the decoder was not told to expect it.
+
+        It drops frames that come too late.
+        """
+        stamps = stamps[shown]
+        if len(stamps) == 0 or (stamps == _NO_PTS).any():
+            return False
+        return stamps.min() < stamps[0] or not (self._context.has_b_frames or bool((np.diff(stamps) > 0).all()))
+
+    def _count_by_decoding(self, max_frames: int) -> np.ndarray:
+        """Decode everything and return the time stamps of the frames, increasing; empty where not all have one."""
+        stamps: list[int | None] = []
+        for frame in self.decode_from(0):
+            stamps.append(frame.pts)
+            if len(stamps) > max_frames:
+                break
+        self.num_frames = len(stamps)
+        if None in stamps or any(later <= earlier for earlier, later in itertools.pairwise(stamps)):  # type: ignore[operator]
+            return np.empty(0, dtype=np.int64)
+        return np.array(stamps, dtype=np.int64)
 
 
 def _order(
-    pts: np.ndarray, shown: np.ndarray, exact_keys: list[int], num_keys: int, may_reorder: bool
-) -> PacketOrder | None:
-    shown_pts = np.unique(pts[shown])
-    if len(shown_pts) == 0 or len(shown_pts) < shown.sum():
-        return None
-    if may_reorder and len(pts) > 2 and bool((np.diff(pts) > 0).all()):
-        return None  # AVI and the like: the stamps tell the order of decoding, and frames may be shown in another
-    before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(pts)[:-1]])
+    pts: np.ndarray, shown: np.ndarray, shown_pts: np.ndarray, exact_keys: list[int], is_simple: bool
+) -> PacketOrder:
+    before = np.concatenate([[_NO_PTS], np.maximum.accumulate(pts)[:-1]])
     starts = np.array([key for key in exact_keys if shown[key] and pts[key] > before[key]], dtype=np.int64)
     ranks = np.searchsorted(shown_pts, pts[starts])
     num_before = np.concatenate([[0], np.cumsum(shown)])[starts]
-    is_simple = len(starts) == num_keys and bool((ranks == num_before).all()) and bool(shown.all())
+    is_simple = is_simple and len(starts) == len(exact_keys) and bool((ranks == num_before).all())
     if len(starts) == 0 or starts[0] != 0:  # where nothing better is known, decoding starts with the file
         starts, ranks = np.concatenate([[0], starts]), np.concatenate([[0], ranks])
         is_simple = False
     return PacketOrder(shown_pts, starts, ranks, is_simple)
 
 
-def _is_shown_vp8(packet: Any) -> bool:
-    return bool(memoryview(packet)[0] >> 4 & 1)
-
-
-def _nal_length_size(extradata: bytes | None) -> int:
-    """Bytes of the length in front of each NAL unit (MP4, Matroska); 0 for start codes (transport streams)."""
-    return (extradata[4] & 3) + 1 if extradata and len(extradata) > 4 and extradata[0] == 1 else 0
-
-
-def _holds_idr(data: memoryview, length_size: int) -> bool:
-    """Tell whether the first slice of an H.264 packet is of an IDR picture: nothing refers across such a one."""
-    for unit_type in _nal_types(data, length_size):
-        if unit_type == _NAL_IDR:
-            return True
-        if _NAL_SLICE <= unit_type < _NAL_IDR:
-            return False
-    return False
-
-
-def _nal_types(data: memoryview, length_size: int) -> Iterator[int]:
-    if length_size:
-        start = 0
-        while start + length_size < len(data):
-            yield data[start + length_size] & 0x1F
-            start += length_size + int.from_bytes(data[start : start + length_size], "big")
-        return
-    content = bytes(data)
-    start = content.find(b"\0\0\1")
-    while start >= 0 and start + 3 < len(content):
-        yield content[start + 3] & 0x1F
-        start = content.find(b"\0\0\1", start + 3)
-
-
 class PyAVVideoReader(BaseVideoReader):
     """Reads with PyAV. Packets before the last exact start are left out, all others are decoded one after the other.
 
-    Where the frames that come out are not those that the packets announce (hidden frames, wrong time stamps), the
-    whole file is decoded from its start and frames are counted.
+    Where the frames that come out are not those that the packets announce (wrong time stamps), the whole file is
+    decoded from its start and frames are counted.
     """
 
     def __init__(
@@ -596,6 +620,7 @@ class PyAVVideoReader(BaseVideoReader):
         import_av()  # its absence is no fault of the file
         self._decoded: Iterator[Any] = iter(())
         self._next_index = 0
+        self._to_rgb = _RgbConverter()
         self._start = -1  # position in `order.starts` at which decoding began
         with self._faults_of_the_file("pyav"):
             self._packets = VideoPackets(
@@ -633,6 +658,25 @@ class PyAVVideoReader(BaseVideoReader):
     def promised_frames(self) -> float:
         """How many frames the header tells, which may be nonsense."""
         return self._packets.promised_frames
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether decoders that count packets, know no mirroring and convert colours by themselves are right.
+
+        Decodes the first frame.
+        """
+        packets = self._packets
+        if not packets.shows_all or packets.has_orientation or packets.num_streams > 1:
+            return False
+        self._start = -1  # what was decoded is used up
+        with self._faults_of_the_file("pyav"):
+            frame = next(packets.decode_from(0))
+            matrix = _display_matrix(frame)
+        if matrix is None:
+            return is_usual_frame(frame)
+        (a, b), (c, d) = matrix
+        is_straight = (a == d == 0) != (b == c == 0)  # by quarters of a turn
+        return is_usual_frame(frame) and is_straight and a * d - b * c > 0
 
     @property
     def times(self) -> np.ndarray | None:
@@ -709,7 +753,7 @@ class PyAVVideoReader(BaseVideoReader):
         for position, index in enumerate(indices):
             frame = frame_at(int(index))
             self._check_size(len(indices), frame.height, frame.width)
-            image = _upright_rgb(frame)
+            image = self._to_rgb(frame)
             if frames is None:
                 frames = np.empty((len(indices), *image.shape), dtype=np.uint8)
             if image.shape != frames.shape[1:]:
@@ -751,7 +795,7 @@ class PyAVVideoReader(BaseVideoReader):
             self._next_index += 1
             if self._next_index > index:
                 return frame
-        raise self._error(f"its packets promise {len(self)} frames, but decoding ends after {self._next_index}")
+        raise self._error(f"{len(self)} frames were counted in it, but decoding ends after {self._next_index}")
 
     def _restart(self, packet: int, index: int) -> None:
         self._decoded = self._packets.decode_from(packet)
@@ -762,19 +806,51 @@ class _UnexpectedFrame(Exception):
     """The decoder gave another frame than the packets announced."""
 
 
-def _upright_rgb(frame: Any) -> np.ndarray:
-    """Turn a PyAV frame into uint8 (H, W, 3), turned and mirrored as its display matrix asks."""
-    image = frame.to_ndarray(format="rgb24", threads=1)
-    matrix = _display_matrix(frame)
-    if matrix is None:
-        return image
-    # A point (x, y) is shown at (a x + c y, b x + d y); only the signs matter, and which of them are larger.
-    (a, b), (c, d) = matrix
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image, across, down = image.transpose(1, 0, 2), c, b
-    else:
-        across, down = a, d
-    return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+class _RgbConverter:
+    """Turns PyAV frames into uint8 (H, W, 3), turned and mirrored as their display matrix asks.
+
+    The conversion is that of FFmpeg's command line. For the usual frames PyAV's own is the same and faster; of others
+    (more than 8 bits, interlaced, odd sizes) it makes colours that are off by up to 16 of 255.
+    """
+
+    def __init__(self) -> None:
+        self._kind: tuple[Any, ...] | None = None
+        self._graph: Any = None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        matrix = _display_matrix(frame)
+        if not is_usual_frame(frame):
+            frame = self._filtered(frame)
+        image = frame.to_ndarray(format="rgb24", threads=1)
+        if matrix is None:
+            return image
+        # A point (x, y) is shown at (a x + c y, b x + d y); only the signs matter, and which of them are larger.
+        (a, b), (c, d) = matrix
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            image, across, down = image.transpose(1, 0, 2), c, b
+        else:
+            across, down = a, d
+        return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+    def _filtered(self, frame: Any) -> Any:
+        kind = (frame.width, frame.height, frame.format.name, frame.interlaced_frame)
+        if kind != self._kind:
+            graph = import_av().filter.Graph()
+            start = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
+            )
+            graph.link_nodes(
+                start, graph.add("scale", "flags=bicubic"), graph.add("format", "rgb24"), graph.add("buffersink")
+            ).configure()
+            self._kind, self._graph = kind, graph
+        self._graph.push(frame)
+        return self._graph.pull()
+
+
+def is_usual_frame(frame: Any) -> bool:
+    """Whether all of FFmpeg's ways to RGB give the same colours: 8 bits, 4:2:0, progressive, even sides."""
+    is_even = frame.width % 2 == frame.height % 2 == 0
+    return frame.format.name in ("yuv420p", "yuvj420p") and is_even and not frame.interlaced_frame
 
 
 def _display_matrix(frame: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:

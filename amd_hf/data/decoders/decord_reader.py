@@ -19,6 +19,7 @@ class DecordVideoReader(GuardedReader):
     """
 
     decoder_name = "decord"
+    _reader: Any = None
 
     @staticmethod
     def import_decoder() -> None:
@@ -28,24 +29,18 @@ class DecordVideoReader(GuardedReader):
     def _open(self) -> int:
         import decord
 
-        self._reader: Any = None
-        self._frame_times: np.ndarray | None = None
-        probe = PyAVVideoReader(self.source, self.video_id, self.limits, self.num_threads)
-        if not _counts_right(probe):
-            self._substitute = probe
-            return len(probe)
-        num_frames, self._frame_times = len(probe), probe.frame_times
-        probe.close()
         decord.logging.set_level(decord.logging.QUIET)
-        handle = self.source.path if self.source.data is None else io.BytesIO(self.source.data)
-        self._reader = decord.VideoReader(handle, num_threads=self.num_threads)
-        if len(self._reader) != num_frames:
-            raise ValueError(f"it counts {len(self._reader)} frames where there are {num_frames}")
-        return num_frames
+        handle = self._handle()
+        self._reader = decord.VideoReader(
+            io.BytesIO(handle) if isinstance(handle, bytes) else handle, num_threads=self.num_threads
+        )
+        return len(self._reader)
 
-    @property
-    def frame_times(self) -> np.ndarray:
-        return super().frame_times if self._frame_times is None else self._frame_times
+    def _is_right_on(self, probe: PyAVVideoReader) -> bool:
+        # It allocates for as many frames as the header promises, and aborts the process where memory does not suffice.
+        if probe.promised_frames > 4 * len(probe) + 1000:
+            return False
+        return probe.order is not None and probe.order.is_simple and super()._is_right_on(probe)
 
     def _close_natively(self) -> None:
         self._reader = None
@@ -64,11 +59,3 @@ class DecordVideoReader(GuardedReader):
         frames[:1] = first
         frames[1:] = self._reader.get_batch(indices[1:]).asnumpy()
         return frames
-
-
-def _counts_right(probe: PyAVVideoReader) -> bool:
-    # It allocates for as many frames as the header promises, and aborts the process where memory does not suffice.
-    if probe.promised_frames > 4 * len(probe) + 1000:
-        return False
-    has_true_stamps = probe.format_name.startswith(("mov", "matroska"))
-    return has_true_stamps and probe.order is not None and probe.order.is_simple

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import ClassVar
 
 import numpy as np
@@ -26,18 +27,43 @@ class GuardedReader(BaseVideoReader):
         self, source: VideoSource, video_id: str | None, limits: VideoLimits | None = None, num_threads: int = 1
     ) -> None:
         super().__init__(source, video_id, limits, num_threads)
-        self._substitute: PyAVVideoReader | None = None
-        self._num_frames = 0
+        self._frame_times: np.ndarray | None = None
+        # PyAV looks at the packets first. What it cannot read nobody can, and it says which files are safe to hand on:
+        # the other decoders' FFmpeg would open whatever a playlist names.
+        probe = PyAVVideoReader(source, video_id, limits, num_threads)
+        self._substitute: PyAVVideoReader | None = probe
+        self._num_frames = len(probe)
+        if not (_is_mp4_or_matroska(probe.format_name, self._first_bytes()) and self._is_right_on(probe)):
+            return
         try:
             with self._faults_of_the_file(self.decoder_name):
-                self._num_frames = self._open()
-                self._check_length(self._num_frames)
+                num_frames = self._open()
+                if num_frames != len(probe):
+                    raise ValueError(f"it counts {num_frames} frames where there are {len(probe)}")
+            self._frame_times = probe.frame_times
         except VideoReadError as error:
-            self._substitute_pyav(error)
+            self._use_substitute(error)
+            return
+        self._substitute = None
+        probe.close()
+
+    def _is_right_on(self, probe: PyAVVideoReader) -> bool:
+        """Whether the decoder reads a file of this kind right."""
+        return probe.is_plain
 
     def _open(self) -> int:
         """Open the file and return its number of frames; any exception calls for the substitute."""
         raise NotImplementedError
+
+    def _handle(self) -> str | bytes:
+        """The file for the decoder: bytes, or a path that no FFmpeg takes for an address, since it starts with `/`."""
+        return os.path.abspath(self.source.path) if self.source.path is not None else self.source.data or b""
+
+    def _first_bytes(self) -> bytes:
+        if self.source.path is None:
+            return (self.source.data or b"")[:12]
+        with open(self.source.path, "rb") as file:
+            return file.read(12)
 
     def _read_natively(self, indices: np.ndarray) -> np.ndarray:
         """As `_read`; any exception calls for the substitute."""
@@ -51,7 +77,10 @@ class GuardedReader(BaseVideoReader):
 
     @property
     def frame_times(self) -> np.ndarray:
-        return super().frame_times if self._substitute is None else self._substitute.frame_times
+        if self._substitute is not None:
+            return self._substitute.frame_times
+        assert self._frame_times is not None
+        return self._frame_times
 
     def close(self) -> None:
         self._close_natively()
@@ -64,14 +93,21 @@ class GuardedReader(BaseVideoReader):
                 with self._faults_of_the_file(self.decoder_name):
                     return self._read_natively(indices)
             except VideoReadError as error:
-                num_frames = self._num_frames
-                self._substitute_pyav(error)
-                if num_frames != len(self):  # the indices were drawn for another length
-                    raise
+                self._use_substitute(error)
         assert self._substitute is not None
         return self._substitute._read(indices)
 
-    def _substitute_pyav(self, error: VideoReadError) -> None:
+    def _use_substitute(self, error: VideoReadError) -> None:
         logger.debug("%s: PyAV reads it, since %s", self.source, error.reason)
         self._close_natively()
-        self._substitute = PyAVVideoReader(self.source, self.video_id, self.limits, self.num_threads)
+        if self._substitute is None:
+            self._substitute = PyAVVideoReader(self.source, self.video_id, self.limits, self.num_threads)
+
+
+def _is_mp4_or_matroska(format_name: str, start: bytes) -> bool:
+    """Whether each FFmpeg, old or new, takes the file for the same format: only these have true time stamps.
+
+    A file that starts so scores higher as MP4 or Matroska than anything else that its bytes may imitate.
+    """
+    is_mp4 = format_name.startswith("mov") and start[4:8] == b"ftyp"
+    return is_mp4 or (format_name.startswith("matroska") and start[:4] == b"\x1a\x45\xdf\xa3")

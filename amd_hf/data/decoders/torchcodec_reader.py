@@ -14,11 +14,12 @@ from .guarded import GuardedReader
 class TorchCodecVideoReader(GuardedReader):
     """Reads with torchcodec, which seeks by itself and applies rotation metadata.
 
-    It is exact in MP4 and Matroska / WebM files. In AVI, MPEG and transport streams it loses or shifts frames where
-    there are B-frames (0.17 with FFmpeg 5.1), so those go to PyAV.
+    It is exact in MP4 and Matroska / WebM files whose packets show a frame each. In AVI, MPEG and transport streams it
+    loses or shifts frames where there are B-frames (0.17 with FFmpeg 5.1), and it does not mirror: those go to PyAV.
     """
 
     decoder_name = "torchcodec"
+    _reader: Any = None
 
     @staticmethod
     def import_decoder() -> None:
@@ -28,20 +29,13 @@ class TorchCodecVideoReader(GuardedReader):
     def _open(self) -> int:
         from torchcodec.decoders import VideoDecoder
 
-        self._reader: Any = None
-        if not _is_mp4_or_matroska(self._first_bytes()):
-            raise ValueError("neither MP4 nor Matroska")
-        source = self.source.path if self.source.data is None else self.source.data
         self._reader = VideoDecoder(
-            source,  # type: ignore[arg-type]
+            self._handle(),  # type: ignore[arg-type]
             dimension_order="NHWC",
             num_ffmpeg_threads=self.num_threads,
             device="cpu",
             seek_mode="exact",
         )
-        promised = self._reader.metadata.num_frames_from_header
-        if promised is not None and promised > len(self._reader):  # cut short, or by an edit list: PyAV knows
-            raise ValueError(f"the header promises {promised} frames, the file holds {len(self._reader)}")
         self._check_size(1, self._reader.metadata.height or 0, self._reader.metadata.width or 0)
         return len(self._reader)
 
@@ -52,17 +46,6 @@ class TorchCodecVideoReader(GuardedReader):
         metadata = self._reader.metadata
         self._check_size(len(indices), metadata.height or 0, metadata.width or 0)
         return self._reader.get_frames_at(indices.tolist()).data.numpy()
-
-    def _first_bytes(self) -> bytes:
-        if self.source.data is not None:
-            return self.source.data[:12]
-        assert self.source.path is not None
-        with open(self.source.path, "rb") as file:
-            return file.read(12)
-
-
-def _is_mp4_or_matroska(start: bytes) -> bool:
-    return start[:4] == b"\x1a\x45\xdf\xa3" or start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 
 
 @functools.cache

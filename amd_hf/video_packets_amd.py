@@ -1,0 +1,444 @@
+"""How many frames a compressed packet shows, as its first bytes tell, without decoding.
+
+Mostly one, but a packet may hold a single field, two pictures, a picture that is only referred to, or one that is
+marked as not coded. Where the bytes leave a doubt the stream is `uncertain`: then only decoding tells.
+
+This file travels with published checkpoints as Hub remote code, beside `video_reading_amd.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+_ALWAYS_ONE_FRAME = (
+    "png", "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "dnxhd", "prores", "dvvideo", "v210", "magicyuv",
+)  # fmt: skip
+_DISPLAY_ORIENTATION = 47  # an SEI message that turns or mirrors, beside the container's matrix
+
+
+class PacketLook:
+    """Looks at the packets of one stream, in the order of the file.
+
+    Args:
+        extradata (`bytes` or `None`): the codec's header from the container.
+
+    Attributes:
+        uncertain (`bool`): some packet may show more or fewer frames than `count_shown` said.
+        has_orientation (`bool`): packets tell how the picture is to be turned, which only some decoders heed.
+    """
+
+    uncertain = False
+    has_orientation = False
+
+    def __init__(self, extradata: bytes | None) -> None:
+        self.extradata = extradata or b""
+
+    def count_shown(self, data: memoryview, is_key: bool) -> int:
+        """Frames that come out of the decoder for this packet, sooner or later."""
+        return 1
+
+    def is_exact_key(self) -> bool:
+        """Whether decoding may start at the key packet that was counted last."""
+        return True
+
+
+def look_for(codec: str, extradata: bytes | None) -> PacketLook:
+    """The look for a codec, by FFmpeg's name of its format; one that is uncertain for a codec we know nothing of."""
+    if codec in _LOOKS:
+        return _LOOKS[codec](extradata)
+    look = PacketLook(extradata)
+    look.uncertain = codec not in _ALWAYS_ONE_FRAME
+    return look
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# H.264 and HEVC: packets are rows of NAL units
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _H264Look(PacketLook):
+    """A packet is one coded picture: a frame, or one field of a frame (the other one follows in its own packet)."""
+
+    def __init__(self, extradata: bytes | None) -> None:
+        super().__init__(extradata)
+        start = self.extradata
+        # avcC has the length of what stands in front of each NAL unit; without it start codes separate them.
+        self._length_size = (start[4] & 3) + 1 if len(start) > 6 and start[0] == 1 else 0
+        self._frame_num_bits: int | None = None  # None: no header was seen yet
+        self._has_fields = self._has_planes = False
+        self._is_idr = False
+        headers = _sets_of_avcc(start) if self._length_size else _nal_units(memoryview(start), 0)
+        for unit in headers:
+            if unit and unit[0] & 0x1F == 7:
+                self._read_sequence(bytes(unit))
+
+    def count_shown(self, data: memoryview, is_key: bool) -> int:
+        num_pictures = 0
+        self._is_idr = False
+        for unit in _nal_units(data, self._length_size):
+            kind = unit[0] & 0x1F if len(unit) > 1 else 0
+            if kind in (1, 2, 5) and unit[1] & 0x80:  # the slice starts with the picture's first macroblock
+                num_pictures += 1
+                self._is_idr |= kind == 5
+                if self._has_fields and self._is_field(bytes(unit[1:24])):
+                    self.uncertain = True
+            elif kind == 7:
+                self._read_sequence(bytes(unit))
+            elif kind == 6:
+                self.has_orientation |= _has_orientation(bytes(unit[1:]))
+        if num_pictures != 1 or self._frame_num_bits is None:
+            self.uncertain = True
+        return num_pictures
+
+    def is_exact_key(self) -> bool:
+        return self._is_idr  # nothing refers across such a one; recovery points do not promise that
+
+    def _read_sequence(self, unit: bytes) -> None:
+        try:
+            frame_num_bits, has_planes, has_fields = _parse_h264_sequence(_Bits(unit[1:]))
+        except IndexError:
+            self.uncertain = True
+            return
+        known = (self._frame_num_bits, self._has_planes, self._has_fields)
+        if self._frame_num_bits is not None and known != (frame_num_bits, has_planes, has_fields):
+            self.uncertain = True  # which of the two a slice means is not looked at
+        self._frame_num_bits, self._has_planes, self._has_fields = frame_num_bits, has_planes, has_fields
+
+    def _is_field(self, header: bytes) -> bool:
+        bits = _Bits(header)
+        try:
+            for _ in ("first_mb_in_slice", "slice_type", "pic_parameter_set_id"):
+                bits.golomb()
+            bits.skip((2 if self._has_planes else 0) + (self._frame_num_bits or 0))
+            return bits.read(1) == 1
+        except IndexError:
+            return True
+
+
+def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool]:
+    """Of a sequence parameter set: bits of `frame_num`, whether planes are coded apart, whether fields may be."""
+    profile = bits.read(8)
+    bits.skip(16)
+    bits.golomb()
+    has_planes = False
+    if profile in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
+        chroma = bits.golomb()
+        has_planes = chroma == 3 and bits.read(1) == 1
+        bits.golomb()
+        bits.golomb()
+        bits.skip(1)
+        if bits.read(1):
+            for number in range(12 if chroma == 3 else 8):
+                if bits.read(1):
+                    _skip_scaling_list(bits, 16 if number < 6 else 64)
+    frame_num_bits = bits.golomb() + 4
+    order_type = bits.golomb()
+    if order_type == 0:
+        bits.golomb()
+    elif order_type == 1:
+        bits.skip(1)
+        bits.golomb()
+        bits.golomb()
+        for _ in range(bits.golomb()):
+            bits.golomb()
+    bits.golomb()
+    bits.skip(1)
+    bits.golomb()
+    bits.golomb()
+    return frame_num_bits, has_planes, bits.read(1) == 0
+
+
+def _skip_scaling_list(bits: _Bits, size: int) -> None:
+    last = following = 8
+    for _ in range(size):
+        if following:
+            code = bits.golomb()
+            delta = (code + 1) // 2 if code % 2 else -(code // 2)
+            following = (last + delta) % 256
+        last = following or last
+
+
+class _HevcLook(PacketLook):
+    """A packet is one picture, but some are never shown: leading ones after a cut, and those that say so."""
+
+    def __init__(self, extradata: bytes | None) -> None:
+        super().__init__(extradata)
+        start = self.extradata
+        self._length_size = (start[21] & 3) + 1 if len(start) > 22 and start[0] == 1 else 0
+        self._num_seen = 0
+        self._is_cut = True  # leading pictures of the next random access point lack what they refer to
+        self._drops_leading = True
+        headers = _sets_of_hvcc(start) if self._length_size else _nal_units(memoryview(start), 0)
+        for unit in headers:
+            self._read_unit(unit)
+
+    def count_shown(self, data: memoryview, is_key: bool) -> int:
+        num_pictures = sum(self._read_unit(unit) for unit in _nal_units(data, self._length_size))
+        if num_pictures != 1:
+            self.uncertain = True
+        return num_pictures
+
+    def _read_unit(self, unit: memoryview) -> bool:
+        """Take note of a NAL unit, and say whether a picture starts in it."""
+        if len(unit) < 3 or (unit[0] & 1) << 5 | unit[1] >> 3:  # of another layer
+            return False
+        kind = unit[0] >> 1 & 0x3F
+        if kind in (36, 37):  # end of sequence
+            self._is_cut = True
+        elif kind in (39, 40):
+            self.has_orientation |= _has_orientation(bytes(unit[2:]))
+        elif kind == 34:
+            self._read_picture_set(bytes(unit[2:]))
+        if kind > 31 or not unit[2] & 0x80:  # no slice, or not the first one of a picture
+            return False
+        if 16 <= kind <= 23:
+            if self._num_seen and unit[2] & 0x40:  # pictures that wait to be shown are thrown away
+                self.uncertain = True
+            self._drops_leading = self._is_cut or kind <= 18
+            self._is_cut = False
+        elif kind in (8, 9) and self._drops_leading:
+            self.uncertain = True
+        self._num_seen += 1
+        return True
+
+    def _read_picture_set(self, content: bytes) -> None:
+        bits = _Bits(content)
+        try:
+            bits.golomb()
+            bits.golomb()
+            bits.skip(1)
+            self.uncertain |= bits.read(1) == 1  # slices say whether they are shown
+        except IndexError:
+            self.uncertain = True
+
+
+def _nal_units(data: memoryview, length_size: int) -> Iterator[memoryview]:
+    if length_size:
+        start = 0
+        while start + length_size < len(data):
+            stop = start + length_size + int.from_bytes(data[start : start + length_size], "big")
+            yield data[start + length_size : stop]
+            start = stop
+        return
+    content = bytes(data)
+    start = content.find(b"\0\0\1")
+    while start >= 0:
+        following = content.find(b"\0\0\1", start + 3)
+        yield data[start + 3 : following if following >= 0 else len(data)]
+        start = following
+
+
+def _sets_of_avcc(extradata: bytes) -> Iterator[memoryview]:
+    """Sequence parameter sets of an MP4 header (the only ones that matter here)."""
+    start = 6
+    for _ in range(extradata[5] & 0x1F):
+        stop = start + 2 + int.from_bytes(extradata[start : start + 2], "big")
+        yield memoryview(extradata)[start + 2 : stop]
+        start = stop
+
+
+def _sets_of_hvcc(extradata: bytes) -> Iterator[memoryview]:
+    start = 23
+    for _ in range(extradata[22]):
+        num_units = int.from_bytes(extradata[start + 1 : start + 3], "big")
+        start += 3
+        for _ in range(num_units):
+            stop = start + 2 + int.from_bytes(extradata[start : start + 2], "big")
+            yield memoryview(extradata)[start + 2 : stop]
+            start = stop
+
+
+def _has_orientation(messages: bytes) -> bool:
+    start = 0
+    while start + 2 < len(messages):  # what remains in the end are trailing bits
+        kind = size = 0
+        while start < len(messages) and messages[start] == 255:
+            kind, start = kind + 255, start + 1
+        kind, start = kind + messages[start : start + 1].ljust(1, b"\0")[0], start + 1
+        while start < len(messages) and messages[start] == 255:
+            size, start = size + 255, start + 1
+        size, start = size + messages[start : start + 1].ljust(1, b"\0")[0], start + 1
+        if kind == _DISPLAY_ORIENTATION:
+            return True
+        start += size
+    return False
+
+
+class _Bits:
+    """The bits of a NAL unit, without the bytes that keep start codes out; IndexError at the end."""
+
+    def __init__(self, data: bytes) -> None:
+        data = data[:4096].replace(b"\0\0\3", b"\0\0")
+        self._value = int.from_bytes(data, "big")
+        self._left = 8 * len(data)
+
+    def read(self, num_bits: int) -> int:
+        if num_bits > self._left:
+            raise IndexError("the header ends early")
+        self._left -= num_bits
+        return self._value >> self._left & ((1 << num_bits) - 1)
+
+    def skip(self, num_bits: int) -> None:
+        self.read(num_bits)
+
+    def golomb(self) -> int:
+        """An Exp-Golomb code: as many zeros as there are bits behind the one."""
+        num_zeros = 0
+        while not self.read(1):
+            num_zeros += 1
+        return (1 << num_zeros) - 1 + self.read(num_zeros)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# VP8, VP9, AV1: pictures that are only referred to
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Vp8Look(PacketLook):
+    def count_shown(self, data: memoryview, is_key: bool) -> int:
+        return data[0] >> 4 & 1
+
+
+class _Vp9Look(PacketLook):
+    def count_shown(self, data: memoryview, is_key: bool) -> int:
+        num_shown = 0
+        for frame in self._frames(data):
+            if len(frame) == 0 or frame[0] >> 6 != 2:
+                self.uncertain = True
+                continue
+            header = int.from_bytes(bytes(frame[:2]).ljust(2, b"\0"), "big")
+            bit = 10 if frame[0] >> 4 & 3 == 3 else 11  # profile 3 has a reserved bit in between
+            # show_existing_frame, frame_type, show_frame
+            num_shown += 1 if header >> bit & 1 else header >> (bit - 2) & 1
+        if num_shown > 1:
+            self.uncertain = True
+        return num_shown
+
+    def _frames(self, data: memoryview) -> Iterator[memoryview]:
+        """The frames of a superframe, whose index is at the end of the packet."""
+        last = data[-1]
+        num_frames, num_bytes = (last & 7) + 1, (last >> 3 & 3) + 1
+        index = len(data) - 2 - num_frames * num_bytes
+        if last & 0xE0 != 0xC0 or index < 0 or data[index] != last:
+            yield data
+            return
+        start = 0
+        for number in range(num_frames):
+            place = index + 1 + number * num_bytes
+            size = int.from_bytes(data[place : place + num_bytes], "little")
+            yield data[start : start + size]
+            start += size
+
+
+class _Av1Look(PacketLook):
+    def count_shown(self, data: memoryview, is_key: bool) -> int:
+        num_shown = 0
+        start = 0
+        while start < len(data):
+            kind, has_extension, has_size = data[start] >> 3 & 15, data[start] & 4, data[start] & 2
+            if has_extension:
+                self.uncertain = True  # layers, of which one is shown
+            start += 2 if has_extension else 1
+            size = len(data) - start
+            if has_size:
+                size, start = _leb128(data, start)
+            content = data[start : start + size]
+            start += size
+            if len(content) == 0:
+                continue
+            if kind == 1 and content[0] & 8:  # a still picture with a short header
+                self.uncertain = True
+            elif kind in (3, 6):  # show_existing_frame, frame_type (2 bits), show_frame
+                num_shown += 1 if content[0] & 0x80 else content[0] >> 4 & 1
+        if num_shown > 1:
+            self.uncertain = True
+        return num_shown
+
+
+def _leb128(data: memoryview, start: int) -> tuple[int, int]:
+    """A number of up to 8 bytes of 7 bits, and where it ends."""
+    value = 0
+    for number, byte in enumerate(data[start : start + 8]):
+        value |= (byte & 0x7F) << 7 * number
+        if not byte & 0x80:
+            return value, start + number + 1
+    return len(data), len(data)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# MPEG-1, MPEG-2, MPEG-4, Motion JPEG
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _MpegLook(PacketLook):
+    """Pictures start with a code. B pictures in front of the second reference picture are not shown."""
+
+    picture_code = b"\0\0\1\0"
+    b_picture = 3
+
+    def __init__(self, extradata: bytes | None) -> None:
+        super().__init__(extradata)
+        self._num_references = 0
+
+    def count_shown(self, data: memoryview, is_key: bool) -> int:
+        content = bytes(data)
+        start = content.find(self.picture_code)
+        if start < 0 or content.find(self.picture_code, start + 4) >= 0 or not self._is_whole(content, start + 4):
+            self.uncertain = True
+            return 1
+        if self._kind(content, start + 4) != self.b_picture:
+            self._num_references += 1
+        elif self._num_references < 2:
+            self.uncertain = True
+        return 1
+
+    def _kind(self, content: bytes, start: int) -> int:
+        return content[start + 1] >> 3 & 7
+
+    def _is_whole(self, content: bytes, start: int) -> bool:
+        """Whether it is a frame, no field, and coded."""
+        if start + 2 > len(content):
+            return False
+        extension = content.find(b"\0\0\1\xb5", start)
+        while extension >= 0 and extension + 7 < len(content):
+            if content[extension + 4] >> 4 == 8:
+                return content[extension + 6] & 3 == 3
+            extension = content.find(b"\0\0\1\xb5", extension + 4)
+        return True  # MPEG-1, which has no fields
+
+
+class _Mpeg4Look(_MpegLook):
+    picture_code = b"\0\0\1\xb6"
+    b_picture = 2
+    _MIN_BYTES = 24
+    """Pictures that are not coded end after a few bytes; a small one may be coded all the same, but only decoding
+    tells."""
+
+    def _kind(self, content: bytes, start: int) -> int:
+        return content[start] >> 6
+
+    def _is_whole(self, content: bytes, start: int) -> bool:
+        return len(content) - start >= self._MIN_BYTES
+
+
+class _MjpegLook(PacketLook):
+    def count_shown(self, data: memoryview, is_key: bool) -> int:
+        if bytes(data[:2]) != b"\xff\xd8":
+            self.uncertain = True
+        return 1
+
+
+_LOOKS: dict[str, type[PacketLook]] = {
+    "h264": _H264Look,
+    "hevc": _HevcLook,
+    "vp8": _Vp8Look,
+    "vp9": _Vp9Look,
+    "av1": _Av1Look,
+    "mpeg1video": _MpegLook,
+    "mpeg2video": _MpegLook,
+    "mpeg4": _Mpeg4Look,
+    "mjpeg": _MjpegLook,
+}
+
+__all__ = ["PacketLook", "look_for"]
