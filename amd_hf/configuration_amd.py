@@ -38,6 +38,15 @@ _AUTO_MAP = {
     "AutoModelForVideoClassification": "modeling_amd.AMDForVideoClassification",
     "AutoModelForImageClassification": "modeling_amd.AMDForImageClassification",
 }
+OUR_CODE = {**_AUTO_MAP, "AMDForActionDetection": "modeling_amd_detection.AMDForActionDetection"}
+CODE_KEYS = ("auto_map", "custom_pipelines")  # what a reader with `trust_remote_code=True` runs
+
+
+def _without_code(value: Any) -> Any:
+    """Settings in which nothing names code, at whatever depth."""
+    if isinstance(value, dict):
+        return {key: _without_code(item) for key, item in value.items() if key not in CODE_KEYS}
+    return [_without_code(item) for item in value] if isinstance(value, list) else value
 
 
 @strict
@@ -175,7 +184,13 @@ class AMDConfig(PreTrainedConfig):
         self._check_positions()
         self._check_layers()
         self._check_masks()
-        kwargs["auto_map"] = {**_AUTO_MAP, **(kwargs.get("auto_map") or {})}
+        # Only our code is named, whatever the file said that this config was read from: a model that was fine-tuned
+        # from somebody's folder must not send its readers to that folder's code. A class of one's own that registers
+        # itself (`register_for_auto_class`) is entered when it is saved.
+        named = kwargs.get("auto_map")
+        named = named.items() if isinstance(named, dict) else ()
+        ours = {key: name for key, name in named if OUR_CODE.get(key) == name}
+        kwargs = {**_without_code(kwargs), "auto_map": {**_AUTO_MAP, **ours}}
         super().__post_init__(**kwargs)
 
     @staticmethod

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 import json
+import os
 import shutil
+import stat
+import subprocess
 import sys
+import tempfile
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +21,13 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
-from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_import_files
 
-from . import configuration_amd, video_processing_amd
+from . import configuration_amd, hub_reader, video_processing_amd
+from .cards.file_texts import PLACE_MARK, texts_of
 from .cards.metadata import card_problems
 from .cards.pages import is_weights_licence_unknown
-from .cards.privacy import private_parts
+from .cards.privacy import is_secret_name, known_secrets, private_parts, secret_parts
 from .modeling_amd import AMDPreTrainedModel
 from .sources import load_model
 
@@ -30,7 +37,10 @@ CONFIG_NAME = "config.json"
 PROCESSOR_NAME = "video_preprocessor_config.json"
 IMAGE_PROCESSOR_NAME = "preprocessor_config.json"  # of models of one frame
 
-# What is published; code comes from the package. All else stays: optimizer, checkpoints, arguments, logs.
+_PROCESSOR_CODE = {"AutoVideoProcessor": "video_processing_amd.AMDVideoProcessor"}
+_MAX_SECONDS = 1800  # for another process to load a model and answer
+
+# What is published; code comes from the package. All else stays: optimizer, checkpoints, arguments, logs, folders.
 _PUBLISHED = (
     CONFIG_NAME,
     "*.safetensors",
@@ -40,7 +50,13 @@ _PUBLISHED = (
     "processor_config.json",
     CARD_NAME,
     "*.png",
-    "LICENSE*",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "LICENSE-*.txt",
+    "LICENSE-*.md",
+    "NOTICE",
+    "NOTICE.txt",
 )
 
 
@@ -64,12 +80,16 @@ class PreparedFolder:
         lines = [f"{size:>14,}  {name}" for name, size in sorted(self.files.items())]
         lines.append(f"{sum(self.files.values()):>14,}  bytes in {len(self.files)} files, in {self.folder}")
         if self.left_out:
-            lines.append(f"left out: {', '.join(sorted(self.left_out))}")
+            names = (name if name.isprintable() else ascii(name) for name in sorted(self.left_out))
+            lines.append(f"left out: {', '.join(names)}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> PreparedFolder:
     """Copies what belongs on the Hub to a folder of its own, adds the code, and checks it.
+
+    Files are taken by a list of allowed kinds; everything else is left out and named. Of links only those to such a
+    file in the same folder are followed.
 
     Args:
         source (`str` or `Path`): Folder of a model of this package, with its card.
@@ -79,8 +99,9 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
     Raises:
         FileNotFoundError: If `source` is no folder of a model.
         ValueError: If the id is none, `target` holds other things, or anything is wrong with the folder: its weights
-            are not whole, other code gives other answers, its card is missing or not valid, or a file tells an
-            absolute path or the name of the user. Names everything that is wrong.
+            are not whole, it holds or names code that is not this package's, a file is a link out of it, other code
+            gives other answers, its card is missing or not valid, or a file tells a secret, an absolute path or the
+            name of the user. Names everything that is wrong.
     """
     source, target = Path(source), Path(target)
     try:
@@ -89,25 +110,49 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
         raise ValueError(f"{repo_id!r} is no id of the Hub: {error}") from error
     if not (source / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{source} is no folder of a model: it has no {CONFIG_NAME}.")
+    published = _published_names(source)
+    _refuse_if_any(source, _source_problems(source, published))  # before a byte of it is used
     if json.loads((source / CONFIG_NAME).read_text()).get("model_type") != "amd":
         raise ValueError(f"{source} holds no `amd` model: convert it first (scripts/convert_checkpoint.py).")
     model = load_model(source)
-    published = {path for pattern in _PUBLISHED for path in source.glob(pattern) if path.is_file()}
     code = code_files(type(model))
-    _make_empty(target, {path.name for path in (*published, *code)})
-    for path in (*published, *code):
-        shutil.copy2(path, target / path.name)
-    _add_auto_map(target / CONFIG_NAME, model.config.auto_map)
+    _make_empty(target, {*published, *(path.name for path in code)})
+    for path in (*(source / name for name in published), *code):
+        _copy(path.resolve(), target / path.name)
+    _set_auto_map(target / CONFIG_NAME, model.config.auto_map)
     if (target / PROCESSOR_NAME).is_file():
-        _add_auto_map(target / PROCESSOR_NAME, {"AutoVideoProcessor": "video_processing_amd.AMDVideoProcessor"})
-    left_out = {path.name for path in source.iterdir()} - {path.name for path in target.iterdir()}
-    prepared = PreparedFolder(target, left_out=sorted(left_out))
-    prepared.files = {path.name: path.stat().st_size for path in target.iterdir()}
-    if problems := folder_problems(target, model, repo_id):
-        listed = "".join(f"\n- {problem}" for problem in problems)
-        raise ValueError(f"{source} is not fit to be published:{listed}")
+        _set_auto_map(target / PROCESSOR_NAME, _PROCESSOR_CODE)
+    prepared = PreparedFolder(target, files=_sizes(target))
+    prepared.left_out = sorted({path.name for path in source.iterdir()} - prepared.files.keys())
+    _refuse_if_any(source, folder_problems(target, model, repo_id))
     prepared.warnings = _licence_warnings(target / CARD_NAME)
     return prepared
+
+
+def _refuse_if_any(source: Path, problems: list[str]) -> None:
+    if problems:
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        raise ValueError(f"{source} is not fit to be published:{listed}")
+
+
+def _published_names(folder: Path) -> list[str]:
+    """Entries of a folder that are of a kind to publish, whatever they are: file, link or something else."""
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if any(fnmatch.fnmatchcase(name, kind) for kind in _PUBLISHED)]
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.lstat().st_size for path in folder.iterdir()}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file, and only a file: what has become a link or a pipe since it was looked at is an error."""
+    descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{source} is no ordinary file: it is not published.")
+        with open(target, "xb") as copied:
+            shutil.copyfileobj(file, copied)
 
 
 def code_files(kind: type) -> list[Path]:
@@ -133,14 +178,88 @@ def _make_empty(target: Path, expected: set[str]) -> None:
     target.mkdir(parents=True, exist_ok=True)
 
 
-def _add_auto_map(path: Path, entries: dict[str, str]) -> None:
+def _set_auto_map(path: Path, entries: dict[str, str]) -> None:
     """Says in a JSON file where the Auto classes find the code."""
     settings = json.loads(path.read_text())
-    settings["auto_map"] = {**settings.get("auto_map", {}), **entries}
+    settings["auto_map"] = entries
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
-# ---- Checks ----
+# ---- Checks of the folder that is to be published ----
+
+
+def _source_problems(source: Path, published: Collection[str]) -> list[str]:
+    """Links, special files, and code of others in a folder; nothing of it has been loaded yet."""
+    problems = [problem for name in published if (problem := _link_problem(source, name, published))]
+    if problems:
+        return problems
+    own = {path.name for path in Path(configuration_amd.__file__).parent.glob("*_amd*.py")}
+    problems += [
+        f"{ascii(path.name)[1:-1]} is code that is not this package's, which whoever loads the model could run: move "
+        "it away"
+        for path in sorted(source.iterdir())
+        if path.suffix.lower() in (".py", ".pyc", ".so", ".pyd") and path.name not in own
+    ]
+    for name in published:
+        if name.endswith(".json"):
+            problems += _settings_problems(source / name, published)
+    return problems
+
+
+def _link_problem(source: Path, name: str, published: Collection[str]) -> str | None:
+    path = source / name
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode):
+        return None
+    if not stat.S_ISLNK(mode):
+        return f"{name} is no file but a {'folder' if stat.S_ISDIR(mode) else 'pipe, socket or device'}: move it away"
+    try:
+        end = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # it leads nowhere, or in a circle
+        return f"{name} is a link that leads to no file: put the file itself there"
+    if end.parent == source.resolve() and end.name in published and end.is_file():
+        return None
+    return f"{name} is a link to what is not published from this folder: put the file itself there"
+
+
+def _settings_problems(path: Path, published: Collection[str]) -> list[str]:
+    """Foreign code that a JSON file names at any depth, and files outside of the folder."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        return [f"{path.name} is no JSON that can be read: {error}"]
+    allowed = {CONFIG_NAME: configuration_amd.OUR_CODE, PROCESSOR_NAME: _PROCESSOR_CODE}.get(path.name, {})
+    problems = [
+        f"{path.name} names code that is not this package's, which whoever loads the model would run: {where} = "
+        f"{ascii(value)[:200]}. Load and save the model with this version of amd_hf, or delete the entry"
+        for where, value in _named_code(settings)
+        if not (where.startswith("auto_map.") and allowed.get(where.removeprefix("auto_map.")) == value)
+    ]
+    shards = settings.get("weight_map") if isinstance(settings, dict) else None
+    if isinstance(shards, dict):
+        strange = sorted({str(shard) for shard in shards.values()} - set(published))
+        problems += [f"{path.name} names weights that are no file of this folder: {ascii(name)}" for name in strange]
+    return problems
+
+
+def _named_code(settings: Any) -> Iterator[tuple[str, Any]]:
+    """Every entry of `auto_map` and `custom_pipelines` in settings, at any depth, by its dotted key."""
+    pending: list[tuple[str, Any]] = [("", settings)]
+    while pending:
+        where, value = pending.pop()
+        if isinstance(value, list):
+            pending += [(f"{where}.{index}", item) for index, item in enumerate(value)]
+        for key, item in value.items() if isinstance(value, dict) else ():
+            name = f"{where}.{key}".removeprefix(".")
+            if key not in configuration_amd.CODE_KEYS:
+                pending.append((name, item))
+            elif isinstance(item, dict):
+                yield from ((f"{name}.{entry}", reference) for entry, reference in item.items())
+            elif item:
+                yield name, item
+
+
+# ---- Checks of what is prepared ----
 
 
 def folder_problems(folder: Path, model: AMDPreTrainedModel, repo_id: str) -> list[str]:
@@ -154,25 +273,44 @@ def folder_problems(folder: Path, model: AMDPreTrainedModel, repo_id: str) -> li
     kind, processor = ("image", IMAGE_PROCESSOR_NAME) if model.config.num_frames == 1 else ("video", PROCESSOR_NAME)
     if not (folder / processor).is_file():
         problems.append(f"there is no {processor}: save the {kind} processor beside the model")
+    problems += _foreign_code(folder, type(model))
     problems += _private_problems(folder, repo_id)
     problems += _foreign_tensors(folder, model)
-    # Last, and only of a folder that is whole otherwise: it takes longest.
+    # Last, and only of a folder that is whole otherwise: it takes longest, and runs the code that is in it.
     return problems or _other_answers(folder, model)
 
 
+def _foreign_code(folder: Path, kind: type) -> list[str]:
+    """Code that is not, byte for byte, the package's own, and settings that name such."""
+    ours = {path.name: path for path in code_files(kind)}
+    names = [path.name for path in folder.iterdir()]
+    problems = [
+        f"{name} is not the code of this package"
+        for name in sorted(names)
+        if name.endswith(".py") and (name not in ours or (folder / name).read_bytes() != ours[name].read_bytes())
+    ]
+    return problems + [
+        problem for name in names if name.endswith(".json") for problem in _settings_problems(folder / name, names)
+    ]
+
+
 def _private_problems(folder: Path, repo_id: str) -> list[str]:
-    """Absolute paths and user names in files. The code is the package's own; pictures hold no text."""
-    problems = []
+    """Secrets, absolute paths and user names in any file, and in its name. The code is the package's own."""
+    problems: dict[str, None] = {}
+    known = known_secrets()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".py", ".png"):
+        if path.suffix == ".py":
             continue
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                text = json.dumps(file.metadata() or {})
-        else:
-            text = path.read_text(encoding="utf-8")
-        problems += [f"{path.name} tells {part}" for part in private_parts(text, allowed=repo_id)]
-    return problems
+        problems.update((f"the name of {path.name} tells {part}", None) for part in private_parts(path.name, repo_id))
+        try:
+            for where, text, is_noise in texts_of(path):
+                parts = secret_parts(text, known) if is_noise else private_parts(text, repo_id, known)
+                if text.startswith(PLACE_MARK):
+                    parts.append("the place where it was taken")
+                problems.update((f"{where} tells {part}", None) for part in parts)
+        except ValueError as error:
+            problems[str(error)] = None
+    return list(problems)
 
 
 def _foreign_tensors(folder: Path, model: AMDPreTrainedModel) -> list[str]:
@@ -188,30 +326,52 @@ def _foreign_tensors(folder: Path, model: AMDPreTrainedModel) -> list[str]:
 
 
 def _other_answers(folder: Path, model: AMDPreTrainedModel) -> list[str]:
-    """Loads the folder by the code inside it and compares its answers to a clip of noise."""
-    kind = type(model)
-    reference = f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
-    loaded = get_class_from_dynamic_module(reference, str(folder)).from_pretrained(folder).eval()
-    ours, theirs = _answer(model), _answer(loaded)
+    """Loads the folder as a reader does and compares its answers to a clip of noise.
+
+    A reader has not installed this package, trusts the code in the folder, and here has no network and no secrets.
+    """
+    reference = f"{type(model).__module__.rpartition('.')[2]}.{type(model).__name__}"
+    auto_class = next(name for name, code in configuration_amd.OUR_CODE.items() if code == reference)
+    inputs = _noise(model)
+    environment = {name: value for name, value in os.environ.items() if not is_secret_name(name)}
+    with tempfile.TemporaryDirectory() as scratch:
+        torch.save({**inputs, "num_threads": torch.get_num_threads()}, Path(scratch, "inputs.pt"))
+        environment |= {"HF_HOME": scratch, "HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-", str(folder.resolve()), auto_class, scratch],
+            input=Path(hub_reader.__file__).read_text(encoding="utf-8"),
+            env=environment,
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+            timeout=_MAX_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            last = next(
+                (line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no word of why"
+            )
+            return [f"it cannot be loaded where this package is not installed: {last}"]
+        theirs = torch.load(Path(scratch, "answer.pt"), weights_only=True)
+    ours = hub_reader.answer(model, inputs)
     if torch.equal(ours, theirs):
         return []
     return [f"loaded by its own code it answers otherwise: by up to {(ours - theirs).abs().max():.2g}"]
 
 
-@torch.no_grad()
-def _answer(model: AMDPreTrainedModel) -> torch.Tensor:
-    """What a model of any kind makes of a fixed clip of noise."""
+def _noise(model: AMDPreTrainedModel) -> dict[str, Any]:
+    """A fixed clip of noise, and what a model of its kind needs beside it."""
     config = model.config
     shape = (1, config.num_frames, config.num_channels, *config.image_height_width)
     clip = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    inputs: dict[str, Any] = {}
+    inputs: dict[str, Any] = {"pixel_values": clip}
     if hasattr(model, "decoder"):
         inputs["bool_masked_pos"] = (torch.arange(config.num_patches) % 2 == 1)[None]
     elif "boxes" in inspect.signature(model.forward).parameters:
         height, width = config.image_height_width
         inputs["boxes"] = [torch.tensor([[0.0, 0.0, width / 2, height / 2]])]
-    output = model.eval()(clip, **inputs)
-    return output.logits if "logits" in output else output.last_hidden_state
+    return inputs
 
 
 def _licence_warnings(card: Path) -> list[str]:
@@ -251,9 +411,12 @@ def upload(
         The address of the commit.
 
     Raises:
+        ValueError: If the folder has changed since it was prepared.
         ConnectionError: If the Hub cannot be reached.
         PermissionError: If it refuses.
     """
+    if _sizes(prepared.folder) != prepared.files or any(path.is_symlink() for path in prepared.folder.iterdir()):
+        raise ValueError(f"{prepared.folder} has changed since it was checked: prepare it again.")
     api = HfApi(token=token, library_name="amd_hf")
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

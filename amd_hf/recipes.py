@@ -20,6 +20,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
+from .cards.privacy import redact_command
 from .errors import RunStopped
 from .options_files import load_yaml, read_options
 
@@ -65,6 +66,8 @@ def parse_recipe(
             does not fit its option.
     """
     arguments, model_options = _split_model_options(list(sys.argv[1:] if argv is None else argv))
+    # Trackers and cards write the command line down: an option that is a secret must be in nobody's files.
+    sys.argv[1:] = redact_command(sys.argv[1:])[0]
     parser = _Parser(option_types, description=description)
     parser.add_argument("--recipe", metavar="FILE", help="YAML file with defaults for any of these options.")
     if has_model_options:

@@ -108,7 +108,11 @@ def load_processor(source: str | Path, config: AMDConfig) -> Any:
     """
     if Path(source).is_file() or PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "amd":
         return build_processor(config)
-    processor = (AutoImageProcessor if config.num_frames == 1 else AMDVideoProcessor).from_pretrained(source)
+    if config.num_frames == 1:
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        vars(processor).pop("auto_map", None)  # saved again, it must not name somebody's code
+    else:
+        processor = AMDVideoProcessor.from_pretrained(source)
     check_processor(processor, config)
     return processor
 

@@ -21,6 +21,9 @@ from huggingface_hub import get_token
 # At least two parts, or `</b>` of HTML would count; not what follows a word, a colon or a slash: addresses, `a/b`.
 _POSIX_PATH = re.compile(r"(?<![\w.:/<~])~?(?:/[\w.@+=~-]+){2,}/?|(?<![\w/])~/[\w.@+=-]+|file://[^\s\"')>]+")
 _WINDOWS_PATH = re.compile(r"\b[A-Za-z]:[\\/]+[^\s\"'`<>|)]+|(?<![\\\w])\\\\[\w.$-]+\\[^\s\"'`<>|)]+")
+_HOME = re.compile(
+    rf"(?<!\w)(?:{re.escape(str(Path.home()))}|/home/[^/\s]+|/Users/[^/\s]+|[A-Za-z]:\\Users\\[^\\\s]+)"
+)
 _GENERIC_USERS = {"root", "user", "users", "ubuntu", "admin", "runner", "nobody", "jovyan"}
 _PLACEHOLDER = "PATH"
 _SECRET = "SECRET"
@@ -196,6 +199,26 @@ def redact(text: str, known: Collection[str] | None = None) -> str:
     return text
 
 
+def hide_identity(value: Any, known: Collection[str] | None = None) -> Any:
+    """Settings of a run without secrets, home folders (`~` instead) and the name of the user; other paths stay.
+
+    For files that stay where the paths are: arguments, logs and states of a run. Texts inside mappings and lists too.
+    """
+    if isinstance(value, dict):
+        return {
+            key: _SECRET if isinstance(item, str) and item and is_secret_name(str(key)) else hide_identity(item, known)
+            for key, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(hide_identity(item, known) for item in value)
+    if type(value) is not str:  # an enum of texts stays what it is
+        return value
+    text = _HOME.sub("~", hide_secrets(value, known))
+    for name in user_names():
+        text = _name_pattern(name).sub(_USER, text)
+    return text
+
+
 def redact_values(value: Any, known: Collection[str] | None = None) -> Any:
     """Mappings, lists and texts without what [`redact`] takes out, nor the values of keys that are secrets."""
     if isinstance(value, str):
@@ -233,7 +256,7 @@ def redact_command(words: Sequence[str]) -> tuple[list[str], list[str], set[str]
             kept.append(word)
             continue
         left_out.append(name)
-        while not has_value and remaining and not remaining[0].startswith("--"):
+        if not has_value and remaining and not remaining[0].startswith("--"):
             values.add(remaining.pop(0))
         values |= {value} if has_value else set()
     return kept, left_out, {value for value in values if len(value) >= 4 and not _NO_VALUES.fullmatch(value)}

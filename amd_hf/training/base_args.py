@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
+from ..cards.privacy import hide_identity, is_secret_name
 from .launching import check_processes
 
 
@@ -125,6 +128,29 @@ class VideoTrainingArguments(TrainingArguments):
             raise ValueError(f"`max_unreadable_share` must be between 0 and 1, got {self.max_unreadable_share}.")
         self._check_rates()
         self._scale_learning_rate()
+
+    # ---- What leaves this process: pickled (`training_args.bin`), or told to trackers and logs ----
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, as into `training_args.bin`: without tokens, home folders and the name of the user."""
+        secrets = {field.name for field in fields(self) if is_secret_name(field.name)}
+        return {name: None if name in secrets else hide_identity(value) for name, value in vars(self).items()}
+
+    def __copy__(self) -> VideoTrainingArguments:
+        """A copy within this process, with everything; `copy` would take the way of pickling."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VideoTrainingArguments:
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def to_dict(self) -> dict[str, Any]:
+        """As for [`~transformers.TrainingArguments`], for logs and trackers: nothing private in it."""
+        return hide_identity(super().to_dict())
 
     def _check_rates(self) -> None:
         name = "learning_rate" if self.base_learning_rate is None else "base_learning_rate"
