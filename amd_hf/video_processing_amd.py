@@ -106,7 +106,9 @@ class AMDVideoProcessor(BaseVideoProcessor):
     test_num_crops: int | None = None
 
     def __init__(self, **kwargs: Any):
-        kwargs.pop("auto_map", None)  # of the file that it was read from: what is saved names only its own code
+        # Of the file that it was read from, which may be a stranger's: what is saved names only our own code.
+        if kwargs.get("auto_map") != {"AutoVideoProcessor": "video_processing_amd.AMDVideoProcessor"}:
+            kwargs.pop("auto_map", None)
         super().__init__(**kwargs)
         if kwargs.get("sampling_mode", "") is None:  # for the base class None stands for the default
             self.sampling_mode = None
