@@ -9,8 +9,10 @@ the tokens seen by both models / by the teacher alone / by neither, P numbers in
 """
 
 import copy
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -579,11 +581,15 @@ class AMDPreTrainedModel(PreTrainedModel):
         """As for [`~transformers.PreTrainedModel`]; weights that are not finite are refused.
 
         Raises:
-            ValueError: If a tensor holds NaN or infinite values: every score would be NaN. Names the tensors.
+            ValueError: If a tensor holds NaN or infinite values: every score would be NaN. Names the tensors. Or if an
+                index of weights names files outside of the folder.
         """
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if isinstance(source, str | Path):
+            _check_shards(Path(source, kwargs.get("subfolder") or ""))
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        _check_finite(model, args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        _check_finite(model, source)
         return loaded
 
     @torch.no_grad()
@@ -626,6 +632,18 @@ class AMDPreTrainedModel(PreTrainedModel):
 
     def _init_trunc_normal(self, tensor: torch.Tensor, limit: float) -> None:
         init.trunc_normal_(tensor, mean=0.0, std=self.config.initializer_range, a=-limit, b=limit)
+
+
+def _check_shards(folder: Path) -> None:
+    """An index of weights may name files of its own folder alone: Transformers opens whatever it says."""
+    for path in sorted(folder.glob("*.index.json")) if folder.is_dir() else ():
+        try:
+            named = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no index of weights: it is damaged.") from error
+        outside = sorted({str(name) for name in named if Path(str(name)).name != name or "\\" in name})
+        if outside:
+            raise ValueError(f"{path} names weights outside of the folder: {', '.join(outside[:5])}.")
 
 
 def _check_finite(model: nn.Module, source: Any) -> None:
