@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,14 @@ from .cards.file_texts import PLACE_MARK, texts_of
 from .cards.metadata import card_problems
 from .cards.pages import is_weights_licence_unknown
 from .cards.privacy import is_secret_name, known_secrets, private_parts, secret_parts
+from .hub_sources import CONFIG_NAME, PROCESSOR_CODE, PROCESSOR_NAME, settings_problems, source_problems
 from .modeling_amd import AMDPreTrainedModel
 from .sources import load_model
 
 
 CARD_NAME = "README.md"
-CONFIG_NAME = "config.json"
-PROCESSOR_NAME = "video_preprocessor_config.json"
 IMAGE_PROCESSOR_NAME = "preprocessor_config.json"  # of models of one frame
 
-_PROCESSOR_CODE = {"AutoVideoProcessor": "video_processing_amd.AMDVideoProcessor"}
 _MAX_SECONDS = 1800  # for another process to load a model and answer
 
 # What is published; code comes from the package. All else stays: optimizer, checkpoints, arguments, logs, folders.
@@ -111,7 +108,7 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
     if not (source / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{source} is no folder of a model: it has no {CONFIG_NAME}.")
     published = _published_names(source)
-    _refuse_if_any(source, _source_problems(source, published))  # before a byte of it is used
+    _refuse_if_any(source, source_problems(source, published))  # before a byte of it is used
     if json.loads((source / CONFIG_NAME).read_text()).get("model_type") != "amd":
         raise ValueError(f"{source} holds no `amd` model: convert it first (scripts/convert_checkpoint.py).")
     model = load_model(source)
@@ -121,7 +118,7 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
         _copy(path.resolve(), target / path.name)
     _set_auto_map(target / CONFIG_NAME, model.config.auto_map)
     if (target / PROCESSOR_NAME).is_file():
-        _set_auto_map(target / PROCESSOR_NAME, _PROCESSOR_CODE)
+        _set_auto_map(target / PROCESSOR_NAME, PROCESSOR_CODE)
     prepared = PreparedFolder(target, files=_sizes(target))
     prepared.left_out = sorted({path.name for path in source.iterdir()} - prepared.files.keys())
     _refuse_if_any(source, folder_problems(target, model, repo_id))
@@ -185,80 +182,6 @@ def _set_auto_map(path: Path, entries: dict[str, str]) -> None:
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
-# ---- Checks of the folder that is to be published ----
-
-
-def _source_problems(source: Path, published: Collection[str]) -> list[str]:
-    """Links, special files, and code of others in a folder; nothing of it has been loaded yet."""
-    problems = [problem for name in published if (problem := _link_problem(source, name, published))]
-    if problems:
-        return problems
-    own = {path.name for path in Path(configuration_amd.__file__).parent.glob("*_amd*.py")}
-    problems += [
-        f"{ascii(path.name)[1:-1]} is code that is not this package's, which whoever loads the model could run: move "
-        "it away"
-        for path in sorted(source.iterdir())
-        if path.suffix.lower() in (".py", ".pyc", ".so", ".pyd") and path.name not in own
-    ]
-    for name in published:
-        if name.endswith(".json"):
-            problems += _settings_problems(source / name, published)
-    return problems
-
-
-def _link_problem(source: Path, name: str, published: Collection[str]) -> str | None:
-    path = source / name
-    mode = path.lstat().st_mode
-    if stat.S_ISREG(mode):
-        return None
-    if not stat.S_ISLNK(mode):
-        return f"{name} is no file but a {'folder' if stat.S_ISDIR(mode) else 'pipe, socket or device'}: move it away"
-    try:
-        end = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # it leads nowhere, or in a circle
-        return f"{name} is a link that leads to no file: put the file itself there"
-    if end.parent == source.resolve() and end.name in published and end.is_file():
-        return None
-    return f"{name} is a link to what is not published from this folder: put the file itself there"
-
-
-def _settings_problems(path: Path, published: Collection[str]) -> list[str]:
-    """Foreign code that a JSON file names at any depth, and files outside of the folder."""
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        return [f"{path.name} is no JSON that can be read: {error}"]
-    allowed = {CONFIG_NAME: configuration_amd.OUR_CODE, PROCESSOR_NAME: _PROCESSOR_CODE}.get(path.name, {})
-    problems = [
-        f"{path.name} names code that is not this package's, which whoever loads the model would run: {where} = "
-        f"{ascii(value)[:200]}. Load and save the model with this version of amd_hf, or delete the entry"
-        for where, value in _named_code(settings)
-        if not (where.startswith("auto_map.") and allowed.get(where.removeprefix("auto_map.")) == value)
-    ]
-    shards = settings.get("weight_map") if isinstance(settings, dict) else None
-    if isinstance(shards, dict):
-        strange = sorted({str(shard) for shard in shards.values()} - set(published))
-        problems += [f"{path.name} names weights that are no file of this folder: {ascii(name)}" for name in strange]
-    return problems
-
-
-def _named_code(settings: Any) -> Iterator[tuple[str, Any]]:
-    """Every entry of `auto_map` and `custom_pipelines` in settings, at any depth, by its dotted key."""
-    pending: list[tuple[str, Any]] = [("", settings)]
-    while pending:
-        where, value = pending.pop()
-        if isinstance(value, list):
-            pending += [(f"{where}.{index}", item) for index, item in enumerate(value)]
-        for key, item in value.items() if isinstance(value, dict) else ():
-            name = f"{where}.{key}".removeprefix(".")
-            if key not in configuration_amd.CODE_KEYS:
-                pending.append((name, item))
-            elif isinstance(item, dict):
-                yield from ((f"{name}.{entry}", reference) for entry, reference in item.items())
-            elif item:
-                yield name, item
-
-
 # ---- Checks of what is prepared ----
 
 
@@ -290,7 +213,7 @@ def _foreign_code(folder: Path, kind: type) -> list[str]:
         if name.endswith(".py") and (name not in ours or (folder / name).read_bytes() != ours[name].read_bytes())
     ]
     return problems + [
-        problem for name in names if name.endswith(".json") for problem in _settings_problems(folder / name, names)
+        problem for name in names if name.endswith(".json") for problem in settings_problems(folder / name, names)
     ]
 
 

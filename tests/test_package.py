@@ -53,7 +53,7 @@ _LAYERS = (
     ("data",),
     ("evaluation",),
     ("visualization", "detection_video", "cards", "ablations"),
-    ("hub", "hub_reader"),  # `Trainer.push_to_hub` publishes through it
+    ("hub", "hub_reader", "hub_sources"),  # `Trainer.push_to_hub` publishes through it
     ("training",),
     ("recipes",),
     ("registration",),
