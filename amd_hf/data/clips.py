@@ -55,10 +55,12 @@ class ClipLoader:
             `"rand-m7-n4-mstd0.5-inc1"`; see `RandAugment.parse`.
         erase_probability (`float`, defaults to 0): share of training clips for which `draw_erasing` gives a box.
         repetitions (`int`, defaults to 1): training clips per video and epoch, K.
-        repetitions_share_frames (`bool`, defaults to `False`): the repetitions show the same frames, as in the
-            authors' code, so that fewer are decoded. By default each draws its own.
+        repetitions_share_frames (`bool`, defaults to `True`): the repetitions show the same frames, as in the
+            released code, so that fewer are decoded; crop, augmentation and masks are each one's own. False draws
+            each repetition's frames anew.
         seed (`int`, defaults to 0): the run's seed.
         decoder (`str`, *optional*): see `decoding.open_video`.
+        decode_time_limit (`float`, *optional*): seconds a video may take: `time_limit` of `decoding.open_video`.
         num_threads (`int`, defaults to 1): decoder threads.
         cache (`DecodedVideoCache`, *optional*): keeps the decoded videos of a small data set.
     """
@@ -76,9 +78,10 @@ class ClipLoader:
     rand_augment: str | None = None
     erase_probability: float = 0.0
     repetitions: int = 1
-    repetitions_share_frames: bool = False
+    repetitions_share_frames: bool = True
     seed: int = 0
     decoder: str | None = None
+    decode_time_limit: float | None = None
     num_threads: int = 1
     cache: DecodedVideoCache | None = None
 
@@ -158,8 +161,9 @@ class ClipLoader:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read the union of the frames of all repetitions: uint8 (n, H, W, C), and the places (K, T) of each's own."""
         with open_video(
-            row["video"], self.decoder, self.num_threads, video_id=row["video_id"], cache=self.cache
-        ) as video:
+            row["video"], self.decoder, self.num_threads, video_id=row["video_id"], cache=self.cache,
+            time_limit=self.decode_time_limit,
+        ) as video:  # fmt: skip
             indices = np.stack([self._frame_indices(len(video), row, number, training) for number in repetitions])
             unique, places = np.unique(indices, return_inverse=True)
             return video.frames(unique), places.reshape(indices.shape)

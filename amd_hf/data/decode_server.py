@@ -4,12 +4,15 @@ It is started without `amd_hf/__init__.py`, which imports PyTorch and Transforme
 not need them.
 
 A message is the length of its header and of its payload, the header as JSON, and the payload (a file or RGB frames).
+Frames travel in memory that both processes share, where the system has it and the other side asks for it: through the
+socket each byte is copied twice more.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import resource
 import signal
@@ -19,6 +22,8 @@ import sys
 import time
 import traceback
 from typing import Any
+
+import numpy as np
 
 from ..video_reading_amd import BaseVideoReader, VideoLimits
 from .video_pointers import FrameFolder
@@ -30,6 +35,8 @@ _LENGTHS = struct.Struct("!IQ")
 _MAX_HEADER_BYTES = 64 * 1024**2  # a header may list the image files of a video
 _PR_SET_PDEATHSIG = 1
 _SPARE_MEMORY = 1024**3  # what a decoder may take for its own work, beyond frames and file
+MAX_SHARED_BYTES = 256 * 1024**2
+"""Frames that take more go through the socket: the shared memory is kept for the next video."""
 
 
 def send_message(connection: socket.socket, header: dict[str, Any], payload: Any = b"") -> None:
@@ -69,8 +76,45 @@ def receive_into(connection: socket.socket, buffer: memoryview, deadline: float 
         buffer = buffer[num_bytes:]
 
 
-def main(descriptor: int, parent: int) -> None:
-    """Serve the process that holds the other end of the socket until it closes it or dies."""
+class SharedFrames:
+    """Memory for frames that two processes see, behind a file descriptor: it grows to the largest that was needed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._mapping: mmap.mmap | None = None
+
+    def put(self, frames: np.ndarray) -> None:
+        """Write contiguous frames to the beginning."""
+        if os.fstat(self.descriptor).st_size < frames.nbytes:
+            os.ftruncate(self.descriptor, frames.nbytes)
+        self.view(frames.shape)[...] = frames
+
+    def view(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The uint8 array of this shape at the beginning; it keeps its mapping alive.
+
+        Raises:
+            ValueError: there is not so much memory.
+        """
+        num_bytes = int(np.prod(shape))
+        if self._mapping is None or len(self._mapping) < num_bytes:
+            if not 0 < num_bytes <= os.fstat(self.descriptor).st_size:
+                raise ValueError(f"{num_bytes} bytes of shared memory")
+            self._mapping = mmap.mmap(self.descriptor, 0)
+        return np.frombuffer(self._mapping, dtype=np.uint8, count=num_bytes).reshape(shape)
+
+    def close(self) -> None:
+        """Close the descriptor; arrays that were given out stay whole."""
+        os.close(self.descriptor)
+
+
+def main(descriptor: int, parent: int, shared: int | None = None) -> None:
+    """Serve the process that holds the other end of the socket until it closes it or dies.
+
+    Args:
+        descriptor (`int`): the socket.
+        parent (`int`): the other process.
+        shared (`int`, *optional*): descriptor of the memory for frames.
+    """
     if sys.platform == "linux":  # also while a decoder hangs and nothing is read from the socket
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -78,7 +122,7 @@ def main(descriptor: int, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     with socket.socket(fileno=descriptor) as connection:
-        server = _Server(connection)
+        server = _Server(connection, None if shared is None else SharedFrames(shared))
         try:
             while True:
                 server.answer(*receive_header(connection))
@@ -89,8 +133,9 @@ def main(descriptor: int, parent: int) -> None:
 
 
 class _Server:
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, shared: SharedFrames | None) -> None:
         self._connection = connection
+        self._shared = shared
         self._reader: BaseVideoReader | None = None
         self._memory_at_start = 0
 
@@ -137,9 +182,12 @@ class _Server:
         self._reader = load_reader(reader)(source, video_id, bounds, num_threads)
         return {"num_frames": len(self._reader)}, b""
 
-    def _do_frames(self, _payload: None, indices: list[int]) -> tuple[dict[str, Any], Any]:
+    def _do_frames(self, _payload: None, indices: list[int], is_shared: bool) -> tuple[dict[str, Any], Any]:
         assert self._reader is not None
         frames = self._reader.frames(indices)
+        if is_shared and self._shared is not None and frames.nbytes <= MAX_SHARED_BYTES:
+            self._shared.put(frames)
+            return {"shape": frames.shape, "is_shared": True}, b""
         return {"shape": frames.shape}, frames.reshape(-1)
 
     def _do_frame_times(self, _payload: None) -> tuple[dict[str, Any], Any]:

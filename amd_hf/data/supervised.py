@@ -18,12 +18,13 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import numpy as np
 
 from ..video_reading_amd import BaseVideoReader, Inspection, VideoLimits
-from .decode_server import receive_header, receive_into, send_message
+from .decode_server import SharedFrames, receive_header, receive_into, send_message
 from .video_pointers import FrameFolder
 from .video_source import VideoReadError, VideoSource
 
@@ -43,7 +44,7 @@ package = types.ModuleType("amd_hf")
 package.__path__ = [sys.argv[1]]
 sys.modules["amd_hf"] = package
 from amd_hf.data.decode_server import main
-main(int(sys.argv[2]), int(sys.argv[3]))
+main(*map(int, sys.argv[2:]))
 """
 
 
@@ -185,17 +186,21 @@ class _DecodingProcess:
         self.num_videos = 0
         self._owner = os.getpid()
         self._loaded: set[str] = set()
+        self._memory = _new_memory()
+        self._frames_in_memory: weakref.ref[np.ndarray] | None = None
         self._connection, theirs = socket.socketpair()
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        memory = [] if self._memory is None else [self._memory.descriptor]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, package, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-c", _START, package, *map(str, (theirs.fileno(), os.getpid(), *memory))],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *memory],
                 env=environment,
             )
+        _PROCESSES.add(self)
 
     def load(self, reader: str) -> None:
         """Have the modules of a reader imported."""
@@ -227,17 +232,37 @@ class _DecodingProcess:
         """
         if os.getpid() != self._owner:
             raise RuntimeError("A video was opened in one process and used in another: open it where it is used.")
+        if request["do"] == "frames":
+            request = request | {"is_shared": self._memory is not None and not self.holds_frames()}
         deadline = time.monotonic() + limit
         self._connection.settimeout(limit)
         send_message(self._connection, request, payload)
         answer, num_bytes = receive_header(self._connection, deadline)
         if num_bytes == 0:
-            return answer
+            return self._shared_frames(answer, max_bytes) if "is_shared" in answer else answer
         if num_bytes > max_bytes or int(np.prod(answer["shape"])) != num_bytes:
             raise ValueError(f"an answer of {num_bytes} bytes")
         frames = np.empty(answer["shape"], dtype=np.uint8)
         receive_into(self._connection, frames.data.cast("B"), deadline)
         return frames
+
+    def holds_frames(self) -> bool:
+        """Whether somebody still uses frames that lie in the shared memory, which must not change meanwhile."""
+        return self._frames_in_memory is not None and self._frames_in_memory() is not None
+
+    def _shared_frames(self, answer: dict[str, Any], max_bytes: int) -> np.ndarray:
+        if self._memory is None or int(np.prod(answer["shape"])) > max_bytes:
+            raise ValueError(f"an answer of shape {answer['shape']}")
+        frames = self._memory.view(tuple(answer["shape"]))
+        # Views of an array that does not own its memory have it as their base: it lives as long as any of them.
+        self._frames_in_memory = weakref.ref(frames.base)
+        return frames
+
+    def retire_after_fork(self) -> None:
+        """Frames in use may be used on in a process forked off: this one's memory is not written to any more."""
+        if self.holds_frames() and self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
     def kill(self) -> int | None:
         """End the process at once and return its exit code; None where the system cannot end it (a dead disk)."""
@@ -252,6 +277,14 @@ class _DecodingProcess:
     def forget(self) -> None:
         """Close this side of the socket; the process ends when nobody else holds it."""
         self._connection.close()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+
+def _new_memory() -> SharedFrames | None:
+    """Memory for frames that a child can be given; None where the system has no nameless kind."""
+    return SharedFrames(os.memfd_create("amd_hf frames")) if sys.platform == "linux" else None
 
 
 class _Pool:
@@ -299,7 +332,13 @@ def _describe(exit_code: int | None) -> str:
     return f"exit code {exit_code}"
 
 
+def _retire_after_fork() -> None:
+    for process in list(_PROCESSES):
+        process.retire_after_fork()
+
+
 _POOL = _Pool()
+_PROCESSES: weakref.WeakSet[_DecodingProcess] = weakref.WeakSet()
 atexit.register(_POOL.close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_POOL.forget_after_fork)
+    os.register_at_fork(after_in_child=_POOL.forget_after_fork, after_in_parent=_retire_after_fork)
