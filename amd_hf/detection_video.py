@@ -28,6 +28,7 @@ def draw_detections(
     *,
     min_side: int = 320,
     decoder: str | None = None,
+    time_limit: float | None = None,
 ) -> Path:
     """Write an H.264 mp4 of a video with boxes and labels drawn on it, each frame at its own time, without sound.
 
@@ -41,6 +42,8 @@ def draw_detections(
         path (path): The mp4 file.
         min_side (`int`, defaults to 320): Videos with a shorter short side are enlarged to it, for letters to be read.
         decoder (`str`, *optional*): Video decoder by name.
+        time_limit (`float`, *optional*): Seconds that reading 16 frames may take; see
+            [`~amd_hf.data.decoding.open_video`].
 
     Raises:
         VideoReadError: If the video cannot be read.
@@ -50,7 +53,10 @@ def draw_detections(
     unfinished = path.with_name(f".{path.name}.part")
     shown = [moment for moment in moments if moment.get("persons")]
     moments_at = np.array([moment["timestamp"] for moment in shown])
-    with open_video(str(video), decoder=decoder) as reader, av.open(str(unfinished), "w", format="mp4") as container:
+    with (
+        open_video(str(video), decoder=decoder, time_limit=time_limit, is_limit_per_read=True) as reader,
+        av.open(str(unfinished), "w", format="mp4") as container,
+    ):
         times = reader.frame_times
         rate = len(reader) / max(float(times[-1]), 1 / _CLOCK)
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))

@@ -23,6 +23,7 @@ from amd_hf.data.action_arguments import ActionDataArguments
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.detectors import load_detection_processor, load_trained_detector
 from amd_hf.evaluation.checks import check_head_is_trained
 from amd_hf.evaluation.detection import DetectionResult, evaluation_clip_loader, run_detection_test
@@ -51,8 +52,12 @@ class TestOptions:
     batch_size: int = field(default=8, metadata={"help": "Videos or key frames decoded and tested together."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    decode_time_limit: float | None = decode_time_limit_option()
     mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+
+    def __post_init__(self) -> None:
+        check_decode_time_limit(self.decode_time_limit)
 
 
 @dataclass
@@ -77,9 +82,6 @@ class EvaluateOptions(TestOptions):
     num_segments: int = field(default=5, metadata={"help": "Test clips along the video."})
     num_crops: int = field(default=3, metadata={"help": "Test crops along the long side."})
     mode: str = field(default="dense", metadata={"help": "Frames of a clip.", "choices": ["dense", "uniform"]})
-    decode_time_limit: float | None = field(
-        default=None, metadata={"help": "Seconds one video may take; decoding then runs in a process of its own."}
-    )
     save_view_logits: bool = field(default=False, metadata={"help": "Keep the logits of every view too."})
 
 
@@ -106,7 +108,9 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     model = load_trained_detector(source, **model_options).to(accelerator.device)
     processor = load_detection_processor(source, model.config)
-    loader = evaluation_clip_loader(model.config, processor, options.sampling_rate, options.decoder)
+    loader = evaluation_clip_loader(
+        model.config, processor, options.sampling_rate, options.decoder, options.decode_time_limit
+    )
     rows = data.load()
     if accelerator.is_main_process:
         print(f"model: {source}: {describe_model(model)}\ntest: {len(rows):,} key frames", flush=True)
@@ -206,6 +210,7 @@ def probe_model(
         num_frames=config.num_frames,
         image_size=config.image_height_width[0],
         decoder=options.decoder,
+        decode_time_limit=options.decode_time_limit,
         **view_settings(source, config, options.sampling_rate),
     )
     print(f"encoder: {source}: {describe_model(model.base_model)}", flush=True)

@@ -15,6 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from amd_hf.data.arguments import DataArguments
+from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.evaluation.features import FeatureOptions, extract_features
 from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
@@ -45,11 +46,12 @@ class ExtractOptions:
     videos_per_file: int = field(default=512, metadata={"help": "Videos in one file, held in memory until written."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
-    decode_time_limit: float | None = field(
-        default=None, metadata={"help": "Seconds one video may take; decoding then runs in a process of its own."}
-    )
+    decode_time_limit: float | None = decode_time_limit_option()
     mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+
+    def __post_init__(self) -> None:
+        check_decode_time_limit(self.decode_time_limit)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

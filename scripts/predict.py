@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from amd_hf.classifiers import load_trained_classifier
 from amd_hf.detection_video import draw_detections
+from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.detectors import load_detection_processor, load_trained_detector
 from amd_hf.evaluation.checks import check_head_is_trained
 from amd_hf.evaluation.detection import evaluation_clip_loader
@@ -45,8 +46,12 @@ class ModelOptions:
     sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
     batch_size: int = field(default=8, metadata={"help": "Clips that go through the model together."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    decode_time_limit: float | None = decode_time_limit_option()
     mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+
+    def __post_init__(self) -> None:
+        check_decode_time_limit(self.decode_time_limit)
 
 
 @dataclass
@@ -88,9 +93,6 @@ class PredictOptions(ModelOptions):
     )
     num_crops: int = field(default=1, metadata={"help": "Crops along the long side, averaged."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes, among which the files are shared."})
-    decode_time_limit: float | None = field(
-        default=None, metadata={"help": "Seconds one video may take; decoding then runs in a process of its own."}
-    )
 
     def windows(self) -> WindowOptions | None:
         """The sliding windows that were asked for."""
@@ -126,7 +128,9 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     model = load_trained_detector(source, **model_options).to(accelerator.device)
     processor = load_detection_processor(source, model.config)
-    loader = evaluation_clip_loader(model.config, processor, options.sampling_rate, options.decoder)
+    loader = evaluation_clip_loader(
+        model.config, processor, options.sampling_rate, options.decoder, options.decode_time_limit
+    )
     moments = [
         as_json(moment, model.config.id2label, options.top_k, options.min_score)
         for moment in detect_in_video(model, options.video, boxes, loader, accelerator, options.batch_size)
@@ -139,7 +143,9 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     else:
         Path(options.output_json).write_text(text + "\n")
     if options.output_video is not None:
-        draw_detections(options.video, moments, options.output_video, decoder=options.decoder)
+        draw_detections(
+            options.video, moments, options.output_video, decoder=options.decoder, time_limit=options.decode_time_limit
+        )
     return moments
 
 

@@ -20,6 +20,7 @@ from amd_hf import AMDForPreTraining
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import PreTrainingCollator
+from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.evaluation.similarity import layer_similarity
 from amd_hf.masking import MaskGenerator
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
@@ -42,9 +43,13 @@ class VisualizeOptions:
     num_shown: int = field(default=3, metadata={"help": "Clips whose reconstructions are drawn."})
     sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    decode_time_limit: float | None = decode_time_limit_option()
     seed: int = field(default=0, metadata={"help": "Of the masks."})
     mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+
+    def __post_init__(self) -> None:
+        check_decode_time_limit(self.decode_time_limit)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -82,6 +87,7 @@ def _collator(model: AMDForPreTraining, options: VisualizeOptions) -> PreTrainin
         image_size=config.image_height_width[0],
         seed=options.seed,
         decoder=options.decoder,
+        decode_time_limit=options.decode_time_limit,
     )
     return PreTrainingCollator(loader, MaskGenerator(config, options.teacher is not None), training=False)
 

@@ -9,18 +9,37 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..video_reading_amd import VideoLimits
 from .decoders.images import ArrayReader
-from .supervised import SupervisedReader
+from .supervised import DEFAULT_TIME_LIMIT, SupervisedReader
 from .video_readers import IMAGE_READER, available_decoders, load_reader, reader_path
 from .video_source import VideoReadError, VideoSource
 
 
 logger = logging.getLogger(__name__)
+
+
+def decode_time_limit_option() -> Any:
+    """The option `decode_time_limit` for a dataclass of options: one default and one help text everywhere."""
+    return field(
+        default=DEFAULT_TIME_LIMIT,
+        metadata={
+            "help": "Seconds that a video may take to read. Its decoder runs in a process of its own, so that a video on "
+            "which it hangs, crashes or takes all memory is lost, and nothing else. null: decode in the loading "
+            "process, without that guard (docs/data.md has the cost)."
+        },
+    )
+
+
+def check_decode_time_limit(seconds: float | None) -> None:
+    """Raises `ValueError` for a limit that is no time."""
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"`decode_time_limit` must be above 0 seconds, or null for no limit, got {seconds}.")
 
 
 class VideoReader(Protocol):
@@ -74,6 +93,7 @@ def open_video(
     cache: DecodedVideoCache | None = None,
     limits: VideoLimits | None = None,
     time_limit: float | None = None,
+    is_limit_per_read: bool = False,
 ) -> VideoReader:
     """Open a video for reading frames by index.
 
@@ -90,6 +110,8 @@ def open_video(
         time_limit (`float`, *optional*): seconds that opening and reading this video may take together. The decoder
             then runs in a process of its own (see `supervised`), so that a video on which it hangs, crashes or takes
             all memory is lost, and nothing else. None decodes in this process, for files that are trusted.
+        is_limit_per_read (`bool`, defaults to `False`): the limit counts anew for each call of `frames`, for long
+            videos that are read whole.
 
     Returns:
         A `VideoReader`, to be used in a `with` block.
@@ -110,7 +132,7 @@ def open_video(
     if time_limit is None:
         reader = load_reader(path)(parsed, video_id, limits, num_threads)
     else:
-        reader = SupervisedReader(path, parsed, video_id, limits, num_threads, time_limit)
+        reader = SupervisedReader(path, parsed, video_id, limits, num_threads, time_limit, is_limit_per_read)
     return reader if cache is None else cache.keep(parsed, reader)
 
 
@@ -169,5 +191,7 @@ __all__ = [
     "VideoReadError",
     "VideoReader",
     "available_decoders",
+    "check_decode_time_limit",
+    "decode_time_limit_option",
     "open_video",
 ]

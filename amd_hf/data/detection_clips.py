@@ -51,6 +51,7 @@ class DetectionClipLoader:
         repetitions (`int`, defaults to 1): training clips per key frame and epoch.
         seed (`int`, defaults to 0): the run's seed.
         decoder, num_threads, cache: see `decoding.open_video`.
+        decode_time_limit (`float`, *optional*): seconds a file may take: its `time_limit`.
     """
 
     num_frames: int
@@ -66,6 +67,7 @@ class DetectionClipLoader:
     repetitions: int = 1
     seed: int = 0
     decoder: str | None = None
+    decode_time_limit: float | None = None
     num_threads: int = 1
     cache: DecodedVideoCache | None = None
 
@@ -127,6 +129,7 @@ class DetectionClipLoader:
             decoder=self.decoder,
             num_threads=self.num_threads,
             cache=self.cache,
+            time_limit=self.decode_time_limit,
         )
 
     def _resized(self, frames: np.ndarray) -> torch.Tensor:

@@ -34,6 +34,7 @@ def read_around(
     decoder: str | None = None,
     num_threads: int = 1,
     cache: DecodedVideoCache | None = None,
+    time_limit: float | None = None,
 ) -> np.ndarray:
     """Read frames around a moment; those before the beginning or behind the end are the first or the last one.
 
@@ -49,7 +50,7 @@ def read_around(
         timestamp (`float`): The moment, in seconds.
         offsets (`np.ndarray` of shape (n,)): The frames wanted, counted from the key frame.
         video_id (`str`): Named in errors.
-        decoder, num_threads, cache: See `open_video`.
+        decoder, num_threads, cache, time_limit: See `open_video`; the limit is for each file that is opened.
 
     Returns:
         `np.ndarray` of shape (n, H, W, 3), uint8.
@@ -57,7 +58,9 @@ def read_around(
     Raises:
         VideoReadError: The video cannot be read, or the moment is not in it.
     """
-    options = {"decoder": decoder, "num_threads": num_threads, "video_id": video_id, "cache": cache}
+    options = {
+        "decoder": decoder, "num_threads": num_threads, "video_id": video_id, "cache": cache, "time_limit": time_limit,
+    }  # fmt: skip
     reader = {"file": _read_file, "pieces": _read_pieces, "frames": _read_frames}[video["layout"]]
     return reader(video, timestamp, offsets, options)
 

@@ -32,7 +32,7 @@ from .video_source import VideoReadError, VideoSource
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIME_LIMIT = 60.0
-"""Seconds that a video may take, when a caller has no figure of its own: about a thousand times the usual."""
+"""Seconds that a video may take unless told otherwise: about a thousand times the usual."""
 
 _START_LIMIT = 300.0  # seconds for imports, which may come over a slow network
 _CLOSE_LIMIT = 5.0
@@ -55,6 +55,7 @@ class SupervisedReader(BaseVideoReader):
         reader (`str`): `module:Class` of that reader.
         source, video_id, limits, num_threads: as for that reader.
         time_limit (`float`): seconds that opening and reading the video may take together.
+        is_limit_per_read (`bool`, defaults to `False`): the limit counts anew for each call of `frames`.
 
     Raises:
         VideoReadError: what the reader raises; the time is over; or the decoder crashed its process, twice if the
@@ -72,12 +73,14 @@ class SupervisedReader(BaseVideoReader):
         limits: VideoLimits,
         num_threads: int,
         time_limit: float,
+        is_limit_per_read: bool = False,
     ) -> None:
         super().__init__(source, video_id, limits, num_threads)
         if not time_limit > 0:
             raise ValueError(f"`time_limit` must be above 0 seconds, not {time_limit}.")
         self._reader = reader
         self._time_limit = time_limit
+        self._is_limit_per_read = is_limit_per_read
         self._time_spent = 0.0
         self._process: _DecodingProcess | None = None
         try:
@@ -108,12 +111,14 @@ class SupervisedReader(BaseVideoReader):
         else:
             _POOL.give_back(process)
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Any = sys.is_finalizing) -> None:
         process = getattr(self, "_process", None)
-        if process is not None:
+        if process is not None and not is_finalizing():  # at the end of the interpreter the pool has ended it
             process.kill()
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
+        if self._is_limit_per_read:
+            self._time_spent = 0.0
         return self._call({"do": "frames", "indices": indices.tolist()})
 
     def _call(self, request: dict[str, Any]) -> Any:
@@ -312,9 +317,10 @@ class _Pool:
             self._idle.append(process)
 
     def close(self) -> None:
+        """End all processes, those in use too."""
         with self._lock:
-            idle, self._idle = self._idle, []
-        for process in idle:
+            self._idle = []
+        for process in list(_PROCESSES):
             process.kill()
 
     def forget_after_fork(self) -> None:

@@ -177,7 +177,11 @@ def detect(model: nn.Module, batches: Iterable[dict[str, Any]], accelerator: Acc
 
 
 def evaluation_clip_loader(
-    config: AMDConfig, processor: AMDVideoProcessor, sampling_rate: int | None = None, decoder: str | None = None
+    config: AMDConfig,
+    processor: AMDVideoProcessor,
+    sampling_rate: int | None = None,
+    decoder: str | None = None,
+    time_limit: float | None = None,
 ) -> DetectionClipLoader:
     """How the clips of a test are read: frames of the model's config, short side and step of the processor.
 
@@ -186,6 +190,7 @@ def evaluation_clip_loader(
         processor ([`AMDVideoProcessor`]): See `amd_hf.detectors.load_detection_processor`.
         sampling_rate (`int`, *optional*): Step between frames instead of the processor's.
         decoder (`str`, *optional*): Video decoder by name.
+        time_limit (`float`, *optional*): Seconds a file may take; see [`~amd_hf.data.decoding.open_video`].
     """
     return DetectionClipLoader(
         num_frames=config.num_frames,
@@ -194,6 +199,7 @@ def evaluation_clip_loader(
         crop_size=1,  # nothing is cut out in a test
         short_side=processor.size["shortest_edge"],
         decoder=decoder,
+        decode_time_limit=time_limit,
     )
 
 

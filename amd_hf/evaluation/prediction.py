@@ -129,7 +129,8 @@ def window_clips(
         path (`str`): A video file.
         options ([`ViewOptions`]): Clips and crops of a window.
         windows ([`WindowOptions`], *optional*): By default the whole video, as window None.
-        decoder, time_limit (*optional*): See [`~amd_hf.data.decoding.open_video`]; the limit is for the whole file.
+        decoder, time_limit (*optional*): See [`~amd_hf.data.decoding.open_video`]. The limit is for the whole file, or
+            with windows for each stretch that is read.
 
     Yields:
         Each window and its clips, uint8 `(views, T, C, S, S)`.
@@ -137,7 +138,7 @@ def window_clips(
     Raises:
         VideoReadError: If the video cannot be read; windows before the fault are given first.
     """
-    with open_video(path, decoder, time_limit=time_limit) as reader:
+    with open_video(path, decoder, time_limit=time_limit, is_limit_per_read=windows is not None) as reader:
         num_frames, height, width = len(reader), reader.height, reader.width
         cut: Sequence[Window | None] = [None]
         if windows is not None:
@@ -226,7 +227,8 @@ def predict_videos(
         windows ([`WindowOptions`], *optional*): By default each video as a whole.
         clips_per_batch (`int`, *optional*, defaults to 8): Most clips in one forward pass.
         num_workers (`int`, *optional*, defaults to 0): Decoding processes, among which the files are shared.
-        decoder, time_limit (*optional*): See [`~amd_hf.data.decoding.open_video`]; the limit is for the whole file.
+        decoder, time_limit (*optional*): See [`~amd_hf.data.decoding.open_video`]. The limit is for the whole file, or
+            with windows for each stretch that is read.
 
     Yields:
         One [`VideoPrediction`] per file, in their order, each as soon as it is whole.

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import SchedulerType, TrainingArguments
 
 from ..cards.privacy import hide_identity, is_secret_name
+from ..data.decoding import check_decode_time_limit, decode_time_limit_option
 from .launching import check_processes
 
 
@@ -57,6 +58,13 @@ class VideoTrainingArguments(TrainingArguments):
     num_repetitions: int = field(
         default=1, metadata={"help": "Clips drawn from a video each time it is decoded (repeated augmentation)."}
     )
+    repetitions_share_frames: bool = field(
+        default=True,
+        metadata={
+            "help": "The repetitions of a video show the same frames, as in the released code, each with a crop, "
+            "augmentation and masks of its own: fewer frames are decoded. False draws each one's frames anew."
+        },
+    )
     sampling_rate: int = field(default=4, metadata={"help": "Step between the frames of a clip, in video frames."})
     min_crop_area: float = field(
         default=0.08, metadata={"help": "Smallest share of the frame that a random_resized_crop takes."}
@@ -71,6 +79,7 @@ class VideoTrainingArguments(TrainingArguments):
     decoder: str | None = field(
         default=None, metadata={"help": "Video decoder by name; by default the first that is installed."}
     )
+    decode_time_limit: float | None = decode_time_limit_option()
     cache_decoded_bytes: int = field(
         default=0,
         metadata={"help": "Keep decoded videos in memory up to this many bytes per loading process, for small data."},
@@ -126,6 +135,7 @@ class VideoTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
         if not 0 <= self.max_unreadable_share <= 1:
             raise ValueError(f"`max_unreadable_share` must be between 0 and 1, got {self.max_unreadable_share}.")
+        check_decode_time_limit(self.decode_time_limit)
         self._check_rates()
         self._scale_learning_rate()
 

@@ -61,6 +61,7 @@ def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any)
         image_size=square_size(config),
         min_crop_area=args.min_crop_area,
         interpolation=args.interpolation,
+        repetitions_share_frames=args.repetitions_share_frames,
         **shared_options(config, args),
         **options,
     )
@@ -94,6 +95,7 @@ def shared_options(config: AMDConfig, args: VideoTrainingArguments) -> dict[str,
         "repetitions": args.num_repetitions,
         "seed": args.seed if args.data_seed is None else args.data_seed,
         "decoder": args.decoder,
+        "decode_time_limit": args.decode_time_limit,
         "cache": process_cache(args.cache_decoded_bytes),
     }
 

@@ -12,6 +12,7 @@ from .finetuning_args import AMDFineTuningArguments
 _UNUSED = (
     "sampling_mode",
     "train_crop",
+    "repetitions_share_frames",
     "mixup_alpha",
     "cutmix_alpha",
     "mix_probability",

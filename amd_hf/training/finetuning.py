@@ -267,6 +267,7 @@ class AMDFineTuningTrainer(VideoTrainer):
                 num_workers=self.args.dataloader_num_workers,
                 decoder=self.args.decoder,
                 cache=process_cache(self.args.cache_decoded_bytes),
+                time_limit=self.args.decode_time_limit,
             )
         self.test_metrics = result.metrics()
         return result

@@ -83,7 +83,7 @@ def test_repetitions_share_one_decode_and_take_their_own_frames(
     opened = []
     original = clips_module.open_video
     monkeypatch.setattr(clips_module, "open_video", lambda *a, **k: opened.append(a) or original(*a, **k))
-    clips = replace(loader, repetitions=5).load(_row(video_40))
+    clips = replace(loader, repetitions=5, repetitions_share_frames=False).load(_row(video_40))
     assert len(opened) == 1
     assert clips.shape == (5, 4, 3, 32, 32)
     assert clips.dtype == torch.uint8
@@ -128,7 +128,7 @@ def test_training_crop_is_drawn_and_resized_as_its_recipe_says(
     rows: list[Row], loader: ClipLoader, augmentation: str, draw: Any, antialias: bool
 ) -> None:
     clip = replace(loader, augmentation=augmentation).load(rows[0], repetitions=[3])[0]
-    start = sample_generator(7, 0, "0.mp4", 3, "frames").integers(40 - 12 + 1)
+    start = sample_generator(7, 0, "0.mp4", 0, "frames").integers(40 - 12 + 1)  # all repetitions show these
     with clips_module.open_video(rows[0]["video"]) as video:
         frames = torch.from_numpy(video.frames([start + 3 * number for number in range(4)])).permute(0, 3, 1, 2)
     box = draw(height=48, width=64, generator=sample_generator(7, 0, "0.mp4", 3, "crop"))

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from amd_hf.data import clips
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.data.decoding import VideoReadError, open_video
@@ -26,14 +25,13 @@ _TIME_LIMIT = 20.0
 
 
 def _load(
-    paths: list[Path], decoder: str, time_limit: float | None, monkeypatch: pytest.MonkeyPatch
+    paths: list[Path], decoder: str, time_limit: float | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read all paths by two workers; returns the clips and the reasons of the lost ones, by video_id."""
-    monkeypatch.setattr(
-        clips, "open_video", lambda *args, **options: open_video(*args, **{**options, "time_limit": time_limit})
-    )
     rows: list[dict[str, Any]] = [{"video": str(path), "label": 0, "video_id": path.name} for path in paths]
-    loader = ClipLoader(num_frames=8, sampling_rate=2, image_size=32, decoder=decoder)
+    loader = ClipLoader(
+        num_frames=8, sampling_rate=2, image_size=32, decoder=decoder, decode_time_limit=time_limit
+    )
     found: list[torch.Tensor] = []
     num_tried = 0
     lost: dict[str, str] = {}
@@ -66,21 +64,21 @@ def _check_losses(paths: list[Path], found: dict[str, torch.Tensor], lost: dict[
     [("decord", None), ("decord", _TIME_LIMIT), ("torchcodec", None), ("pyav", None), ("pyav", _TIME_LIMIT)],
 )
 def test_sixty_damaged_videos(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str, time_limit: float | None
+    tmp_path: Path, decoder: str, time_limit: float | None
 ) -> None:
     require_decoder(decoder)
     paths = damaged_videos(tmp_path, 60)
-    _check_losses(paths, *_load(paths, decoder, time_limit, monkeypatch))
+    _check_losses(paths, *_load(paths, decoder, time_limit))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("decoder", DECODER_NAMES)
-def test_thousand_damaged_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str) -> None:
+def test_thousand_damaged_videos(tmp_path: Path, decoder: str) -> None:
     require_decoder(decoder)
     paths = damaged_videos(tmp_path, 1000, seed=1)
     started = time.monotonic()
-    found, lost = _load(paths, decoder, _TIME_LIMIT, monkeypatch)
+    found, lost = _load(paths, decoder, _TIME_LIMIT)
     seconds = time.monotonic() - started
     _check_losses(paths, found, lost)
     num_slow = sum("time_limit" in reason for reason in lost.values())

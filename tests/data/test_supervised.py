@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from amd_hf.data import clips, supervised, video_readers
+from amd_hf.data import supervised, video_readers
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.data.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
@@ -196,6 +197,68 @@ def test_decoder_that_hangs_on_closing_does_not_lose_the_video(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Frames in shared memory
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="shared on Linux only")
+def test_frames_in_use_are_not_overwritten(video_40: Path) -> None:
+    with open_video(video_40, "pyav", time_limit=60) as video:
+        process = video._process  # type: ignore[attr-defined]
+        kept = torch.from_numpy(video.frames([3, 4]))[1:]
+        assert process.holds_frames()
+        later = video.frames([20, 21])
+        assert frame_numbers(kept.numpy()) == [4]
+        assert frame_numbers(later) == [20, 21]
+        del kept
+        assert not process.holds_frames()
+        video.frames([30])
+        assert frame_numbers(later) == [20, 21]  # came through the socket: it has memory of its own
+    with open_video(video_40, "pyav", time_limit=60) as video:
+        frames = video.frames([7])
+    with open_video(video_40, "pyav", time_limit=60) as video:
+        video.frames([8])
+    assert frame_numbers(frames) == [7]
+    frames[:] = 0  # it may be written to
+
+
+def test_frames_too_large_to_be_shared_come_through_the_socket(
+    video_40: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "_new_memory", lambda: None)  # as where the system has none
+    with open_video(video_40, "pyav", time_limit=60) as video:
+        frames = video.frames(range(40))
+        assert not video._process.holds_frames()  # type: ignore[attr-defined]
+    assert frame_numbers(frames) == list(range(40))
+
+
+def _keep(frames: np.ndarray, told: Any, answers: Any) -> None:
+    told.recv()
+    answers.send(frame_numbers(frames))
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="shared on Linux only")
+def test_frames_kept_by_a_forked_process_are_not_overwritten(video_40: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    (told, tell), (answers, answer) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+    with open_video(video_40, "pyav", time_limit=60) as video:
+        frames = video.frames([5])
+        child = context.Process(target=_keep, args=(frames, told, answer))
+        child.start()
+        del frames
+        assert frame_numbers(video.frames([9])) == [9]
+        tell.send(None)
+        assert answers.recv() == [5]
+        child.join(10)
+
+
+def test_limit_per_read_counts_each_read_alone(copy_as: Callable[[str], Path]) -> None:
+    with open_video(copy_as("slow"), "hostile", time_limit=1.0, is_limit_per_read=True) as video:
+        for index in range(4):  # 0.4 seconds each
+            assert frame_numbers(video.frames([index])) == [index]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Processes
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -248,16 +311,14 @@ def test_forked_process_starts_its_own_and_leaves_those_of_its_parent(video_40: 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_data_loader_survives_crashes_and_hangs_and_names_each(
-    copy_as: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, num_workers: int
+    copy_as: Callable[[str], Path], num_workers: int
 ) -> None:
     names = ["good_0", "abort_on_open_0", "sleep_0", "abort_on_read_0", "good_1", "abort_on_open_1", "abort_on_read_1"]
     names += ["good_2", "good_3", "sleep_1"]
     rows = [{"video": str(copy_as(name)), "label": 0, "video_id": name} for name in names]
-    monkeypatch.setattr(
-        clips, "open_video", lambda *args, **options: open_video(*args, **{**options, "time_limit": 1.0})
-    )
     collator = ClassificationCollator(
-        ClipLoader(num_frames=2, sampling_rate=2, image_size=32, decoder="hostile"), training=False
+        ClipLoader(num_frames=2, sampling_rate=2, image_size=32, decoder="hostile", decode_time_limit=1.0),
+        training=False,
     )
     loader = build_eval_loader(rows, 5, collator, num_workers=num_workers)
     batches = list(loader)

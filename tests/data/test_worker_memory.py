@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amd_hf.data import clips, supervised
+from amd_hf.data import supervised
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.decoding import open_video
 from amd_hf.data.loader import build_eval_loader
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import truncate, write_video
@@ -53,16 +52,15 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def _check_growth(
-    paths: list[Path], num_videos: int, settled: int, decoder: str, time_limit: float | None, monkeypatch: Any
+    paths: list[Path], num_videos: int, settled: int, decoder: str, time_limit: float | None
 ) -> None:
     """Read `num_videos` by one worker; from number `settled` on its memory must not grow by 5%."""
-    monkeypatch.setattr(
-        clips, "open_video", lambda *args, **options: open_video(*args, **{**options, "time_limit": time_limit})
-    )
     rows = [
         {"video": str(paths[number % len(paths)]), "label": 0, "video_id": str(number)} for number in range(num_videos)
     ]
-    loader = ClipLoader(num_frames=8, sampling_rate=2, image_size=64, decoder=decoder)
+    loader = ClipLoader(
+        num_frames=8, sampling_rate=2, image_size=64, decoder=decoder, decode_time_limit=time_limit
+    )
     collator = _Measuring(ClassificationCollator(loader, training=False))
     batches = list(build_eval_loader(rows, 10, collator, num_workers=1))
     memory = [batch["memory"] for batch in batches]
@@ -74,10 +72,10 @@ def _check_growth(
 
 @pytest.mark.parametrize(("decoder", "time_limit"), [("decord", None), ("torchcodec", None), ("pyav", 60.0)])
 def test_memory_is_flat_over_some_hundred_videos(
-    paths: list[Path], monkeypatch: pytest.MonkeyPatch, decoder: str, time_limit: float | None
+    paths: list[Path], decoder: str, time_limit: float | None
 ) -> None:
     require_decoder(decoder)
-    _check_growth(paths, 300, 60, decoder, time_limit, monkeypatch)
+    _check_growth(paths, 300, 60, decoder, time_limit)
 
 
 @pytest.mark.slow
@@ -85,7 +83,7 @@ def test_memory_is_flat_over_some_hundred_videos(
 @pytest.mark.parametrize("time_limit", [None, 60.0], ids=["direct", "supervised"])
 @pytest.mark.parametrize("decoder", DECODER_NAMES)
 def test_memory_is_flat_from_the_200th_to_the_2000th_video(
-    paths: list[Path], monkeypatch: pytest.MonkeyPatch, decoder: str, time_limit: float | None
+    paths: list[Path], decoder: str, time_limit: float | None
 ) -> None:
     require_decoder(decoder)
-    _check_growth(paths, 2000, 200, decoder, time_limit, monkeypatch)
+    _check_growth(paths, 2000, 200, decoder, time_limit)
