@@ -3,11 +3,11 @@
     python benchmarks/supervised_decoding.py                  # a table; JSON and table under benchmarks/results/
     python benchmarks/supervised_decoding.py --decoders pyav --rounds 5
 
-The jobs of `data_loading.py` (pre-training with 4 repetitions that share their frames, fine-tuning with 2, the test's 15
-views) and one clip per video, as `predict.py` takes. Each video is loaded by both ways, one right after the other and in
-turns first, so that other work on the machine slows both. CPU time is that of this process and of the decoding process
-together; the cost is the median over the pairs of the difference, as a share of the median of loading without it. The
-wall time is shown too: the two processes wait for each other, so on an idle machine it is the CPU time.
+The jobs of `data_loading.py` (pre-training with 4 repetitions that share their frames, fine-tuning with 2, the test's
+15 views) and one clip per video, as `predict.py` takes. Each video is loaded by both ways, one right after the other
+and in turns first, so that other work on the machine slows both. CPU time is that of this process and of the decoding
+process together; the cost is the median over the pairs of the difference, as a share of the median of loading without
+it. The wall time is shown too: the two processes wait for each other, so on an idle machine it is the CPU time.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def main() -> None:
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
     results: dict[str, dict[str, dict[str, float]]] = {}
-    lines = ["| decoder | job | CPU ms / clip | added by the process | wall ms / clip | added |", "|---|---|---|---|---|---|"]
+    lines = ["| decoder | job | CPU ms / clip | added by the process | wall ms / clip | added |"]
+    lines.append("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         paths = make_videos(Path(folder), arguments.num_videos)
         for decoder in arguments.decoders or available_decoders():

@@ -20,8 +20,8 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from amd_hf.classifiers import load_trained_classifier
-from amd_hf.detection_video import draw_detections
 from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
+from amd_hf.detection_video import draw_detections
 from amd_hf.detectors import load_detection_processor, load_trained_detector
 from amd_hf.evaluation.checks import check_head_is_trained
 from amd_hf.evaluation.detection import evaluation_clip_loader

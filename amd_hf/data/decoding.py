@@ -29,8 +29,8 @@ def decode_time_limit_option() -> Any:
     return field(
         default=DEFAULT_TIME_LIMIT,
         metadata={
-            "help": "Seconds that a video may take to read. Its decoder runs in a process of its own, so that a video on "
-            "which it hangs, crashes or takes all memory is lost, and nothing else. null: decode in the loading "
+            "help": "Seconds that a video may take to read. Its decoder runs in a process of its own, so that a video "
+            "on which it hangs, crashes or takes all memory is lost, and nothing else. null: decode in the loading "
             "process, without that guard (docs/data.md has the cost)."
         },
     )

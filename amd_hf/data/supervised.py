@@ -260,6 +260,7 @@ class _DecodingProcess:
             raise ValueError(f"an answer of shape {answer['shape']}")
         frames = self._memory.view(tuple(answer["shape"]))
         # Views of an array that does not own its memory have it as their base: it lives as long as any of them.
+        assert frames.base is not None
         self._frames_in_memory = weakref.ref(frames.base)
         return frames
 

@@ -24,14 +24,10 @@ from tests.helpers.decoders import DECODER_NAMES, require_decoder
 _TIME_LIMIT = 20.0
 
 
-def _load(
-    paths: list[Path], decoder: str, time_limit: float | None
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _load(paths: list[Path], decoder: str, time_limit: float | None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read all paths by two workers; returns the clips and the reasons of the lost ones, by video_id."""
     rows: list[dict[str, Any]] = [{"video": str(path), "label": 0, "video_id": path.name} for path in paths]
-    loader = ClipLoader(
-        num_frames=8, sampling_rate=2, image_size=32, decoder=decoder, decode_time_limit=time_limit
-    )
+    loader = ClipLoader(num_frames=8, sampling_rate=2, image_size=32, decoder=decoder, decode_time_limit=time_limit)
     found: list[torch.Tensor] = []
     num_tried = 0
     lost: dict[str, str] = {}
@@ -63,9 +59,7 @@ def _check_losses(paths: list[Path], found: dict[str, torch.Tensor], lost: dict[
     ("decoder", "time_limit"),
     [("decord", None), ("decord", _TIME_LIMIT), ("torchcodec", None), ("pyav", None), ("pyav", _TIME_LIMIT)],
 )
-def test_sixty_damaged_videos(
-    tmp_path: Path, decoder: str, time_limit: float | None
-) -> None:
+def test_sixty_damaged_videos(tmp_path: Path, decoder: str, time_limit: float | None) -> None:
     require_decoder(decoder)
     paths = damaged_videos(tmp_path, 60)
     _check_losses(paths, *_load(paths, decoder, time_limit))

@@ -51,16 +51,12 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [*paths, truncate(write_video(folder / "cut.mp4", 32, moov_first=True), 0.7)]
 
 
-def _check_growth(
-    paths: list[Path], num_videos: int, settled: int, decoder: str, time_limit: float | None
-) -> None:
+def _check_growth(paths: list[Path], num_videos: int, settled: int, decoder: str, time_limit: float | None) -> None:
     """Read `num_videos` by one worker; from number `settled` on its memory must not grow by 5%."""
     rows = [
         {"video": str(paths[number % len(paths)]), "label": 0, "video_id": str(number)} for number in range(num_videos)
     ]
-    loader = ClipLoader(
-        num_frames=8, sampling_rate=2, image_size=64, decoder=decoder, decode_time_limit=time_limit
-    )
+    loader = ClipLoader(num_frames=8, sampling_rate=2, image_size=64, decoder=decoder, decode_time_limit=time_limit)
     collator = _Measuring(ClassificationCollator(loader, training=False))
     batches = list(build_eval_loader(rows, 10, collator, num_workers=1))
     memory = [batch["memory"] for batch in batches]
@@ -71,9 +67,7 @@ def _check_growth(
 
 
 @pytest.mark.parametrize(("decoder", "time_limit"), [("decord", None), ("torchcodec", None), ("pyav", 60.0)])
-def test_memory_is_flat_over_some_hundred_videos(
-    paths: list[Path], decoder: str, time_limit: float | None
-) -> None:
+def test_memory_is_flat_over_some_hundred_videos(paths: list[Path], decoder: str, time_limit: float | None) -> None:
     require_decoder(decoder)
     _check_growth(paths, 300, 60, decoder, time_limit)
 
