@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.checking import FAULTS, OK, CheckOptions, VideoCheck, check_videos, write_clean_list
+from amd_hf.output_folders import OutputFiles
 from amd_hf.recipes import parse_recipe, run_program
 
 
@@ -29,6 +30,9 @@ class CheckVideosOptions:
     split: str | None = field(default=None, metadata={"help": "Split of `data` to check."})
     output_dir: str = field(
         default="checked", metadata={"help": "Folder for report.json, clean.csv (clean.txt for frames), label names."}
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."}
     )
     min_frames: int = field(default=16, metadata={"help": "A video with fewer frames is too short."})
     decode_all: bool = field(
@@ -49,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data, options, _ = parse_recipe((DataArguments, CheckVideosOptions), argv, __doc__, has_model_options=False)
     if data.data is None:
         raise ValueError("Say what to check: `--data FOLDER_OR_FILE`.")
+    folder = Path(options.output_dir)
+    names = ("report.json", "clean.csv", "clean.txt", "label_names.txt")
+    outputs = OutputFiles([folder / name for name in names], "check_videos.py", options.overwrite)
     rows = data.load(options.split)
     looking_for = CheckOptions(
         min_frames=options.min_frames, decode_all=options.decode_all, time_limit=options.time_limit

@@ -23,6 +23,7 @@ from amd_hf.data.collators import PreTrainingCollator
 from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.evaluation.similarity import layer_similarity
 from amd_hf.masking import MaskGenerator
+from amd_hf.output_folders import OutputFiles
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.sources import load_model, load_processor
 from amd_hf.teacher import FrozenTeacher
@@ -39,6 +40,9 @@ class VisualizeOptions:
     teacher: str | None = field(default=None, metadata={"help": "Hub id, folder or file of its teacher."})
     split: str | None = field(default=None, metadata={"help": "Split of `data` to read."})
     output_dir: str = field(default="pictures", metadata={"help": "Where the pictures go."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."}
+    )
     num_clips: int = field(default=32, metadata={"help": "Clips compared by CKA, spread evenly over the data."})
     num_shown: int = field(default=3, metadata={"help": "Clips whose reconstructions are drawn."})
     sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})

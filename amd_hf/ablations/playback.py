@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..data.decoding import VideoReadError, open_video
 from ..data.motion_shapes import encode_video
 from ..evaluation.prediction import find_videos
+from ..output_folders import claim_split
 
 
 PLAYBACK_CLASSES: tuple[str, ...] = ("faster", "forward", "reversed", "slower")
@@ -55,6 +56,8 @@ def write_playback_clips(
     if len(found) < len(_DEAL):
         raise ValueError(f"{videos} holds {len(found)} videos; playback clips need at least {len(_DEAL)}.")
     mine = [path for place, path in enumerate(found) if _DEAL[place % len(_DEAL)] == split]
+    settings = {"videos": [str(path) for path in mine], "seed": seed, "labelled": labelled}
+    claim_split(Path(root) / split, {"clips": "playback", **settings, "num_frames": num_frames, "size": size})
     rng = np.random.default_rng([seed, list(_SPLITS).index(split)])
     written: list[Path] = []
     with tqdm(total=num_clips, desc=f"cutting {split}", unit="clip") as progress:

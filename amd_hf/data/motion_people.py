@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..output_folders import OutputFiles
 from .motion_shapes import (
     _FRAMES_PER_SECOND,
     SceneLaw,
@@ -110,7 +111,8 @@ def write_motion_people(
     """Render a split into H.264 mp4 files with annotations in AVA's formats, every film from a seed of its own.
 
     Args:
-        root (`str` or `os.PathLike`): folder of the data set; files of the split that are there are written anew.
+        root (`str` or `os.PathLike`): folder of the data set; files of the split that are there are written anew
+            if they were written by this function and have not been changed since.
         split (`str`): its name, with which the names of its films begin.
         num_videos (`int`): how many films.
         seconds (`int`): key frames of each.
@@ -118,18 +120,28 @@ def write_motion_people(
         size (`int`, default 64): height and width in pixels, a multiple of 16.
 
     Raises:
-        ValueError: an impossible size or number.
+        ValueError: an impossible size or number, or files of these names that this function did not write.
     """
     if size < 16 or size % 16:
         raise ValueError(f"`size` must be a multiple of 16 for H.264 without padding, got {size}.")
     if num_videos < 1 or seconds < 1:
         raise ValueError(f"`num_videos` and `seconds` must be at least 1, got {num_videos} and {seconds}.")
     files = people_files(root, split)
-    files.videos.mkdir(parents=True, exist_ok=True)
+    names = [f"{split}{number:03d}" for number in range(num_videos)]
+    outputs = OutputFiles(
+        [*(files.videos / f"{name}.mp4" for name in names), files.annotations, files.person_boxes, files.excluded],
+        "write_motion_people",
+    )
+    lists = OutputFiles([files.action_list], "write_motion_people")  # the same for all splits
+    with outputs, lists:
+        _write_films(files, names, split, seconds, seed, size)
+    return files
+
+
+def _write_films(files: PeopleFiles, names: Sequence[str], split: str, seconds: int, seed: int, size: int) -> None:
     actions, boxes = [], []
-    for number in range(num_videos):
+    for number, name in enumerate(names):
         rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
-        name = f"{split}{number:03d}"
         frames, scenes = render_film(rng, seconds, size)
         (files.videos / f"{name}.mp4").write_bytes(encode_video(frames))
         for second, persons in enumerate(scenes, start=1):
@@ -141,7 +153,6 @@ def write_motion_people(
     files.person_boxes.write_text("".join(f"{line}\n" for line in boxes))
     files.excluded.write_text("")
     write_action_list(files.action_list, PEOPLE_ACTIONS)
-    return files
 
 
 def people_files(root: str | os.PathLike[str], split: str) -> PeopleFiles:

@@ -31,6 +31,8 @@ import av
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..output_folders import claim_split
+
 
 if TYPE_CHECKING:
     import torch
@@ -311,7 +313,7 @@ def write_motion_shapes(
     law = law or SceneLaw()
     folder = Path(root) / split
     settings = {"renderer": _RENDERER_VERSION, "seed": seed, "labelled": labelled, "num_frames": num_frames}
-    _claim_split(folder, settings | {"size": size, "law": asdict(law)})
+    claim_split(folder, settings | {"size": size, "law": asdict(law)})
     jobs = []
     for index in range(num_videos):
         label = index % len(MOTION_CLASSES)
@@ -324,21 +326,6 @@ def write_motion_shapes(
     )
     _run_all(write, missing, num_workers, f"rendering {split}")
     return [path for path, _, _ in jobs]
-
-
-def _claim_split(folder: Path, settings: dict[str, object]) -> None:
-    """Note the settings of a split beside its folder, or check that they are those of the files already there."""
-    note = folder.with_name(folder.name + ".json")
-    text = json.dumps(settings, indent=2) + "\n"
-    if not note.exists():
-        if folder.exists() and any(folder.rglob("*.mp4")):
-            raise ValueError(f"{folder} holds videos that this program did not write; choose another folder.")
-        note.parent.mkdir(parents=True, exist_ok=True)
-        _replace(note, text.encode())
-    elif note.read_text() != text:
-        raise ValueError(
-            f"{folder} was rendered with other settings, see {note}; delete both or choose another folder."
-        )
 
 
 def _replace(path: Path, content: bytes) -> None:

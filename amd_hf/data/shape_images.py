@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..output_folders import claim_split
+
 
 _OVERSAMPLING = 3  # points per pixel and axis, averaged
 _NOISE = 5.0  # grey levels
@@ -73,12 +75,13 @@ def write_shape_images(
         size (`int`, defaults to 32): height and width, in pixels.
 
     Raises:
-        ValueError: the split exists with other images.
+        ValueError: the split exists with other images, or holds files that were not written here.
     """
     from PIL import Image
 
     target = Path(folder) / split
     existing = len(list(target.rglob("*.png")))
+    claim_split(target, {"images": "ShapeImages", "seed": seed, "labelled": labelled, "size": size})
     if existing == num_images:
         return
     if existing:

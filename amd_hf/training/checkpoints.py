@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,8 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
+
+from ..output_folders import fingerprint
 
 
 logger = logging.get_logger(__name__)
@@ -27,7 +28,7 @@ def seal_checkpoint(checkpoint: str | Path) -> None:
     """Mark a checkpoint as whole, at once and for good: it survives a crash of the machine right after."""
     folder = Path(checkpoint)
     names = sorted(_listed_files(folder))
-    seal = {name: _fingerprint(folder / name) for name in names}
+    seal = {name: fingerprint(folder / name) for name in names}
     for name in names:
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
@@ -58,7 +59,7 @@ def problem_of(checkpoint: str | Path) -> str | None:
     for name, expected in seal.items():
         if not (folder / name).is_file():
             return f"its file {name} is missing"
-        if _fingerprint(folder / name) != expected:
+        if fingerprint(folder / name) != expected:
             return f"its file {name} is damaged (another size or hash than when it was written)"
     return None
 
@@ -101,14 +102,6 @@ def _listed_files(folder: Path) -> set[str]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != SEAL_NAME and path.name != f".{SEAL_NAME}.part"
     }
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"size": path.stat().st_size, "blake2b": digest.hexdigest()}
 
 
 def find_checkpoint(args: TrainingArguments) -> str | None:

@@ -1,0 +1,391 @@
+"""Nothing is deleted or overwritten that this package did not make: the one place where it is decided what that is.
+
+`.amd_hf_output.json` in a folder is our marker. It says which program claimed the folder (`made_by`), and of single
+files which program wrote them and what they were when it was done (`files`: size and hash). From it follow the rules:
+
+- `claim_folder`: a folder is emptied only if it carries our marker and holds nothing but files of the names that the
+  program writes; links are not followed and count as strange.
+- `OutputFiles`: a file that exists is replaced only if it is still what we wrote, or if the user says `--overwrite`.
+- `claim_split`: a split of rendered data is added to only with the settings that it was begun with.
+
+All of them refuse before anything is changed, and say what is in the way. As a program (`make clean`) this file removes
+folders that demos have made; it needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+
+MARKER_NAME = ".amd_hf_output.json"
+LOCK_NAME = ".amd_hf_run.lock"
+_FORMAT = "amd_hf output"
+
+_CODE = ("configuration_amd.py", "modeling_amd*.py", "video_processing_amd.py", "video_reading_amd.py")
+_WEIGHTS = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+_PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+RUN_FILES = (
+    *_WEIGHTS, *_PROCESSORS, *_CODE, "README.md", "losses.png", "training_args.bin", "trainer_state.json",
+    "all_results.json", "train_results.json", "eval_results.json", "test_results.json", "per_class.csv",
+    "detections.csv", "similarity.json", "similarity.png",
+)  # fmt: skip
+"""What a run of pre-training or fine-tuning leaves in its output folder, beside `checkpoint-*` and `adapter`."""
+
+_RUN = (*RUN_FILES, *(f"adapter/{name}" for name in (*RUN_FILES, "adapter_*")), "runs/*/events.out.tfevents.*", LOCK_NAME,
+        MARKER_NAME)
+_ARMS = ("teacher", "distilled", "no_teacher", "*_classifier")
+_DEMO = (
+    "results.json", "results.txt", "losses.png", "reconstructions.png", "similarity.json", "similarity.png",
+    *(f"{arm}/{name}" for arm in _ARMS for name in _RUN),
+    *(f"data/{name}" for name in ("*.json", "*/*.mp4", "*/*/*.mp4", "*/*.png", "*/*/*.png")),
+)  # fmt: skip
+_KINDS: dict[str, tuple[str, ...]] = {
+    "demo.py": _DEMO,
+    "demo_images.py": _DEMO,
+    "demo_detection.py": (
+        "results.json", "actions.json", "actions.mp4", "data/*.csv", "data/actions.pbtxt", "data/videos/*.mp4",
+        f"data/{MARKER_NAME}", *(f"detector/{name}" for name in _RUN),
+    ),
+    "publishing": (*_WEIGHTS, *_PROCESSORS, *_CODE, "README.md", "*.png", "LICENSE*"),
+}  # fmt: skip
+"""Per program the names that it writes, `*` standing for a part of a name: all else in its folder is strange."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The marker
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and BLAKE2b hash of a file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"size": path.stat().st_size, "blake2b": digest.hexdigest()}
+
+
+def _read_marker(path: Path) -> dict[str, Any]:
+    """What a marker says; `{}` where there is none, or none of ours."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    is_ours = isinstance(content, dict) and content.get("format") == _FORMAT
+    return content if is_ours and isinstance(content.get("files"), dict) else {}
+
+
+def _write_marker(path: Path, content: dict[str, Any]) -> None:
+    """Writes a marker; a file of that name that is none of ours is never replaced."""
+    if os.path.lexists(path) and not _read_marker(path):
+        _refuse_false_marker(path)
+    _replace(path, (json.dumps({"format": _FORMAT, **content}, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _refuse_false_marker(path: Path) -> NoReturn:
+    raise ValueError(f"{path} is no marker of this package, though it has its name: move it away, or remove it.")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folders
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def claim_folder(
+    folder: str | Path,
+    made_by: str,
+    *,
+    keep: Sequence[str] = (),
+    marker: Path | None = None,
+    option: str = "output_dir",
+    only_check: bool = False,
+) -> list[str]:
+    """Makes a folder, or empties the one that an earlier run of the same program left, and marks it as ours.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+        made_by (`str`): The program, whose names of files are known here.
+        keep (`Sequence[str]`): Entries of the folder that stay and are not looked at.
+        marker (`Path`, *optional*): The marker where it must not lie in the folder itself.
+        option (`str`): The option that names the folder, for the message.
+        only_check (`bool`): Refuse what would be refused, change nothing.
+
+    Returns:
+        What was there of an earlier run, by relative name.
+
+    Raises:
+        ValueError: If anything is there that the program did not make. Nothing is changed then.
+    """
+    folder = Path(folder)
+    marker = marker or folder / MARKER_NAME
+    if not os.path.lexists(folder):
+        found: list[str] = []
+    else:
+        found = _earlier_files(folder, made_by, keep, marker, option)
+    if only_check:
+        return found
+    if os.path.lexists(marker) and not _read_marker(marker):
+        _refuse_false_marker(marker)
+    _remove_files(folder, found)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_marker(marker, {"made_by": made_by, "files": {}})
+    return found
+
+
+def note_files(folder: Path, made_by: str, marker: Path | None = None) -> None:
+    """Notes in the marker of a claimed folder what its files are: one that somebody changes is no longer ours."""
+    files = {
+        path.name: {"made_by": made_by, "written": fingerprint(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MARKER_NAME
+    }
+    _write_marker(marker or folder / MARKER_NAME, {"made_by": made_by, "files": files})
+
+
+def _earlier_files(folder: Path, made_by: str, keep: Sequence[str], marker: Path, option: str) -> list[str]:
+    """The files in a folder that an earlier run made; raises where there is anything else."""
+    if not folder.is_dir():
+        raise ValueError(f"`--{option}` {folder} is no folder: nothing was changed. Choose another name.")
+    entries = sorted(entry.name for entry in os.scandir(folder) if entry.name != MARKER_NAME)
+    advice = f"Nothing was changed: give `--{option}` a new folder, or move that away."
+    if entries and _read_marker(marker).get("made_by") != made_by:
+        raise ValueError(f"{folder} holds what {made_by} did not make, or did not mark: {_some(entries)}. {advice}")
+    files, strange = _sort_out(folder, _KINDS[made_by], keep)
+    written = {name: entry.get("written") for name, entry in _read_marker(marker).get("files", {}).items()}
+    changed = [name for name in files if written.get(name) and written[name] != fingerprint(folder / name)]
+    strange += [f"{name} (changed since it was written)" for name in changed]
+    if strange:
+        raise ValueError(f"{folder} holds, among the outcome of an earlier run, {_some(strange)}. {advice}")
+    return files
+
+
+def _sort_out(folder: Path, kinds: Sequence[str], keep: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Files below a folder whose names are among `kinds`, and all other entries: links are not followed."""
+    files, strange = [], []
+    patterns = [kind.split("/") for kind in (*kinds, MARKER_NAME)]
+
+    def look(below: tuple[str, ...]) -> None:
+        for entry in sorted(os.scandir(folder.joinpath(*below)), key=lambda entry: entry.name):
+            parts = (*below, entry.name)
+            if not below and entry.name in keep:
+                continue
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder and any(len(kind) > len(parts) and _fits(parts, kind) for kind in patterns):
+                look(parts)
+            elif entry.is_file(follow_symlinks=False) and any(
+                len(kind) == len(parts) and _fits(parts, kind) for kind in patterns
+            ):
+                if parts != (MARKER_NAME,):  # it goes last
+                    files.append("/".join(parts))
+            else:
+                strange.append("/".join(parts) + ("/" if is_folder else ""))
+
+    look(())
+    return files, strange
+
+
+def _fits(parts: Sequence[str], kind: Sequence[str]) -> bool:
+    """Whether a path, or the beginning of one, is of a kind; `*` does not reach beyond a folder."""
+    return all(fnmatch.fnmatchcase(part, pattern) for part, pattern in zip(parts, kind, strict=False))
+
+
+def _remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Removes files by name, and the folders that are empty then."""
+    parents = set()
+    for name in names:
+        path = folder / name
+        path.unlink()
+        parents |= {parent for parent in path.parents if folder in parent.parents}
+    for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+        if not any(os.scandir(parent)):
+            parent.rmdir()
+
+
+def remove_listed(folder: Path, names: Iterable[str]) -> list[str]:
+    """Removes files of a folder by name, those of them that are there and no links, then the folder where it is empty.
+
+    Returns:
+        What is left in it, by name.
+    """
+    _remove_files(
+        folder,
+        [
+            name
+            for name in names
+            if (folder / name).is_file() and not any(path.is_symlink() for path in _way(folder, name))
+        ],
+    )
+    left = sorted(entry.name for entry in os.scandir(folder))
+    if not left:
+        folder.rmdir()
+    return left
+
+
+def _way(folder: Path, name: str) -> list[Path]:
+    """A file and the folders between it and `folder`."""
+    path = folder / name
+    return [path, *(parent for parent in path.parents if folder in parent.parents)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Single files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class OutputFiles:
+    """Files that a program will write: checked when this is made, remembered as ours when they are written.
+
+    ```python
+    outputs = OutputFiles(["results/report.json"], "check_videos.py", overwrite=options.overwrite)  # may refuse
+    ...  # the work
+    with outputs:
+        Path("results/report.json").write_text(...)
+    ```
+
+    Args:
+        paths (`Iterable` of `str` or `Path`): The files; their folders are made on entering.
+        made_by (`str`): The program.
+        overwrite (`bool`): Replace what is there, whoever made it.
+
+    Raises:
+        ValueError: If one of them exists and is not, or no longer, what this package wrote there, and `overwrite` is
+            false; or is no file at all. Names them; nothing is changed then.
+    """
+
+    def __init__(self, paths: Iterable[str | Path], made_by: str, overwrite: bool = False) -> None:
+        # Devices (`/dev/stdout`), pipes: nothing is lost there, and there is nothing to remember.
+        named = [Path(path) for path in paths]
+        self._paths = [path for path in named if path.parts[:2] != ("/", "dev") and not path.is_fifo()]
+        self._made_by = made_by
+        there = [path for path in self._paths if os.path.lexists(path)]
+        for path in there:
+            if path.is_dir():
+                raise ValueError(f"{path}, where a file is to be written, is a folder: choose another name.")
+        foreign = [path for path in there if not _is_as_written(path)]
+        if foreign and not overwrite:
+            exist = "exists and is" if len(foreign) == 1 else "exist and are"
+            raise ValueError(
+                f"{_some([str(path) for path in foreign])} {exist} not, or no longer, what this package wrote there: "
+                "nothing was changed. Choose another name or folder, or say `--overwrite true`."
+            )
+        for marker in (folder / MARKER_NAME for folder in self._folders()):
+            if os.path.lexists(marker) and not _read_marker(marker):
+                _refuse_false_marker(marker)
+        self.replaced = there
+        """Those that were there already."""
+
+    def _folders(self) -> list[Path]:
+        return sorted({path.parent for path in self._paths})
+
+    def __enter__(self) -> OutputFiles:
+        if self.replaced:
+            sys.stderr.write(f"Replacing the outcome of an earlier run: {_some([str(path) for path in self.replaced])}\n")
+        for folder in self._folders():
+            folder.mkdir(parents=True, exist_ok=True)
+        self._remember(is_written=False)  # ours whatever becomes of us
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._remember(is_written=True)
+
+    def _remember(self, is_written: bool) -> None:
+        """Notes in each folder's marker what its files are; those that were not written in the end are forgotten."""
+        for folder in self._folders():
+            content = _read_marker(folder / MARKER_NAME) or {"files": {}}
+            for path in self._paths:
+                if path.parent != folder:
+                    continue
+                content["files"].pop(path.name, None)
+                if not is_written:
+                    content["files"][path.name] = {"made_by": self._made_by, "written": None}
+                elif path.is_file():
+                    content["files"][path.name] = {"made_by": self._made_by, "written": fingerprint(path)}
+            _write_marker(folder / MARKER_NAME, content)
+
+
+def _is_as_written(path: Path) -> bool:
+    """Whether a file is what its folder's marker says that we wrote."""
+    entry = _read_marker(path.parent / MARKER_NAME).get("files", {}).get(path.name)
+    if not isinstance(entry, dict) or "written" not in entry or path.is_symlink():
+        return False
+    return entry["written"] is None or entry["written"] == fingerprint(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rendered data
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def claim_split(folder: Path, settings: dict[str, Any]) -> None:
+    """Notes the settings of a rendered split beside its folder, or checks that they are those of the files in it.
+
+    Raises:
+        ValueError: If the folder holds anything and there is no such note, or the note is of other settings.
+    """
+    note = folder.with_name(folder.name + ".json")
+    text = json.dumps(settings, indent=2) + "\n"
+    if os.path.lexists(note):
+        if not note.is_file() or note.read_text() != text:
+            raise ValueError(
+                f"{folder} was rendered with other settings, see {note}; delete both or choose another folder."
+            )
+    elif os.path.lexists(folder) and (not folder.is_dir() or any(os.scandir(folder))):
+        raise ValueError(f"{folder} holds files that this program did not write; choose another folder.")
+    else:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        _replace(note, text.encode())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# make clean
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that one of our programs made, its rendered data too.
+
+    Raises:
+        ValueError: If it carries no marker of ours, or holds anything else. Nothing is changed then.
+    """
+    made_by = _read_marker(folder / MARKER_NAME).get("made_by")
+    if made_by not in _KINDS:
+        raise ValueError(f"{folder} carries no marker ({MARKER_NAME}): it is left as it is.")
+    claim_folder(folder, made_by, only_check=True)
+    left = remove_listed(folder, [*_sort_out(folder, _KINDS[made_by])[0], MARKER_NAME])
+    assert not left, left
+
+
+def main(folders: Sequence[str]) -> int:
+    """Removes the folders; the exit code is 1 where one was left."""
+    code = 0
+    for folder in folders:
+        try:
+            if os.path.lexists(folder):
+                remove_folder(Path(folder))
+        except ValueError as error:
+            sys.stderr.write(f"{error}\n")
+            code = 1
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
