@@ -57,5 +57,7 @@ format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove the virtual environment and everything made
-	rm -rf $(VENV) demo_output demo_*_output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+clean: ## Remove the virtual environment and everything made; folders of the demos only as the demos left them
+	$(PYTHON) amd_hf/output_folders.py demo_output demo_images_output demo_detection_output
+	[ ! -e $(VENV)/.installed ] || rm -rf $(VENV)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -29,6 +29,7 @@ from .cards.pages import is_weights_licence_unknown
 from .cards.privacy import is_secret_name, known_secrets, private_parts, secret_parts
 from .hub_sources import CONFIG_NAME, PROCESSOR_CODE, PROCESSOR_NAME, settings_problems, source_problems
 from .modeling_amd import AMDPreTrainedModel
+from .output_folders import MARKER_NAME, claim_folder, note_files
 from .sources import load_model
 
 
@@ -90,7 +91,8 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
 
     Args:
         source (`str` or `Path`): Folder of a model of this package, with its card.
-        target (`str` or `Path`): Folder to make; what an earlier call left there is replaced.
+        target (`str` or `Path`): Folder to make; what an earlier call left there is replaced. Beside it lies
+            a marker, `.NAME.amd_hf_output.json`, that says so.
         repo_id (`str`): Id on the Hub, `owner/name`.
 
     Raises:
@@ -113,12 +115,16 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
         raise ValueError(f"{source} holds no `amd` model: convert it first (scripts/convert_checkpoint.py).")
     model = load_model(source)
     code = code_files(type(model))
-    _make_empty(target, {*published, *(path.name for path in code)})
+    # The marker lies beside the folder, all of which is published.
+    marker = target.with_name(f".{target.name}{MARKER_NAME}")
+    names = [*published, *(path.name for path in code)]
+    claim_folder(target, "publishing", more=names, marker=marker, option="prepared_dir")
     for path in (*(source / name for name in published), *code):
         _copy(path.resolve(), target / path.name)
     _set_auto_map(target / CONFIG_NAME, model.config.auto_map)
     if (target / PROCESSOR_NAME).is_file():
         _set_auto_map(target / PROCESSOR_NAME, PROCESSOR_CODE)
+    note_files(target, "publishing", marker)
     prepared = PreparedFolder(target, files=_sizes(target))
     prepared.left_out = sorted({path.name for path in source.iterdir()} - prepared.files.keys())
     _refuse_if_any(source, folder_problems(target, model, repo_id))
@@ -159,20 +165,6 @@ def code_files(kind: type) -> list[Path]:
         path = str(module.__file__)
         files |= {path, *get_relative_import_files(path)}
     return sorted(map(Path, files))
-
-
-def _make_empty(target: Path, expected: set[str]) -> None:
-    """Makes a folder, or empties one that holds nothing but what we put there."""
-    if target.exists():
-        kinds = (*_PUBLISHED, *expected)
-        strange = [path.name for path in target.iterdir() if not path.is_file() or not any(map(path.match, kinds))]
-        if strange:
-            raise ValueError(
-                f"{target} holds other things ({', '.join(sorted(strange)[:5])}): choose another folder to prepare in."
-            )
-        for path in target.iterdir():
-            path.unlink()
-    target.mkdir(parents=True, exist_ok=True)
 
 
 def _set_auto_map(path: Path, entries: dict[str, str]) -> None:

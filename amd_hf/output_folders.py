@@ -8,7 +8,7 @@ files which program wrote them and what they were when it was done (`files`: siz
 - `OutputFiles`: a file that exists is replaced only if it is still what we wrote, or if the user says `--overwrite`.
 - `claim_split`: a split of rendered data is added to only with the settings that it was begun with.
 
-All of them refuse before anything is changed, and say what is in the way. As a program (`make clean`) this file removes
+All of them refuse before anything is changed, and say what is in the way. As a program (`make clean`) the file removes
 folders that demos have made; it needs nothing but Python.
 """
 
@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 MARKER_NAME = ".amd_hf_output.json"
 LOCK_NAME = ".amd_hf_run.lock"
 _FORMAT = "amd_hf output"
+_OVERWRITE = ", or say `--overwrite true`"
 
 _CODE = ("configuration_amd.py", "modeling_amd*.py", "video_processing_amd.py", "video_reading_amd.py")
 _WEIGHTS = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -39,8 +40,13 @@ RUN_FILES = (
 )  # fmt: skip
 """What a run of pre-training or fine-tuning leaves in its output folder, beside `checkpoint-*` and `adapter`."""
 
-_RUN = (*RUN_FILES, *(f"adapter/{name}" for name in (*RUN_FILES, "adapter_*")), "runs/*/events.out.tfevents.*", LOCK_NAME,
-        MARKER_NAME)
+_RUN = (
+    *RUN_FILES,
+    *(f"adapter/{name}" for name in (*RUN_FILES, "adapter_*")),
+    "runs/*/events.out.tfevents.*",
+    LOCK_NAME,
+    MARKER_NAME,
+)
 _ARMS = ("teacher", "distilled", "no_teacher", "*_classifier")
 _DEMO = (
     "results.json", "results.txt", "losses.png", "reconstructions.png", "similarity.json", "similarity.png",
@@ -54,7 +60,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
         "results.json", "actions.json", "actions.mp4", "data/*.csv", "data/actions.pbtxt", "data/videos/*.mp4",
         f"data/{MARKER_NAME}", *(f"detector/{name}" for name in _RUN),
     ),
-    "publishing": (*_WEIGHTS, *_PROCESSORS, *_CODE, "README.md", "*.png", "LICENSE*"),
+    "publishing": (*_WEIGHTS, *_PROCESSORS, *_CODE, "README.md", "*.png", "LICENSE*", "NOTICE*"),
 }  # fmt: skip
 """Per program the names that it writes, `*` standing for a part of a name: all else in its folder is strange."""
 
@@ -111,6 +117,7 @@ def claim_folder(
     made_by: str,
     *,
     keep: Sequence[str] = (),
+    more: Sequence[str] = (),
     marker: Path | None = None,
     option: str = "output_dir",
     only_check: bool = False,
@@ -121,6 +128,7 @@ def claim_folder(
         folder (`str` or `Path`): The folder.
         made_by (`str`): The program, whose names of files are known here.
         keep (`Sequence[str]`): Entries of the folder that stay and are not looked at.
+        more (`Sequence[str]`): Names that the program writes beside those known here.
         marker (`Path`, *optional*): The marker where it must not lie in the folder itself.
         option (`str`): The option that names the folder, for the message.
         only_check (`bool`): Refuse what would be refused, change nothing.
@@ -136,7 +144,7 @@ def claim_folder(
     if not os.path.lexists(folder):
         found: list[str] = []
     else:
-        found = _earlier_files(folder, made_by, keep, marker, option)
+        found = _earlier_files(folder, made_by, keep, more, marker, option)
     if only_check:
         return found
     if os.path.lexists(marker) and not _read_marker(marker):
@@ -157,20 +165,24 @@ def note_files(folder: Path, made_by: str, marker: Path | None = None) -> None:
     _write_marker(marker or folder / MARKER_NAME, {"made_by": made_by, "files": files})
 
 
-def _earlier_files(folder: Path, made_by: str, keep: Sequence[str], marker: Path, option: str) -> list[str]:
+def _earlier_files(
+    folder: Path, made_by: str, keep: Sequence[str], more: Sequence[str], marker: Path, option: str
+) -> list[str]:
     """The files in a folder that an earlier run made; raises where there is anything else."""
     if not folder.is_dir():
         raise ValueError(f"`--{option}` {folder} is no folder: nothing was changed. Choose another name.")
     entries = sorted(entry.name for entry in os.scandir(folder) if entry.name != MARKER_NAME)
     advice = f"Nothing was changed: give `--{option}` a new folder, or move that away."
     if entries and _read_marker(marker).get("made_by") != made_by:
-        raise ValueError(f"{folder} holds what {made_by} did not make, or did not mark: {_some(entries)}. {advice}")
-    files, strange = _sort_out(folder, _KINDS[made_by], keep)
+        raise ValueError(
+            f"{folder} holds other things ({_some(entries)}), not the marked outcome of {made_by}. {advice}"
+        )
+    files, strange = _sort_out(folder, (*_KINDS[made_by], *more), keep)
     written = {name: entry.get("written") for name, entry in _read_marker(marker).get("files", {}).items()}
     changed = [name for name in files if written.get(name) and written[name] != fingerprint(folder / name)]
     strange += [f"{name} (changed since it was written)" for name in changed]
     if strange:
-        raise ValueError(f"{folder} holds, among the outcome of an earlier run, {_some(strange)}. {advice}")
+        raise ValueError(f"{folder} holds other things ({_some(strange)}) beside the outcome of {made_by}. {advice}")
     return files
 
 
@@ -222,24 +234,18 @@ def remove_listed(folder: Path, names: Iterable[str]) -> list[str]:
     Returns:
         What is left in it, by name.
     """
-    _remove_files(
-        folder,
-        [
-            name
-            for name in names
-            if (folder / name).is_file() and not any(path.is_symlink() for path in _way(folder, name))
-        ],
-    )
+    paths = [folder / name for name in names]
+    _remove_files(folder, [str(path.relative_to(folder)) for path in paths if _is_plain(path, folder)])
     left = sorted(entry.name for entry in os.scandir(folder))
     if not left:
         folder.rmdir()
     return left
 
 
-def _way(folder: Path, name: str) -> list[Path]:
-    """A file and the folders between it and `folder`."""
-    path = folder / name
-    return [path, *(parent for parent in path.parents if folder in parent.parents)]
+def _is_plain(path: Path, folder: Path) -> bool:
+    """Whether a path below `folder` is a file to which no link leads."""
+    between = [path, *(parent for parent in path.parents if folder in parent.parents)]
+    return path.is_file() and not any(part.is_symlink() for part in between)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -264,14 +270,14 @@ class OutputFiles:
     Args:
         paths (`Iterable` of `str` or `Path`): The files; their folders are made on entering.
         made_by (`str`): The program.
-        overwrite (`bool`): Replace what is there, whoever made it.
+        overwrite (`bool`, *optional*): Replace what is there, whoever made it; `None` where nobody can ask for that.
 
     Raises:
         ValueError: If one of them exists and is not, or no longer, what this package wrote there, and `overwrite` is
             false; or is no file at all. Names them; nothing is changed then.
     """
 
-    def __init__(self, paths: Iterable[str | Path], made_by: str, overwrite: bool = False) -> None:
+    def __init__(self, paths: Iterable[str | Path], made_by: str, overwrite: bool | None = None) -> None:
         # Devices (`/dev/stdout`), pipes: nothing is lost there, and there is nothing to remember.
         named = [Path(path) for path in paths]
         self._paths = [path for path in named if path.parts[:2] != ("/", "dev") and not path.is_fifo()]
@@ -285,7 +291,7 @@ class OutputFiles:
             exist = "exists and is" if len(foreign) == 1 else "exist and are"
             raise ValueError(
                 f"{_some([str(path) for path in foreign])} {exist} not, or no longer, what this package wrote there: "
-                "nothing was changed. Choose another name or folder, or say `--overwrite true`."
+                f"nothing was changed. Choose another name or folder{'' if overwrite is None else _OVERWRITE}."
             )
         for marker in (folder / MARKER_NAME for folder in self._folders()):
             if os.path.lexists(marker) and not _read_marker(marker):
@@ -298,7 +304,9 @@ class OutputFiles:
 
     def __enter__(self) -> OutputFiles:
         if self.replaced:
-            sys.stderr.write(f"Replacing the outcome of an earlier run: {_some([str(path) for path in self.replaced])}\n")
+            sys.stderr.write(
+                f"Replacing the outcome of an earlier run: {_some([str(path) for path in self.replaced])}\n"
+            )
         for folder in self._folders():
             folder.mkdir(parents=True, exist_ok=True)
         self._remember(is_written=False)  # ours whatever becomes of us

@@ -24,7 +24,7 @@ from datasets import concatenate_datasets
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
 from amd_hf.ablations.grid import LABELLED_SPLITS, Stage, read_grid
 from amd_hf.ablations.playback import write_playback_clips
-from amd_hf.ablations.report import write_report
+from amd_hf.ablations.report import report_files, write_report
 from amd_hf.ablations.store import StageStore
 from amd_hf.ablations.workers import compute_study, missing_stages
 from amd_hf.data.clips import ClipLoader
@@ -48,6 +48,10 @@ class AblationOptions:
     source: str | None = field(
         default=None, metadata={"help": "Cut the clips from this folder of videos, whatever the grid says."}
     )
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
+    )
     max_steps: int | None = field(default=None, metadata={"help": "Steps of every training, for a quick trial."})
     num_seeds: int | None = field(default=None, metadata={"help": "Only the first seeds of the grid."})
     num_processes: int = field(
@@ -66,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.source is not None:
         grid = replace(grid, data={**grid.data, "source": options.source})
     folder = Path(options.output_dir)
+    reports = folder / "reports" / Path(options.grid).stem
+    report_files(reports, options.overwrite)  # refuses before hours of work, not after them
     store = StageStore(folder, {
         "unlabelled": write_data, "labelled": write_data, "teacher": train_encoder, "student": train_encoder,
         "finetune": train_classifier, "probe": probe,
@@ -74,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_missing = len(missing_stages(stages, store))
     print(f"{grid.title}\n{len(grid.arms)} arms, {len(grid.seeds)} seeds: {len(stages)} stages, {num_missing} to do")
     compute_study(stages, store, options.num_processes)
-    print(write_report(grid, store, folder / "reports" / Path(options.grid).stem))
+    print(write_report(grid, store, reports, options.overwrite))
 
 
 def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:

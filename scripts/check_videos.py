@@ -18,7 +18,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from amd_hf.data.arguments import DataArguments
-from amd_hf.data.checking import FAULTS, OK, CheckOptions, VideoCheck, check_videos, write_clean_list
+from amd_hf.data.checking import FAULTS, OK, CheckOptions, CleanList, VideoCheck, check_videos, write_clean_list
 from amd_hf.output_folders import OutputFiles
 from amd_hf.recipes import parse_recipe, run_program
 
@@ -32,7 +32,8 @@ class CheckVideosOptions:
         default="checked", metadata={"help": "Folder for report.json, clean.csv (clean.txt for frames), label names."}
     )
     overwrite: bool = field(
-        default=False, metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."}
+        default=False,
+        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
     )
     min_frames: int = field(default=16, metadata={"help": "A video with fewer frames is too short."})
     decode_all: bool = field(
@@ -78,8 +79,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         is_usable = check.status == "damaged" and (check.num_frames or 0) >= options.min_frames
         if check.status == OK or (options.keep_damaged and is_usable):
             good.append({**check.row, "video": _without_content(check.row["video"])})
-    folder = Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     report = {
         "data": data.data,
         "split": options.split,
@@ -90,17 +89,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "bad": [_entry(check) for check in bad],
     }
-    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    label_names = getattr((rows.features or {}).get("label"), "names", None)
+    with outputs:
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        try:
+            clean: CleanList | str = write_clean_list(good, folder, label_names)
+        except ValueError as error:
+            clean = str(error)
     for status in FAULTS:
         for check in bad:
             if check.status == status:
                 print(f"{status}: {check.row['video_id']}: {check.reason}")
     print(", ".join(f"{counts[status]:,} {status}" for status in (OK, *FAULTS)))
     print(f"report: {folder / 'report.json'}")
-    try:
-        clean = write_clean_list(good, folder, getattr((rows.features or {}).get("label"), "names", None))
-    except ValueError as error:
-        print(error)
+    if isinstance(clean, str):
+        print(clean)
     else:
         root = f" --data_root {clean.root}" if clean.root is not None else ""
         names = f" --class_names {clean.label_names}" if clean.label_names is not None else ""

@@ -10,7 +10,6 @@ python scripts/demo.py --output_dir demo_output
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from amd_hf.data.collators import ClassificationCollator
 from amd_hf.data.motion_shapes import MOTION_CLASSES, write_motion_shapes
 from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
 from amd_hf.flops import count_flops
+from amd_hf.output_folders import claim_folder
 from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import clip_loader
 from amd_hf.training.precision import cpu_bf16_speedup
@@ -216,12 +216,13 @@ def main(
     kind: type[Demo] = Demo,
     options_type: type[DemoOptions] = DemoOptions,
     description: str | None = __doc__,
+    program: str = "demo.py",
 ) -> Demo:
     options, _ = parse_recipe((options_type,), argv, description, has_model_options=False)
     demo = kind(options)
-    for earlier in [path for path in demo.folder.glob("*") if path.name != "data"]:
-        print(f"Replacing the outcome of an earlier demo: {earlier}")
-        shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink()
+    # Rendered data stays: it is added to where its settings are the same, else refused.
+    if replaced := claim_folder(demo.folder, program, keep=("data",)):
+        print(f"Replacing the outcome of an earlier demo in {demo.folder}: {len(replaced)} files")
     demo.run()
     report = f"{demo.table()}\n"
     prediction = demo.predict()

@@ -12,7 +12,6 @@ Exit code 1 where the detector does not reach 0.8, or shuffled boxes gain more t
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import predict
 
 from amd_hf.data.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_motion_people
 from amd_hf.evaluation.detection_report import constant_scores, shuffle_boxes, unshuffle_boxes
+from amd_hf.output_folders import claim_folder
 from amd_hf.recipes import parse_recipe, run_program
 
 
@@ -45,9 +45,8 @@ class DemoOptions:
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     options, _ = parse_recipe((DemoOptions,), argv, __doc__, has_model_options=False)
     folder = Path(options.output_dir)
-    if folder.exists():
-        print(f"Replacing the outcome of an earlier demo: {folder}")
-        shutil.rmtree(folder)
+    if replaced := claim_folder(folder, "demo_detection.py"):
+        print(f"Replacing the outcome of an earlier demo in {folder}: {len(replaced)} files")
     start = time.perf_counter()
     train, validation = (
         write_motion_people(folder / "data", split, number, options.seconds, seed=options.seed)

@@ -40,4 +40,4 @@ class ImageDemo(demo.Demo):
 
 
 if __name__ == "__main__":
-    run_program(lambda: demo.main(None, ImageDemo, ImageDemoOptions, __doc__))
+    run_program(lambda: demo.main(None, ImageDemo, ImageDemoOptions, __doc__, "demo_images.py"))

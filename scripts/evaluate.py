@@ -30,7 +30,15 @@ from amd_hf.evaluation.detection import DetectionResult, evaluation_clip_loader,
 from amd_hf.evaluation.detection_report import DETECTIONS_FILE, write_detection_report
 from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from amd_hf.evaluation.probes import run_linear_probe
-from amd_hf.evaluation.report import MATRIX_FILE, METRICS_FILE, draw_confusion_matrix, write_report
+from amd_hf.evaluation.report import (
+    CLASSES_FILE,
+    MATRIX_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    draw_confusion_matrix,
+    write_report,
+)
+from amd_hf.output_folders import OutputFiles
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.sources import load_model, view_settings
 from amd_hf.training.summary import describe_model
@@ -48,6 +56,10 @@ class TestOptions:
         default=None, metadata={"help": "Hub id or folder of the model; `{fold}` in it stands for the fold."}
     )
     output_dir: str = field(default="results", metadata={"help": "Where the files of the result are written."})
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
+    )
     sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
     batch_size: int = field(default=8, metadata={"help": "Videos or key frames decoded and tested together."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
@@ -104,6 +116,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
     source = options.model_name_or_path
     if source is None or data.annotations is None:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --annotations FILE.csv`.")
+    outputs = result_files(Path(options.output_dir), options, METRICS_FILE, CLASSES_FILE, DETECTIONS_FILE)
     check_model_source(source, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     model = load_trained_detector(source, **model_options).to(accelerator.device)
@@ -119,7 +132,8 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
         scored=data.scored_actions(),
     )  # fmt: skip
     if accelerator.is_main_process:
-        summary = write_detection_report(result, options.output_dir, options.max_per_frame)
+        with outputs:
+            summary = write_detection_report(result, options.output_dir, options.max_per_frame)
         unreadable = summary.pop("unreadable")
         print_metrics(summary)
         for entry in unreadable:
@@ -136,17 +150,32 @@ def test_classifier(argv: Sequence[str] | None) -> list[MultiViewResult]:
     tests = plan_tests(options, data)
     for source, _, _ in tests:
         check_model_source(source, "model_name_or_path")
+    names = [METRICS_FILE, *([] if options.linear_probe else [CLASSES_FILE, MATRIX_FILE, PREDICTIONS_FILE])]
+    outputs = {folder: result_files(folder, options, *names) for _, _, folder in tests}
+    means = result_files(Path(options.output_dir), options, METRICS_FILE) if options.all_folds else None
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     if options.linear_probe:
-        return [probe_model(*test, options, model_options, accelerator) for test in tests]
+        found = []
+        for source, fold_data, folder in tests:
+            found.append(probe_model(source, fold_data, options, model_options, accelerator))
+            with outputs[folder]:
+                (folder / METRICS_FILE).write_text(json.dumps({"linear_probe": found[-1]}, indent=2) + "\n")
+        return found
     results = []
     for source, fold_data, folder in tests:
         results.append(test_model(source, fold_data, options, model_options, accelerator))
         if accelerator.is_main_process:
-            report(results[-1], folder)
-    if options.all_folds and accelerator.is_main_process:
-        report_folds(results, Path(options.output_dir))
+            with outputs[folder]:
+                report(results[-1], folder)
+    if means is not None and accelerator.is_main_process:
+        with means:
+            report_folds(results, Path(options.output_dir))
     return results
+
+
+def result_files(folder: Path, options: TestOptions, *names: str) -> OutputFiles:
+    """The files of a result, refused before the test where others' are in their place."""
+    return OutputFiles([folder / name for name in names], "evaluate.py", options.overwrite)
 
 
 _TASKS: dict[str, Callable[..., Any]] = {"classification": test_classifier, "detection": test_detector}
@@ -196,12 +225,11 @@ def test_model(
 def probe_model(
     source: str,
     data: DataArguments,
-    folder: Path,
     options: EvaluateOptions,
     model_options: dict,
     accelerator: Accelerator,
 ) -> dict[str, float | int]:
-    """Fits a linear probe on the middle clip, centre crop of each video, tests it, and writes the result."""
+    """Fits a linear probe on the middle clip, centre crop of each video, and tests it."""
     if options.train_split is None:
         raise ValueError("Say on which split of `data` to fit the linear probe: `--train_split train`.")
     model = load_model(source, **model_options)
@@ -217,8 +245,6 @@ def probe_model(
     train, test = data.load(options.train_split), data.load(options.split)
     collator = ClassificationCollator(loader, training=False)
     metrics = run_linear_probe(model.base_model, train, test, collator, accelerator, options.batch_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS_FILE).write_text(json.dumps({"linear_probe": metrics}, indent=2) + "\n")
     print_metrics(metrics)
     return metrics
 

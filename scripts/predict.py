@@ -30,6 +30,7 @@ from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.evaluation.prediction import find_videos, predict_videos
 from amd_hf.evaluation.prediction_formats import FORMATS, HEADERS, as_dict
 from amd_hf.evaluation.windows import WindowOptions
+from amd_hf.output_folders import OutputFiles
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.sources import view_settings
 
@@ -67,6 +68,10 @@ class DetectOptions(ModelOptions):
     min_score: float = field(default=0.1, metadata={"help": "Actions of a lower score are not named."})
     output_json: str | None = field(default=None, metadata={"help": "Where the JSON goes; by default printed."})
     output_video: str | None = field(default=None, metadata={"help": "mp4 with boxes and actions drawn on it."})
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
+    )
 
 
 @dataclass
@@ -123,6 +128,8 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     for name in ("top_k", "batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
+    paths = [path for path in (options.output_json, options.output_video) if path is not None]
+    outputs = OutputFiles(paths, "predict.py", options.overwrite)
     boxes = read_boxes_of_video(options.person_boxes, options.video, options.min_person_score)
     check_model_source(source, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
@@ -138,14 +145,14 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     if moments and all("error" in moment for moment in moments):
         raise ValueError(f"{options.video} cannot be read: {moments[0]['error']}")
     text = json.dumps({"video": options.video, "moments": moments}, indent=2)
-    if options.output_json is None:
-        print(text)
-    else:
-        Path(options.output_json).write_text(text + "\n")
-    if options.output_video is not None:
-        draw_detections(
-            options.video, moments, options.output_video, decoder=options.decoder, time_limit=options.decode_time_limit
-        )
+    with outputs:
+        if options.output_json is None:
+            print(text)
+        else:
+            Path(options.output_json).write_text(text + "\n")
+        if options.output_video is not None:
+            limit = options.decode_time_limit
+            draw_detections(options.video, moments, options.output_video, decoder=options.decoder, time_limit=limit)
     return moments
 
 

@@ -41,7 +41,8 @@ class VisualizeOptions:
     split: str | None = field(default=None, metadata={"help": "Split of `data` to read."})
     output_dir: str = field(default="pictures", metadata={"help": "Where the pictures go."})
     overwrite: bool = field(
-        default=False, metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."}
+        default=False,
+        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
     )
     num_clips: int = field(default=32, metadata={"help": "Clips compared by CKA, spread evenly over the data."})
     num_shown: int = field(default=3, metadata={"help": "Clips whose reconstructions are drawn."})
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     data, options, model_options = parse_recipe((DataArguments, VisualizeOptions), argv, __doc__)
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say whose pictures of what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
+    folder = Path(options.output_dir)
+    names = ["reconstructions.png", *(["similarity.json", "similarity.png"] if options.teacher else [])]
+    outputs = OutputFiles([folder / name for name in names], "visualize.py", options.overwrite)
     check_model_source(options.model_name_or_path, "model_name_or_path")
     check_model_source(options.teacher, "teacher")
     model = load_model(options.model_name_or_path, **model_options)
@@ -67,18 +71,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         raise ValueError(f"{options.model_name_or_path} holds {type(model).__name__}: take a pre-trained model.")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     rows, collator = data.load(options.split), _collator(model, options)
-    folder = Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     shown = collator([rows[index] for index in range(min(options.num_shown, len(rows)))])
     if shown["pixel_values"] is None:
         raise ValueError(f"None of the first {options.num_shown} videos can be read: {shown['unreadable'][:1]}.")
     names = ("pixel_values", "bool_masked_pos", "teacher_bool_masked_pos")
     clips, mask, teacher_mask = (None if shown.get(name) is None else shown[name] for name in names)
     frames = reconstruct_clips(model, clips, mask, teacher_mask)
-    print(f"Reconstructions: {draw_reconstructions(frames, folder / 'reconstructions.png')}")
-    if options.teacher is None:
-        return {}
-    return _compare(model.to(accelerator.device), rows, collator, options, accelerator, folder)
+    with outputs:
+        print(f"Reconstructions: {draw_reconstructions(frames, folder / 'reconstructions.png')}")
+        if options.teacher is None:
+            return {}
+        return _compare(model.to(accelerator.device), rows, collator, options, accelerator, folder)
 
 
 def _collator(model: AMDForPreTraining, options: VisualizeOptions) -> PreTrainingCollator:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cards.escaping import escape_markdown
+from ..output_folders import OutputFiles
 from .grid import Grid
 from .statistics import Interval, mean_interval, paired_difference
 from .store import StageStore
@@ -56,19 +57,31 @@ def _outcome(grid: Grid, arm: str, store: StageStore) -> ArmOutcome:
     return outcome
 
 
-def write_report(grid: Grid, store: StageStore, folder: Path) -> str:
+def report_files(folder: Path, overwrite: bool = False) -> OutputFiles:
+    """The files of a report; see there for what is refused."""
+    names = ("report.md", "report.json", "accuracy.png", "curves.png")
+    return OutputFiles([folder / name for name in names], "ablate.py", overwrite)
+
+
+def write_report(grid: Grid, store: StageStore, folder: Path, overwrite: bool = False) -> str:
     """Writes the report of a grid: its tables, its figures, and pictures of them where matplotlib is installed.
 
     Args:
         grid (`Grid`): The study.
         store (`StageStore`): Holds its results, or computes them.
         folder (`Path`): Where `report.md`, `report.json`, `accuracy.png` and, for sweeps, `curves.png` go.
+        overwrite (`bool`): Replace files of these names that were not written here, or were changed since.
 
     Returns:
         `str`: The text of `report.md`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    outputs = report_files(folder, overwrite)
     outcomes = collect(grid, store)
+    with outputs:
+        return _write(grid, outcomes, folder)
+
+
+def _write(grid: Grid, outcomes: dict[str, ArmOutcome], folder: Path) -> str:
     text = (
         f"# {escape_markdown(grid.title)}\n\n{_arms_table(grid, outcomes)}\n\n{_comparisons_table(grid, outcomes)}\n"
     )

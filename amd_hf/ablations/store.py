@@ -94,8 +94,11 @@ class StageStore:
         folder = self._work_folder(stage)
         unfinished = folder.with_name(f"{folder.name}.part")
         for earlier in (folder, unfinished):
-            shutil.rmtree(earlier, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+            remove_work(earlier)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        for made in (folder, unfinished):
+            _marker_of(made).touch()
+        unfinished.mkdir()
         start = time.perf_counter()
         result = self._compute_with_log(stage, unfinished, inputs)
         result["seconds"] = round(time.perf_counter() - start, 1)
@@ -128,6 +131,25 @@ class StageStore:
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
         unfinished.write_text(text)
         unfinished.replace(path)
+
+
+def _marker_of(folder: Path) -> Path:
+    """Beside a stage's folder, before there is anything in it: what says that we made it."""
+    return folder.with_name(f".{folder.name}.amd_hf_stage")
+
+
+def remove_work(folder: Path) -> None:
+    """Removes a folder of a stage's files that a process which died has left.
+
+    Raises:
+        RunStopped: If it is none of ours: it lacks the marker that every such folder has beside it, or is a link.
+    """
+    if not os.path.lexists(folder):
+        return
+    marker = _marker_of(folder)
+    if folder.is_symlink() or not marker.is_file():
+        raise RunStopped(f"{folder} is in the way and was not made by a study (there is no {marker}): move it away.")
+    shutil.rmtree(folder)  # links inside are removed, not followed
 
 
 __all__ = ["Compute", "StageStore"]

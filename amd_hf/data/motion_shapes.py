@@ -16,7 +16,6 @@ label "nearer":                              |   .    |   |   o    |   |   O    
 from __future__ import annotations
 
 import io
-import json
 import math
 import multiprocessing
 import os

@@ -189,11 +189,17 @@ def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, r
     """Checks what a folder holds and returns the videos whose features it has."""
     folder.mkdir(parents=True, exist_ok=True)
     settings_file = folder / SETTINGS_FILE
-    if not settings_file.is_file():
+    if not os.path.lexists(settings_file):
+        others = [path.name for path in (*_feature_files(folder), folder / UNREADABLE_FILE) if os.path.lexists(path)]
+        if others:
+            raise FileExistsError(
+                f"{folder} holds {others[0]}, which this program would write, but no {SETTINGS_FILE} that says where "
+                "it comes from: choose another folder."
+            )
         return set()
     if not resume:
         raise FileExistsError(f"{folder} holds features already: resume (`--resume true`), or choose another folder.")
-    settings = json.loads(settings_file.read_text())
+    settings = _read_settings(settings_file)
     asked = json.loads(json.dumps({**asdict(options), "views": asdict(views)}))
     other = [name for name in asked if settings.get(name) != asked[name]]
     if other:
@@ -202,6 +208,16 @@ def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, r
             f"{asked[other[0]]!r} here. Resume with the same settings, or choose another folder."
         )
     return {video_id for path in _feature_files(folder) for video_id in _read_ids(path)}
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict) or not isinstance(settings.get("views"), dict):
+        raise ValueError(f"{path} does not say which features the folder holds: choose another folder.")
+    return settings
 
 
 def _gather(
@@ -216,7 +232,7 @@ def _gather(
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(temporary, path)
 
@@ -251,7 +267,7 @@ class _Writer:
             return
         tensors = {name: torch.cat([part[name] for part in self._tensors]) for name in self._options.tensors}
         path = self._folder / f"{self._prefix}-{self._number:05d}.{self._options.format}"
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_name(f".{path.name}.part")
         write = _write_safetensors if self._options.format == "safetensors" else _write_parquet
         write(temporary, self._samples, tensors)
         os.replace(temporary, path)

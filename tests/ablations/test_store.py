@@ -8,7 +8,8 @@ import pytest
 from filelock import FileLock
 
 from amd_hf.ablations.grid import Stage
-from amd_hf.ablations.store import StageStore
+from amd_hf.ablations.store import StageStore, remove_work
+from amd_hf.errors import RunStopped
 
 
 _DATA = Stage("data", '{"seed": 1}')
@@ -91,3 +92,11 @@ def test_a_stage_that_another_process_computes_is_left_to_it(make_store, calls, 
     assert store.compute_if_free(_MODEL)  # done meanwhile by another, as it were
     assert store.find(_MODEL)["sum"] == 6
     assert calls == ["data", "model"]
+
+
+def test_folder_in_the_way_that_no_study_made_is_left(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("mine")
+    with pytest.raises(RunStopped, match="not made by a study"):
+        remove_work(tmp_path / "work")
+    assert (tmp_path / "work" / "thesis.tex").read_text() == "mine"
