@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _HASHED_BYTES = 1 << 16
 _TYPES = {"video": datasets.Video, "image": datasets.Image}
-_VIDEO_FEATURE = {
+STORED_VIDEO_FEATURE = {
     "bytes": datasets.Value("binary"),
     "path": datasets.Value("string"),
     "fault": datasets.Value("string"),
@@ -90,15 +91,9 @@ def _read(
     if isinstance(dataset.features[column], _TYPES[media]):
         dataset = dataset.cast_column(column, _TYPES[media](decode=False))
     label_path = find_labels(dataset.features, label_column, source)
-    names = _names(_feature_at(dataset.features, label_path), read_label_names(label_names), source)
-    make_row = functools.partial(
-        _make_row,
-        video_column=column,
-        label_path=label_path,
-        num_labels=None if names is None else len(names),
-        number_of={name: number for number, name in enumerate(names or ())},
-    )
-    features = row_features(_VIDEO_FEATURE, names)
+    names = label_names_in(dataset.features, label_path, read_label_names(label_names), source)
+    make_row = RowMaker(column, label_path, names)
+    features = row_features(STORED_VIDEO_FEATURE, names)
     if isinstance(dataset, datasets.IterableDataset):
         # The row itself goes through `map` once; what is wrong with it is said in the row, since an exception here
         # would end the stream without a word.
@@ -189,15 +184,17 @@ def find_labels(features: datasets.Features, label_column: str | None, source: s
     return (label_column,)
 
 
-def _feature_at(features: Mapping[str, Any], path: Sequence[str]) -> Any:
-    found: Any = features
-    for name in path:
-        found = found[name]
-    return found if path else None
+def label_names_in(
+    features: Mapping[str, Any], label_path: Sequence[str], given: list[str] | None, source: str
+) -> list[str] | None:
+    """The names of the labels: the data set's own, or those given.
 
-
-def _names(feature: Any, given: list[str] | None, source: str) -> list[str] | None:
-    """The names of the labels: the data set's own, or those given."""
+    Raises:
+        ValueError: both, and they differ; or labels that are names, and none were given.
+    """
+    feature: Any = features if label_path else None
+    for name in label_path:
+        feature = feature[name]
     own = getattr(feature, "names", None)
     if own is not None and given is not None and list(own) != given:
         raise ValueError(f"The labels of {source} have other names, {list(own)[:5]}...: leave `label_names` out.")
@@ -209,49 +206,60 @@ def _names(feature: Any, given: list[str] | None, source: str) -> list[str] | No
     return names
 
 
-def _make_row(
-    row: Mapping[str, Any],
-    video_column: str,
-    label_path: Sequence[str],
-    num_labels: int | None,
-    number_of: dict[str, int],
-) -> dict[str, Any]:
-    """A stored row in the form of DESIGN section 5; never raises."""
-    video, fault = row[video_column], None
-    if isinstance(video, Mapping):
-        data, path = video.get("bytes"), video.get("path")
-    else:
-        data, path = (video, None) if isinstance(video, bytes) else (None, video)
-    if not (data is None or isinstance(data, bytes)) or not (path is None or isinstance(path, str)):
-        data, path, fault = None, None, f"the row holds no video, but {type(video).__name__}"
-    video_id = row.get("video_id", row.get("__key__"))
-    if video_id is None:
-        video_id = _make_id(data, path)
-    elif "__key__" in row and "video_id" not in row:
-        video_id = f"{str(row.get('__url__')).rpartition('/')[2]}/{video_id}"
-    if data is None and path is None:
-        fault = fault or "the row holds no video"
-    label = None
-    if label_path:
+@dataclass(frozen=True)
+class RowMaker:
+    """Brings a stored row into the form of DESIGN section 5; never raises for what the row holds.
+
+    Args:
+        video_column (`str`): the column of the videos: paths, bytes, or mappings of both.
+        label_path (sequence of `str`): where the label stands: a column, or a column and a key in it; empty for none.
+        names (list of `str`, *optional*): names of the labels in their order.
+    """
+
+    video_column: str
+    label_path: Sequence[str]
+    names: list[str] | None
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        video, fault = row[self.video_column], None
+        if isinstance(video, Mapping):
+            data, path = video.get("bytes"), video.get("path")
+        else:
+            data, path = (video, None) if isinstance(video, bytes) else (None, video)
+        if not isinstance(data, bytes | None) or not isinstance(path, str | None):
+            data, path, fault = None, None, f"the row holds no video, but {type(video).__name__}"
+        elif data is None and path is None:
+            fault = "the row holds no video"
+        label = None
+        if self.label_path:
+            try:
+                label = self._label(row)
+            except ValueError as error:
+                fault, label = fault or printable(str(error), 500), -1
+        video_id = printable(_stored_id(row) or _make_id(data, path), 1000)
+        return {"video": {"bytes": data, "path": path, "fault": fault}, "label": label, "video_id": video_id}
+
+    def _label(self, row: Mapping[str, Any]) -> int:
         stored: Any = row
-        for name in label_path:
+        for name in self.label_path:
             stored = stored.get(name) if isinstance(stored, Mapping) else None
-        try:
-            label = _label_number(stored, num_labels, number_of)
-        except ValueError as error:
-            fault, label = fault or printable(str(error), 500), -1
-    return {
-        "video": {"bytes": data, "path": path, "fault": fault},
-        "label": label,
-        "video_id": printable(str(video_id), 1000),
-    }
+        label = self._number_of[stored] if isinstance(stored, str) and stored in self._number_of else as_label(stored)
+        if not isinstance(label, int) or (self.names is not None and label >= len(self.names)):
+            raise ValueError(f"the label {shorten(stored)} is none of the {len(self.names or ()) or ''} labels")
+        return label
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names or ())}
 
 
-def _label_number(stored: Any, num_labels: int | None, number_of: Mapping[str, int]) -> int:
-    label = number_of[stored] if isinstance(stored, str) and stored in number_of else as_label(stored)
-    if not isinstance(label, int) or (num_labels is not None and label >= num_labels):
-        raise ValueError(f"the label {shorten(stored)} is none of the {num_labels or ''} labels")
-    return label
+def _stored_id(row: Mapping[str, Any]) -> str | None:
+    """What a column `video_id` says, or in a WebDataset the archive and the key."""
+    if row.get("video_id") is not None:
+        return str(row["video_id"])
+    if row.get("__key__") is None:
+        return None
+    return f"{str(row.get('__url__')).rpartition('/')[2]}/{row['__key__']}"
 
 
 def _make_id(data: bytes | None, path: str | None) -> str:
@@ -264,7 +272,7 @@ def _make_id(data: bytes | None, path: str | None) -> str:
 
 def _check_rows(
     dataset: Any,
-    make_row: Any,
+    make_row: RowMaker,
     features: datasets.Features,
     source: str,
     problems: Problems | None,
@@ -273,7 +281,7 @@ def _check_rows(
     """Map-style: the videos stay where they are, labels and ids become new columns beside them."""
     found = Problems() if problems is None else problems
     found.start(source, len(dataset), "row")
-    column = make_row.keywords["video_column"]
+    column = make_row.video_column
     columns: dict[str, list[Any]] = {"label": [], "video_id": []}
     for number, stored in enumerate(dataset, start=1):
         row = make_row(stored)
