@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .checkpoint_keys import PATCH_EMBEDDING, adapt_input_channels
 from .configuration_amd import AMDConfig
+from .data.readers.label_names import MAX_LABEL
 from .modeling_amd import AMDForImageClassification, AMDForVideoClassification
 from .sources import load_model
 
@@ -32,22 +33,40 @@ def label_names_of(rows: Any) -> list[str]:
     labels = rows["label"]
     if len(labels) == 0 or any(label is None for label in labels):
         raise ValueError("The videos have no labels: give class folders or a list file of lines `path label`.")
+    for label in labels:
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
+            raise ValueError(f"The label {label!r:.100} is no number of a class, from 0 to {MAX_LABEL}.")
     return [str(number) for number in range(max(labels) + 1)]
 
 
 def check_labels_fit(rows: Any, config: AMDConfig) -> None:
     """Checks that the labels of a dataset mean to the model what they mean in the data.
 
+    Rows that say nothing of their labels beforehand (a stream of numbers, rows that are no `datasets` object) pass:
+    each is looked at when it is read.
+
     Raises:
-        ValueError: If the rows have no labels, more classes than the model, or classes of other names or order.
+        ValueError: If the rows have another number of classes than the model, or classes of other names or order.
     """
+    features = getattr(rows, "features", None)
+    if not isinstance(features, Mapping) or "label" not in features:
+        return
+    has_names = getattr(features["label"], "names", None) is not None
+    if not has_names and (not hasattr(rows, "__len__") or any(label is None for label in rows["label"])):
+        return
     names = label_names_of(rows)
-    if len(names) > config.num_labels:
-        raise ValueError(f"The data has {len(names)} classes, the model only {config.num_labels}.")
-    if getattr(rows.features["label"], "names", None) is None:
-        return  # numbers only: there is no name to compare
     ours = [config.id2label[number] for number in range(config.num_labels)]
-    if ours == [f"LABEL_{number}" for number in range(config.num_labels)]:
+    is_nameless = ours == [f"LABEL_{number}" for number in range(config.num_labels)]
+    # Numbers without names may lack the last classes, as a small evaluation set does.
+    if len(names) > config.num_labels or (has_names and is_nameless and len(names) != config.num_labels):
+        only = "only " if len(names) > config.num_labels else ""
+        raise ValueError(
+            f"The data has {len(names)} classes, the model {only}{config.num_labels} (`num_labels`): leave the option "
+            "out where the model is new, or give the data the names of all classes the model knows (`label_names`)."
+        )
+    if not has_names:
+        return  # there is no name to compare
+    if is_nameless:
         logger.warning("The model does not name its classes: they are taken to be those of the data, in their order.")
     elif names != ours:
         number = next(i for i, (one, other) in enumerate(zip([*names, None], ours, strict=False)) if one != other)

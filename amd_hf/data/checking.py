@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..csv_text import csv_line, guard_cell
 from ..video_reading_amd import VideoLimits
+from .own_datasets import as_video_rows
 from .supervised import SupervisedReader
 from .video_readers import IMAGE_READER, reader_path
 from .video_source import VideoReadError, VideoSource
@@ -92,6 +93,7 @@ def check_videos(
         ImportError: PyAV is not installed.
     """
     reader_path("pyav")
+    rows = as_video_rows(rows)
     num_threads = num_threads or os.cpu_count() or 1
     first_with: dict[bytes, Mapping[str, Any]] = {}
     waiting: deque[tuple[Mapping[str, Any], Future[_Findings]]] = deque()

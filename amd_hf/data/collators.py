@@ -7,6 +7,7 @@ caught and counted.
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,6 +156,8 @@ class ClassificationCollator:
         loader (`ClipLoader`): reads the clips.
         training (`bool`, defaults to `True`): False takes the middle clip and the centre crop once per video, and
             leaves unreadable videos out.
+        num_labels (`int`, *optional*): classes of the model. A row with another label counts as unreadable: in a
+            stream nobody sees the labels beforehand.
 
     Calling it on rows returns a dict:
         - `pixel_values`: (B * K, T, C, H, W), uint8. None when no video could be read; then only the counts follow.
@@ -169,6 +172,7 @@ class ClassificationCollator:
 
     loader: ClipLoader
     training: bool = True
+    num_labels: int | None = None
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         unlabelled = [row["video_id"] for row in rows if row.get("label") is None]
@@ -177,6 +181,8 @@ class ClassificationCollator:
                 f"{len(unlabelled)} of {len(rows)} videos of a batch have no label, the first is {unlabelled[0]!r}. "
                 "Classification needs class folders or a list file with labels."
             )
+        if self.num_labels is not None:
+            rows = [_with_fault(row, self.num_labels) for row in rows]
         batch = _load_batch(self.loader, rows, self.training)
         outcome = _outcome(rows, batch)
         if batch.samples:
@@ -191,3 +197,19 @@ class ClassificationCollator:
             "erase_boxes": torch.tensor([box for box, _ in drawn], dtype=torch.int64),
             "erase_seeds": torch.tensor([seed for _, seed in drawn], dtype=torch.int64),
         }
+
+
+def _with_fault(row: Row, num_labels: int) -> Row:
+    """The row; where its label is none of the model's, as one whose video cannot be read."""
+    label, video = row["label"], row["video"]
+    if isinstance(video, Mapping) and video.get("fault") is not None:
+        return row
+    try:
+        is_one = not isinstance(label, bool) and 0 <= operator.index(label) < num_labels
+    except (TypeError, ValueError):  # a text, a fraction, a list
+        is_one = False
+    return row if is_one else {**row, "video": {"fault": f"the label {label!r:.100} is none of {num_labels} classes"}}
+
+
+BUILT_IN_COLLATORS = (PreTrainingCollator, ClassificationCollator)
+"""Those that take rows of videos; another one may want rows of its own."""

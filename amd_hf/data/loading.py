@@ -10,10 +10,12 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .own_datasets import as_video_rows
 from .readers.class_folders import read_class_folders
 from .readers.guess import guess_layout
 from .readers.hmdb51 import read_hmdb51
 from .readers.kinetics import read_kinetics
+from .readers.label_names import near_name, read_label_names
 from .readers.list_file import read_frame_list, read_list_file
 from .readers.parquet import read_hub, read_parquet
 from .readers.problems import Problems
@@ -40,6 +42,7 @@ _READERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # layout: its reader an
     "hub": (read_hub, ("split", "label_names", "media", "label_column")),
 }
 _REQUIRED = {"ucf101": ("split",), "hmdb51": ("split",)}
+_ADAPTED = ("label_names", "media", "label_column")  # what a `datasets` object takes
 _STREAMS = ("webdataset", "parquet", "hub")  # their readers make the dataset themselves
 _HAS_NO_LINES = ("class_folders",)
 _TAKES_ANY_FILE = ("list_file", "table")  # they name files, which may be videos or images
@@ -51,7 +54,7 @@ NUM_STREAMING_SHARDS = 128
 
 
 def load_video_dataset(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: Any,
     split: str | None = None,
     streaming: bool = False,
     layout: str | None = None,
@@ -66,7 +69,8 @@ def load_video_dataset(
     """List a video data set. Nothing is decoded: a row says where its video lies. `docs/data.md` shows each layout.
 
     Args:
-        name_or_path (`str` or path): a folder or file of one of the layouts, a glob of tar shards, or a Hub id.
+        name_or_path (`str`, path or `datasets` object): a folder or file of one of the layouts, a glob of tar shards,
+            a Hub id, or a `Dataset` or stream of one's own (see `own_datasets.as_video_rows`).
         split (`str`, *optional*): part to read, such as `train`. A list file or table is one part by itself.
         streaming (`bool`, defaults to `False`): return an `IterableDataset`. Its shards: one per tar, one per row
             group of Parquet files, else at most 128, over which the files are spread at random.
@@ -101,7 +105,6 @@ def load_video_dataset(
         >>> dataset[0]
         {'video': {'bytes': None, 'path': '/data/videos/train/left/0.mp4'}, 'label': 0, 'video_id': 'train/left/0.mp4'}
     """
-    layout = choose_layout(name_or_path, split, layout)
     given = {
         "split": split,
         "root": root,
@@ -112,17 +115,44 @@ def load_video_dataset(
         "label_column": label_column,
         "unlabelled": unlabelled or None,
     }
+    if not isinstance(name_or_path, str | os.PathLike):
+        return _adapt(name_or_path, layout, given, streaming)
+    layout = choose_layout(name_or_path, split, layout)
     rows = _read(name_or_path, layout, given, streaming, None)
     if not isinstance(rows, VideoRows):
         return rows
     dataset = rows.to_dataset()
     if not streaming:
         return dataset
-    name = split or "train"
+    mixed = datasets.Dataset(dataset.data.table.take(_mixed_order(dataset)), info=dataset.info)
+    return _as_stream(mixed, split or "train")
+
+
+def _adapt(rows: Any, layout: str | None, given: Mapping[str, Any], streaming: bool) -> Any:
+    """A `datasets` object in the form of rows; of several splits the one that is asked for."""
+    split = given["split"]
+    if isinstance(rows, datasets.DatasetDict | datasets.IterableDatasetDict) and split is not None:
+        if split not in rows:
+            raise ValueError(f"The data set has the splits {list(rows)}, not {split!r}{near_name(split, rows)}.")
+        rows, given = rows[split], {**given, "split": None}
+    _refuse("a data set of `datasets`", {"layout": layout} | {n: v for n, v in given.items() if n not in _ADAPTED})
+    names = read_label_names(given["label_names"])
+    dataset = as_video_rows(rows, media=given["media"], label_column=given["label_column"], label_names=names)
+    if dataset is rows and not isinstance(rows, datasets.Dataset | datasets.IterableDataset):
+        raise TypeError(f"Give a path, a Hub id or a data set of `datasets`, not {type(rows).__name__}.")
+    is_stream = isinstance(dataset, datasets.IterableDataset)
+    if is_stream or not streaming:
+        return dataset
+    return _as_stream(dataset.select(_mixed_order(dataset)), str(dataset.split or "train"))
+
+
+def _mixed_order(dataset: datasets.Dataset) -> np.ndarray:
     # Files are listed class by class: in shards of that order a batch would hold a few classes only.
-    order = np.random.default_rng(0).permutation(len(dataset))
-    mixed = datasets.Dataset(dataset.data.table.take(order), info=dataset.info)
-    stream = mixed.to_iterable_dataset(min(NUM_STREAMING_SHARDS, len(dataset)))
+    return np.random.default_rng(0).permutation(len(dataset))
+
+
+def _as_stream(dataset: datasets.Dataset, name: str) -> datasets.IterableDataset:
+    stream = dataset.to_iterable_dataset(min(NUM_STREAMING_SHARDS, len(dataset)))
     stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=len(dataset))})
     return stream
 

@@ -14,9 +14,14 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 
 NUM_OPEN_SHARDS = 4
+
+# What reading a stranger's Parquet file raises for its content; of a damaged page that is a plain `OSError` without a
+# number, while those of disks and networks have a number or a class of their own.
+_DAMAGE = (pa.ArrowException, UnicodeError, OSError)
 
 # Held while a row is read, so that no process forks in the middle of it: the child would inherit locks of the reading
 # thread, and nobody there would ever release them.
@@ -200,10 +205,18 @@ class _ShardCursor:
         """The next row of the unit, or None at its end."""
         if self._rows is None:
             self._rows = iter(self._shard)
-        for row in self._rows:
-            self._row += 1
-            if (self._row - 1) % self._unit.num_stripes == self._unit.stripe:
-                return row
+        try:
+            for row in self._rows:
+                self._row += 1
+                if (self._row - 1) % self._unit.num_stripes == self._unit.stripe:
+                    return row
+        except _DAMAGE as error:
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                raise
+            self._rows = iter(())  # the shard ends here
+            reason = f"the shard is damaged after its row {self._row}, the rest is lost: {str(error)[:300]}"
+            name = f"shard {self._unit.shard}, row {self._row + 1} and after"
+            return {"video": {"fault": reason}, "label": -1, "video_id": name}
         return None
 
     def place(self) -> tuple[int, int, dict[str, Any] | None]:

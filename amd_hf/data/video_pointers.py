@@ -7,9 +7,13 @@ stranger's list or archive: what it claims is compared with what there is before
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
+
+
+_WIDE = re.compile(r"%[-+ #0]*[\d.*]{3,}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,11 @@ def frame_folder(value: Mapping[str, Any]) -> FrameFolder:
     folder, pattern, num_frames = (value.get(name) for name in ("frame_folder", "frame_pattern", "num_frames"))
     if not isinstance(folder, str) or not isinstance(pattern, str) or not isinstance(num_frames, int):
         raise ValueError(f"a folder of frames needs a path, a pattern and a number of frames, not {value!r:.200}")
+    if not 0 <= num_frames < 2**62:
+        raise ValueError(f"a folder cannot hold {num_frames!r:.100} frames")
     try:
+        if _WIDE.search(pattern):  # `%999999999d` alone would take a gigabyte
+            raise ValueError("its numbers are too wide")
         pattern % 1
     except (TypeError, ValueError) as error:
         raise ValueError(f"the frame pattern {pattern!r:.200} cannot name a file: {error}") from None

@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from ..data.loader import build_eval_loader
+from ..data.own_datasets import as_video_rows
 from ..modeling_amd import AMDModel
 from .multiview import ViewCollator, ViewOptions
 
@@ -140,6 +141,7 @@ def extract_features(
         ValueError: If it holds features of other settings, or a video_id occurs twice.
     """
     folder = Path(folder)
+    rows = as_video_rows(rows)
     video_ids = list(rows["video_id"])
     if len(set(video_ids)) < len(video_ids):
         raise ValueError("A video_id occurs twice: features could not be told apart.")

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..configuration_amd import AMDConfig
 from ..data.decoding import DecodedVideoCache, VideoReadError, open_video
 from ..data.loader import build_eval_loader
+from ..data.own_datasets import as_video_rows
 from ..data.sampling import View, evaluation_views
 from ..data.transforms import resize_short_side
 from ..data.video_source import VideoSource
@@ -245,6 +246,7 @@ def run_multi_view_test(
     Raises:
         ValueError: If a row has no label, the labels are not the model's, or the model's scores are not finite.
     """
+    rows = as_video_rows(rows)
     _check_labelled(rows)
     numbers = match_labels(rows, model.config)
     loader = build_eval_loader(

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..data.loader import build_eval_loader
+from ..data.own_datasets import as_video_rows
 from ..teacher import FrozenTeacher
 
 
@@ -149,7 +150,7 @@ def layer_similarity(
     ours: dict[int, list[torch.Tensor]] = {}
     theirs: dict[int, list[torch.Tensor]] = {}
     unreadable: list[tuple[str, str]] = []
-    chosen = _spread(rows, max_clips)
+    chosen = _spread(as_video_rows(rows), max_clips)
     for batch in build_eval_loader(chosen, batch_size, collator):
         unreadable += batch.get("unreadable", [])
         if batch["pixel_values"] is None:

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 from transformers import TrainerControl
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..data.collators import BUILT_IN_COLLATORS
 from ..data.loader import EpochBatchSampler, build_eval_loader, build_train_loader
+from ..data.own_datasets import as_video_rows
 from ..data.stream_loader import StreamDataLoader, iterate_once
 from ..data.streams import StreamReader, stream_length
 from ..sources import check_processor
@@ -38,7 +40,9 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset and more: As for [`~transformers.Trainer`]; the
-            datasets hold rows of videos (see [`load_video_dataset`]) or whatever `data_collator` takes.
+            datasets hold rows of videos (see [`load_video_dataset`]) or whatever `data_collator` takes. For the
+            built-in collators data sets of one's own may have decoded columns and no `video_id`: see
+            [`~amd_hf.data.own_datasets.as_video_rows`].
         eval_collator (`Callable`, *optional*): Collator of the evaluation set; `data_collator` when not given.
 
     Raises:
@@ -74,6 +78,10 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
             raise ValueError(
                 f"`metric_for_best_model` must be one of {', '.join(self.evaluation_names())}, got {metric!r}."
             )
+        if isinstance(data_collator, BUILT_IN_COLLATORS):
+            kwargs["train_dataset"] = as_video_rows(kwargs.get("train_dataset"))
+        if isinstance(eval_collator or data_collator, BUILT_IN_COLLATORS):
+            kwargs["eval_dataset"] = as_video_rows(kwargs.get("eval_dataset"))
         rows = kwargs.get("train_dataset")
         if isinstance(rows, IterableDataset):
             prepare_arguments(args, rows)
@@ -157,6 +165,8 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if rows is None:
             raise ValueError("Evaluation needs an `eval_dataset`.")
+        if isinstance(self.eval_collator, BUILT_IN_COLLATORS):
+            rows = as_video_rows(rows)
         processes = {"num_processes": args.world_size, "process_index": args.process_index}
         if isinstance(rows, IterableDataset):
             reader = StreamReader(rows, args.seed, shuffle=False, buffer_rows=1, **processes)

@@ -47,7 +47,7 @@ def finetuning_collator(
         erase_probability=args.erase_probability,
         clip_augmentation=clip_augmentation,
     )
-    return ClassificationCollator(loader, training=training)
+    return ClassificationCollator(loader, training=training, num_labels=config.num_labels)
 
 
 def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any) -> ClipLoader:

@@ -13,7 +13,9 @@ from transformers import EarlyStoppingCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
+from ..classifiers import check_labels_fit
 from ..data.clips import ClipAugmentation
+from ..data.collators import ClassificationCollator
 from ..data.erasing import erase_clips
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from ..flops import finetuning_flops
@@ -86,6 +88,10 @@ class AMDFineTuningTrainer(VideoTrainer):
             eval_collator or data_collator or finetuning_collator(model.config, args, False),
             **kwargs,
         )
+        for rows in (
+            (self.train_dataset, self.eval_dataset) if isinstance(self.data_collator, ClassificationCollator) else ()
+        ):
+            check_labels_fit(rows, self.model.config)
         self._embeddings = next(part for part in model.modules() if isinstance(part, AMDPatchEmbeddings))
         self._mixer = BatchMixer(
             mixup_alpha=args.mixup_alpha,
