@@ -11,13 +11,13 @@ from transformers.utils import logging
 
 from .checkpoint_keys import PATCH_EMBEDDING, adapt_input_channels
 from .configuration_amd import AMDConfig
-from .data.readers.label_names import MAX_LABEL
 from .modeling_amd import AMDForImageClassification, AMDForVideoClassification
 from .sources import load_model
 
 
 logger = logging.get_logger(__name__)
 
+_MAX_LABEL = 999_999  # as for labels in files: there are as many names as the largest number says
 _CHANNEL_OPTIONS = ("num_channels", "image_mean", "image_std")  # the embedding is adapted after it has been read
 
 
@@ -34,8 +34,8 @@ def label_names_of(rows: Any) -> list[str]:
     if len(labels) == 0 or any(label is None for label in labels):
         raise ValueError("The videos have no labels: give class folders or a list file of lines `path label`.")
     for label in labels:
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
-            raise ValueError(f"The label {label!r:.100} is no number of a class, from 0 to {MAX_LABEL}.")
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= _MAX_LABEL:
+            raise ValueError(f"The label {label!r:.100} is no number of a class, from 0 to {_MAX_LABEL}.")
     return [str(number) for number in range(max(labels) + 1)]
 
 
