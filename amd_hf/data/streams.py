@@ -19,10 +19,6 @@ import pyarrow as pa
 
 NUM_OPEN_SHARDS = 4
 
-# What reading a stranger's Parquet file raises for its content; of a damaged page that is a plain `OSError` without a
-# number, while those of disks and networks have a number or a class of their own.
-_DAMAGE = (pa.ArrowException, UnicodeError, OSError)
-
 # Held while a row is read, so that no process forks in the middle of it: the child would inherit locks of the reading
 # thread, and nobody there would ever release them.
 _reading = threading.Lock()
@@ -210,8 +206,8 @@ class _ShardCursor:
                 self._row += 1
                 if (self._row - 1) % self._unit.num_stripes == self._unit.stripe:
                     return row
-        except _DAMAGE as error:
-            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+        except (pa.ArrowException, UnicodeError, OSError) as error:
+            if isinstance(error, OSError) and not _is_of_arrow(error):  # a disk or a network that fails ends the run
                 raise
             self._rows = iter(())  # the shard ends here
             reason = f"the shard is damaged after its row {self._row}, the rest is lost: {str(error)[:300]}"
@@ -222,6 +218,14 @@ class _ShardCursor:
     def place(self) -> tuple[int, int, dict[str, Any] | None]:
         """Number of the unit, rows read, and the state of the shard's own reading."""
         return self._number, self._row, self._place if self._rows is None else self._shard.state_dict()
+
+
+def _is_of_arrow(error: OSError) -> bool:
+    """Whether PyArrow raised it for the content of a file: a damaged page is an `OSError` without a number."""
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    return error.errno is None and innermost is not None and "pyarrow" in innermost.tb_frame.f_code.co_filename
 
 
 def _generator(*entropy: int) -> np.random.Generator:
