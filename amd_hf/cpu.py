@@ -11,6 +11,7 @@ import platform
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import nn
 from transformers.utils import logging
 
@@ -86,6 +87,13 @@ def optimize_for_cpu(model: nn.Module) -> nn.Module:
     return model
 
 
+def prepare_for_inference(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Put a model on an accelerator's device, in eval mode; optimised where that is the CPU, in float32."""
+    model = model.to(accelerator.device).eval()
+    is_float32_on_cpu = accelerator.device.type == "cpu" and accelerator.mixed_precision == "no"
+    return optimize_for_cpu(model) if is_float32_on_cpu else model
+
+
 def _why_not() -> str | None:
     """Why oneDNN gains nothing in this process, or None where it does; found out by trying."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
@@ -126,4 +134,4 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
-__all__ = ["optimize_for_cpu"]
+__all__ = ["optimize_for_cpu", "prepare_for_inference"]

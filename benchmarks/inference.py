@@ -20,7 +20,7 @@ import torch
 from common import DTYPES, MatrixProductRates, Turns, Work, keep, machine_line, take_turns
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-from amd_hf import AMDForVideoClassification, convert_checkpoint
+from amd_hf import AMDForVideoClassification, convert_checkpoint, optimize_for_cpu
 from amd_hf.flops import encoder_flops
 
 
@@ -62,6 +62,8 @@ def _make_pass(arm: str, folder: Path, batch_size: int, precision: str, options:
     dtype = DTYPES[precision]
     model = CLASSES[arm].from_pretrained(folder / arm, dtype=dtype, attn_implementation=options.attn_implementation)
     model = model.eval().to(options.device)
+    if arm == OURS and options.device == "cpu" and not (options.plain or options.torch_compile):
+        model = optimize_for_cpu(model)
     clips = _clips(batch_size, dtype).to(options.device)
     run = torch.compile(model) if options.torch_compile else model
 
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="pairs of passes that count, in each pair of processes")
     parser.add_argument("--warmup", type=int, default=2, help="pairs of passes before them")
     parser.add_argument("--attn_implementation", default="sdpa", help="of both: sdpa, eager, ...")
+    parser.add_argument("--plain", action="store_true", help="ours without `optimize_for_cpu`")
     parser.add_argument("--torch_compile", action="store_true", help="compile both")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="threads of PyTorch; by default its own choice")

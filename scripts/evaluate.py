@@ -19,6 +19,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from amd_hf.classifiers import load_trained_classifier
+from amd_hf.cpu import prepare_for_inference
 from amd_hf.data.action_arguments import ActionDataArguments
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.clips import ClipLoader
@@ -119,7 +120,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
     outputs = result_files(Path(options.output_dir), options, METRICS_FILE, CLASSES_FILE, DETECTIONS_FILE)
     check_model_source(source, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
-    model = load_trained_detector(source, **model_options).to(accelerator.device)
+    model = prepare_for_inference(load_trained_detector(source, **model_options), accelerator)
     processor = load_detection_processor(source, model.config)
     loader = evaluation_clip_loader(
         model.config, processor, options.sampling_rate, options.decoder, options.decode_time_limit
@@ -202,7 +203,9 @@ def test_model(
     source: str, data: DataArguments, options: EvaluateOptions, model_options: dict, accelerator: Accelerator
 ) -> MultiViewResult:
     """Tests one model on one data set."""
-    model = load_trained_classifier(source, options.allow_untrained_head, **model_options).to(accelerator.device)
+    model = prepare_for_inference(
+        load_trained_classifier(source, options.allow_untrained_head, **model_options), accelerator
+    )
     if not options.allow_untrained_head:
         check_head_is_trained(model, source)
     rows = data.load(options.split)

@@ -14,6 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from amd_hf.cpu import prepare_for_inference
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.evaluation.features import FeatureOptions, extract_features
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     model = load_model(options.model_name_or_path, **model_options)
-    encoder = model.base_model.to(accelerator.device)
+    encoder = prepare_for_inference(model.base_model, accelerator)
     views = ViewOptions.for_model(
         encoder.config,
         **view_settings(options.model_name_or_path, model.config, options.sampling_rate),

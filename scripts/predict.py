@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from amd_hf.classifiers import load_trained_classifier
+from amd_hf.cpu import prepare_for_inference
 from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.detection_video import draw_detections
 from amd_hf.detectors import load_detection_processor, load_trained_detector
@@ -133,7 +134,7 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     boxes = read_boxes_of_video(options.person_boxes, options.video, options.min_person_score)
     check_model_source(source, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
-    model = load_trained_detector(source, **model_options).to(accelerator.device)
+    model = prepare_for_inference(load_trained_detector(source, **model_options), accelerator)
     processor = load_detection_processor(source, model.config)
     loader = evaluation_clip_loader(
         model.config, processor, options.sampling_rate, options.decoder, options.decode_time_limit
@@ -168,7 +169,7 @@ def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     videos = find_videos(options.videos, options.media)
     check_model_source(options.model_name_or_path, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
-    model = load_trained_classifier(options.model_name_or_path, **model_options).to(accelerator.device)
+    model = prepare_for_inference(load_trained_classifier(options.model_name_or_path, **model_options), accelerator)
     check_head_is_trained(model, options.model_name_or_path)
     views = ViewOptions.for_model(
         model.config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,3 +134,14 @@ def test_without_the_private_operator_every_forward_works(
         torch.testing.assert_close(optimised(clips).logits, wanted)  # it went away after the layers were swapped
         torch.testing.assert_close(optimize_for_cpu(model)(clips).logits, wanted)
     assert not any(isinstance(module, cpu._OneDNNLinear) for module in model.modules())
+
+
+@pytest.mark.parametrize(("precision", "is_swapped"), [("no", True), ("bf16", False)])
+def test_programs_optimise_what_runs_in_float32_on_the_cpu(
+    model: AMDForVideoClassification, precision: str, is_swapped: bool
+) -> None:
+    # An `Accelerator` of another precision than an earlier one of the process is refused.
+    accelerator = SimpleNamespace(device=torch.device("cpu"), mixed_precision=precision)
+    prepared = cpu.prepare_for_inference(model.train(), accelerator)
+    assert not prepared.training
+    assert any(isinstance(module, cpu._OneDNNLinear) for module in prepared.modules()) is is_swapped
