@@ -5,6 +5,7 @@ milliseconds: every public name is loaded when it is first used.
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from .registration import register_with_transformers
@@ -56,6 +57,9 @@ _LAZY_NAMES = {
 __all__ = list(_LAZY_NAMES)
 
 register_with_transformers()
+
+# `transformers.logging` governs what this package logs too: level, handlers and propagation are those of its loggers.
+logging.getLogger(__name__).parent = logging.getLogger("transformers")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .checkpoint_keys import PATCH_EMBEDDING, adapt_input_channels
 from .configuration_amd import AMDConfig
+from .conversion import without_load_report
 from .modeling_amd import AMDForImageClassification, AMDForVideoClassification
 from .sources import load_model
 
@@ -119,9 +120,10 @@ def build_classifier(
     if keeps_head:
         logger.warning(f"{source} is a classifier of the same classes: training goes on from its head.")
         state_dict |= {name: value for name, value in model.state_dict().items() if not name.startswith("amd.")}
-    classifier, info = classifier_class(config).from_pretrained(
-        None, config=config, state_dict=state_dict, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    with without_load_report():
+        classifier, info = classifier_class(config).from_pretrained(
+            None, config=config, state_dict=state_dict, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     unfilled = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
     unfilled = [name for name in unfilled if not name.startswith(("classifier.", "fc_norm."))]
     if unfilled or info["unexpected_keys"]:

@@ -7,8 +7,10 @@ code for AVA, and folders of Transformers' `videomae` and `vit_mae`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +314,21 @@ def _positions_for_export(config: AMDConfig) -> dict[int, int]:
     return {layer: position for position, layer in enumerate(longer)}
 
 
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keeps Transformers' table of missing weights ("LOAD REPORT from: None") from standing beside our own report."""
+    loader = logging.get_logger("transformers.modeling_utils")
+
+    def is_no_report(record: LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    loader.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        loader.removeFilter(is_no_report)
+
+
 def _load(
     model_class: type[AMDPreTrainedModel],
     config: AMDConfig,
@@ -322,7 +339,8 @@ def _load(
     _check_shapes(model_class, config, state_dict, report, new_names)
     join_biases(state_dict)
     report.used = {theirs: re.sub(r"\.qkv\.[qv]_bias$", ".qkv.bias", ours) for theirs, ours in report.used.items()}
-    model, info = model_class.from_pretrained(None, config=config, state_dict=state_dict, output_loading_info=True)
+    with without_load_report():
+        model, info = model_class.from_pretrained(None, config=config, state_dict=state_dict, output_loading_info=True)
     for key in sorted(info["missing_keys"]):
         report.new[key] = next(reason for pattern, reason in new_names if re.fullmatch(pattern, key))
     return model.eval()

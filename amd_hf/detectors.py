@@ -9,6 +9,7 @@ from typing import Any
 from transformers.utils import logging
 
 from .configuration_amd import AMDConfig
+from .conversion import without_load_report
 from .modeling_amd_detection import AMDForActionDetection
 from .sources import load_model, load_processor
 from .video_processing_amd import AMDVideoProcessor
@@ -48,9 +49,10 @@ def build_detector(source: str | None, action_names: Sequence[str], **config_opt
     if isinstance(model, AMDForActionDetection) and model.config.id2label == labels["id2label"]:
         logger.warning(f"{source} is a detector of the same actions: training goes on from its head.")
         state_dict |= {name: value for name, value in model.state_dict().items() if not name.startswith("amd.")}
-    detector, info = AMDForActionDetection.from_pretrained(
-        None, config=config, state_dict=state_dict, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    with without_load_report():
+        detector, info = AMDForActionDetection.from_pretrained(
+            None, config=config, state_dict=state_dict, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     unfilled = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     unfilled = {name for name in unfilled if not name.startswith(("classifier.", "amd.norm."))}
     if unfilled or info["unexpected_keys"]:

@@ -7,26 +7,71 @@ overrides as `--model.hidden_size 192`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import functools
 import json
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
 from .cards.privacy import redact_command
-from .errors import RunStopped
+from .configuration_amd import AMDConfig
+from .errors import RunStopped, error_line, is_disk_full
 from .options_files import load_yaml, read_options
 
 
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
-_USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RunStopped, StrictDataclassError)
+_USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RunStopped, StrictDataclassError, SafetensorError)
+_BROKEN_PIPE_EXIT_CODE = 128 + 13  # SIGPIPE, as the shell reports programs whose reader has gone
+
+# What people type who come from other programs, and what it is called here.
+_OTHER_NAMES = {
+    "device": "a GPU is used where there is one, `CUDA_VISIBLE_DEVICES=1` in front of the command chooses it, and "
+    "`--use_cpu true` stays on the CPU",
+    "gpu": "a GPU is used where there is one; `CUDA_VISIBLE_DEVICES=1` in front of the command chooses it",
+    "gpus": "`torchrun --nproc_per_node N` or `accelerate launch --num_processes N` in front of the program",
+    "cpu": "--use_cpu",
+    "no_cuda": "--use_cpu",
+    "model": "--model_name_or_path",
+    "checkpoint": "--model_name_or_path",
+    "finetune": "--model_name_or_path",
+    "pretrained": "--model_name_or_path",
+    "config": "--recipe",
+    "data_path": "--data",
+    "data_dir": "--data",
+    "dataset": "--data",
+    "video": "--videos",
+    "input": "--videos",
+    "label_names": "--class_names",
+    "root": "--data_root",
+    "out": "--output_dir",
+    "output": "--output_dir",
+    "epochs": "--num_train_epochs",
+    "lr": "--base_learning_rate",
+    "min_lr": "--min_base_learning_rate",
+    "batch_size": "--per_device_train_batch_size",
+    "num_workers": "--dataloader_num_workers",
+    "num_sample": "--num_repetitions",
+    "clip_grad": "--max_grad_norm",
+    "resume": "--resume_from_checkpoint",
+    "auto_resume": "--resume_from_checkpoint",
+    "num_frames": "--model.num_frames",
+    "teacher_dim": "--model.teacher_hidden_size",
+    "path_teacher_model": "--teacher",
+    "model_teacher": "--teacher",
+}
+
+# Names of Python's arguments and the options of the program that runs, for its errors; set by `parse_recipe`.
+_names_of_options: dict[str, str] = {}
 
 
 class _Parser(HfArgumentParser):
@@ -69,6 +114,8 @@ def parse_recipe(
     # Trackers and cards write the command line down: an option that is a secret must be in nobody's files.
     sys.argv[1:] = redact_command(sys.argv[1:])[0]
     parser = _Parser(option_types, description=description)
+    _names_of_options.clear()  # a recipe's errors name its own keys
+    notes: dict[type, list[str]] = {}
     parser.add_argument("--recipe", metavar="FILE", help="YAML file with defaults for any of these options.")
     if has_model_options:
         parser.epilog = "Options of the model's config (AMDConfig) are given as --model.NAME VALUE."
@@ -78,14 +125,21 @@ def parse_recipe(
         recipe = read_options(recipe_path, "recipe")
         model_options = {**_model_section(recipe, recipe_path), **model_options}
         _check_keys(recipe, parser, recipe_path)
+        recipe, notes = _fit_recipe(recipe, parser, option_types, arguments)
         arguments = [*_as_arguments(recipe, parser), *arguments]  # of two values the later one wins
+    _remember_names(option_types, has_model_options)
     if model_options and not has_model_options:
         raise ValueError(f"This program loads its model as it is: it takes no model options, got {model_options}.")
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         arguments, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        raise ValueError(f"Unknown on the command line: {_with_hints(unknown, parser._option_string_actions)}.")
+        models = [name for name in _OTHER_NAMES.values() if name.startswith("--model.")] if has_model_options else []
+        known = [*parser._option_string_actions, *models]
+        raise ValueError(f"Unknown on the command line: {_with_hints(unknown, known)}.")
+    for options in parsed:
+        if type(options) in notes:
+            options.notes = notes[type(options)]
     return *parsed, model_options
 
 
@@ -128,18 +182,68 @@ def check_model_source(source: str | None, option: str) -> None:
 
 
 def run_program(main: Callable[[], Any]) -> None:
-    """Runs a program's `main`; what a user can mend ends it with one line and exit code 2, not with a traceback."""
+    """Runs a program's `main`; what a user can mend ends it with one line and exit code 2, not with a traceback.
+
+    A reader of the output that goes (`| head`) ends it silently, as it does other programs; Ctrl-C with one line.
+    """
     try:
         main()
+        sys.stdout.flush()
     except _USER_ERRORS as error:
+        if isinstance(error, BrokenPipeError) and _has_lost_its_reader():
+            raise SystemExit(_BROKEN_PIPE_EXIT_CODE) from None
         if os.environ.get("AMD_HF_TRACEBACK"):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        sys.stderr.write(f"\nerror: {message}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n")
+        line = f"error: {error_line(error, _names_of_options)}"
+        sys.stderr.write(f"\n{line}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n{_launcher_note()}")
         raise SystemExit(error.exit_code if isinstance(error, RunStopped) else 2) from None
+    except RuntimeError as error:
+        if not is_disk_full(error):
+            raise
+        sys.stderr.write(f"\nerror: {error_line(error)}\n")
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; a training run with checkpoints goes on with --resume_from_checkpoint\n")
+        goes_on = "; with checkpoints it goes on by the same command and --resume_from_checkpoint"
+        sys.stderr.write(f"\ninterrupted{goes_on if 'resume_from_checkpoint' in _names_of_options else ''}\n")
         raise SystemExit(130) from None
+
+
+def _has_lost_its_reader() -> bool:
+    """Whether nobody reads what this program prints; what is left of it, Python's exit must not try to print."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file, as in tests and notebooks
+        return False
+    watched = select.poll()
+    watched.register(output, 0)  # errors alone: of a pipe, that its other end is closed
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in watched.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
+def _launcher_note() -> str:
+    """What to make of the traceback that `accelerate launch` prints after a program that ended with an error."""
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+        return ""
+    return (
+        "(the traceback below, if any, is that of `accelerate launch` and says no more than that this program ended; "
+        "`accelerate launch --quiet` leaves it out)\n"
+    )
+
+
+def _remember_names(option_types: Sequence[type], has_model_options: bool) -> None:
+    """Notes under which names errors speak of the options of these types."""
+    _names_of_options.clear()
+    if has_model_options:
+        _names_of_options.update({option.name: f"--model.{option.name}" for option in dataclasses.fields(AMDConfig)})
+    for option_type in option_types:
+        _names_of_options.update(
+            {field.name: f"--{field.name}" for field in dataclasses.fields(option_type) if field.init}
+        )
+    for option_type in option_types:
+        for argument, name in getattr(option_type, "option_of_argument", {}).items():
+            _names_of_options[argument] = f"--{name}"
 
 
 def _split_model_options(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -197,12 +301,33 @@ def _check_keys(recipe: dict[str, Any], parser: HfArgumentParser, path: Path) ->
         raise ValueError(f"The recipe {path} has unknown option(s): {_with_hints(unknown, known)}.")
 
 
+def _fit_recipe(
+    recipe: dict[str, Any], parser: HfArgumentParser, option_types: Sequence[type], arguments: list[str]
+) -> tuple[dict[str, Any], dict[type, list[str]]]:
+    """Lets option types leave out of a recipe what has no meaning beside the options that were given.
+
+    A type does so by `fit_recipe(recipe, values, given) -> (recipe, notes)`; its notes go to the attribute `notes`.
+    """
+    given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in arguments if word.startswith("--")}
+    notes: dict[type, list[str]] = {}
+    for option_type in option_types:
+        if hasattr(option_type, "fit_recipe"):
+            values, _ = parser.parse_known_args([*_as_arguments(recipe, parser), *arguments])
+            recipe, notes[option_type] = option_type.fit_recipe(recipe, vars(values), given)
+    return recipe, notes
+
+
 def _with_hints(unknown: list[str], known: Iterable[str]) -> str:
     """Names what is unknown, each with the nearest known name."""
-    hints = []
+    known, hints = list(known), []
     for name in unknown:
-        match = difflib.get_close_matches(name.partition("=")[0], list(known), n=1)
-        hints.append(f"`{name}`" + (f" (did you mean `{match[0]}`?)" if match else ""))
+        word = name.partition("=")[0]
+        other = _OTHER_NAMES.get(word.lstrip("-").replace("-", "_")) if word.startswith("--") else None
+        match = [other] if other in known else difflib.get_close_matches(word, known, n=1)
+        if other is not None and not other.startswith("--"):
+            hints.append(f"`{name}` ({other})")
+        else:
+            hints.append(f"`{name}`" + (f" (did you mean `{match[0]}`?)" if match else ""))
     return ", ".join(hints)
 
 

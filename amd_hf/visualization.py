@@ -124,6 +124,30 @@ def _unpatchify(patches: torch.Tensor, model: AMDForPreTraining) -> torch.Tensor
     return grid.reshape(patches.shape[0], config.num_frames, channels, *config.image_height_width)
 
 
+def spread_over_classes(labels: Sequence[int | None], num_shown: int) -> list[int]:
+    """Indices of at most `num_shown` rows, of as many classes as possible, spread evenly over classes and rows.
+
+    Args:
+        labels (`Sequence[int]`): Each row's label, the same everywhere (such as None) where there are none.
+        num_shown (`int`): How many rows are wanted.
+    """
+    rows_of: dict[int | None, list[int]] = {}
+    for row, label in enumerate(labels):
+        rows_of.setdefault(label, []).append(row)
+    groups = list(rows_of.values())
+    chosen = _evenly(groups, num_shown)
+    # With fewer classes than rows each class gives its share of rows, the first ones one more.
+    share, more = divmod(num_shown, len(chosen)) if chosen else (0, 0)
+    counts = [share + (number < more) for number in range(len(chosen))]
+    return sorted(row for group, count in zip(chosen, counts, strict=True) for row in _evenly(group, count))
+
+
+def _evenly(items: Sequence[Any], number: int) -> list[Any]:
+    """At most `number` of the items, from the first to the last at equal steps."""
+    number = min(number, len(items))
+    return [items[len(items) * index // number] for index in range(number)]
+
+
 def draw_reconstructions(rows: Mapping[str, torch.Tensor], path: str | Path, max_frames: int = 8) -> Path:
     """Draws the outcome of [`reconstruct_clips`] as one picture: a block per clip, a line per row, a column per frame.
 

@@ -1,8 +1,9 @@
-"""Check the videos of a data set: decode them all, write a list of the good ones and a report of the others.
+"""Check the videos of a data set: decode them all and name those that are damaged, too short or no videos at all.
 
 python scripts/check_videos.py --data videos/ --split train --output_dir checked/
 
-The last line printed says how to give the list to the other programs (`--data checked/clean.csv --data_root ...`).
+With `--output_dir` the outcome is written there, as report.json and as a list of the good videos; the last line then
+says how to give that list to other programs (`--data checked/clean.csv --data_root ...`). Else nothing is written.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ from amd_hf.output_folders import OutputFiles
 from amd_hf.recipes import parse_recipe, run_program
 
 
+_OUTPUT_FILES = ("report.json", "clean.csv", "clean.txt", "label_names.txt")
+
+
 @dataclass
 class CheckVideosOptions:
     """What to look for, and where the outcome goes."""
 
     split: str | None = field(default=None, metadata={"help": "Split of `data` to check."})
-    output_dir: str = field(
-        default="checked", metadata={"help": "Folder for report.json, clean.csv (clean.txt for frames), label names."}
+    output_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for report.json, clean.csv (clean.txt for frames), label names; by default nothing is "
+            "written."
+        },
     )
     overwrite: bool = field(
         default=False,
@@ -54,9 +62,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data, options, _ = parse_recipe((DataArguments, CheckVideosOptions), argv, __doc__, has_model_options=False)
     if data.data is None:
         raise ValueError("Say what to check: `--data FOLDER_OR_FILE`.")
-    folder = Path(options.output_dir)
-    names = ("report.json", "clean.csv", "clean.txt", "label_names.txt")
-    outputs = OutputFiles([folder / name for name in names], "check_videos.py", options.overwrite)
+    outputs = None
+    if options.output_dir is not None:
+        files = [Path(options.output_dir) / name for name in _OUTPUT_FILES]
+        outputs = OutputFiles(files, "check_videos.py", options.overwrite)
     rows = data.load(options.split)
     looking_for = CheckOptions(
         min_frames=options.min_frames, decode_all=options.decode_all, time_limit=options.time_limit
@@ -89,6 +98,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "bad": [_entry(check) for check in bad],
     }
+    for status in FAULTS:
+        for check in bad:
+            if check.status == status:
+                print(f"{status}: {check.row['video_id']}: {check.reason}")
+    print(", ".join(f"{counts[status]:,} {status}" for status in (OK, *FAULTS)))
+    if outputs is None:
+        print("nothing was written: `--output_dir FOLDER` keeps this report and a list of the good videos")
+    else:
+        write_outcome(outputs, Path(options.output_dir), report, good, rows)
+    return report
+
+
+def write_outcome(
+    outputs: OutputFiles, folder: Path, report: Mapping[str, Any], good: list[Mapping[str, Any]], rows: Any
+) -> None:
+    """Writes the report and the list of the good videos, and says where they are."""
     label_names = getattr((rows.features or {}).get("label"), "names", None)
     with outputs:
         text = json.dumps(report, indent=2, ensure_ascii=False)
@@ -97,11 +122,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             clean: CleanList | str = write_clean_list(good, folder, label_names)
         except ValueError as error:
             clean = str(error)
-    for status in FAULTS:
-        for check in bad:
-            if check.status == status:
-                print(f"{status}: {check.row['video_id']}: {check.reason}")
-    print(", ".join(f"{counts[status]:,} {status}" for status in (OK, *FAULTS)))
     print(f"report: {folder / 'report.json'}")
     if isinstance(clean, str):
         print(clean)
@@ -109,7 +129,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         root = f" --data_root {clean.root}" if clean.root is not None else ""
         names = f" --class_names {clean.label_names}" if clean.label_names is not None else ""
         print(f"clean list: --data {clean.file}{root}{names}")
-    return report
 
 
 def _without_content(video: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def train_model(
     if trainer.args.process_index == 0:
         start = source or "from scratch"
         print(describe_run(trainer, start=start, classes=trainer.model.config.num_labels), flush=True)
-        for departure in departures(trainer, read_recipe(argv)):
+        notes = getattr(trainer.program_options[0], "notes", [])
+        for departure in [*notes, *departures(trainer, read_recipe(argv))]:
             print(f"warning: {departure}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()

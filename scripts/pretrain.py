@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     if args.process_index == 0:
         teacher = "none: plain masked autoencoding" if trainer.teacher is None else trainer.teacher.describe()
         print(describe_run(trainer, teacher=teacher), flush=True)
-        for departure in departures(trainer, read_recipe(argv)):
+        for departure in [*data.notes, *departures(trainer, read_recipe(argv))]:
             print(f"warning: {departure}", flush=True)
     trainer.program_options = (data, options)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -27,7 +27,7 @@ from amd_hf.output_folders import OutputFiles
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.sources import load_model, load_processor
 from amd_hf.teacher import FrozenTeacher
-from amd_hf.visualization import draw_reconstructions, reconstruct_clips, save_similarity
+from amd_hf.visualization import draw_reconstructions, reconstruct_clips, save_similarity, spread_over_classes
 
 
 @dataclass
@@ -45,7 +45,9 @@ class VisualizeOptions:
         metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
     )
     num_clips: int = field(default=32, metadata={"help": "Clips compared by CKA, spread evenly over the data."})
-    num_shown: int = field(default=3, metadata={"help": "Clips whose reconstructions are drawn."})
+    num_shown: int = field(
+        default=3, metadata={"help": "Clips whose reconstructions are drawn, of as many classes as there are."}
+    )
     sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
     decode_time_limit: float | None = decode_time_limit_option()
@@ -71,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         raise ValueError(f"{options.model_name_or_path} holds {type(model).__name__}: take a pre-trained model.")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     rows, collator = data.load(options.split), _collator(model, options)
-    shown = collator([rows[index] for index in range(min(options.num_shown, len(rows)))])
+    shown = collator([rows[index] for index in spread_over_classes(rows["label"], options.num_shown)])
     if shown["pixel_values"] is None:
-        raise ValueError(f"None of the first {options.num_shown} videos can be read: {shown['unreadable'][:1]}.")
+        raise ValueError(f"None of the {shown['num_tried']} videos chosen can be read: {shown['unreadable'][:1]}.")
     names = ("pixel_values", "bool_masked_pos", "teacher_bool_masked_pos")
     clips, mask, teacher_mask = (None if shown.get(name) is None else shown[name] for name in names)
     frames = reconstruct_clips(model, clips, mask, teacher_mask)

@@ -26,6 +26,7 @@ _ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)  # tiny models: threads cost more than they gain, and much more when tests share the cores
 transformers_logging.disable_progress_bar()
+transformers_logging.enable_propagation()  # to pytest's `caplog`
 
 
 @pytest.fixture(autouse=True)

@@ -144,7 +144,11 @@ def test_resume_flag_may_stand_alone(tmp_path: Path, arguments: list[str], expec
     assert _parse(tmp_path, None, *arguments)[0].resume_from_checkpoint == expected
 
 
-def test_training_arguments_take_dictionaries_lists_and_numbers_from_a_recipe(tmp_path: Path) -> None:
+def test_training_arguments_take_dictionaries_lists_and_numbers_from_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether TensorBoard is installed where the tests run is another matter.
+    monkeypatch.setattr("amd_hf.training.base_args.get_available_reporting_integrations", lambda: ["tensorboard"])
     (tmp_path / "r.yaml").write_text(
         "learning_rate: 1e-3\nbase_learning_rate: null\nreport_to: [tensorboard]\nuse_cpu: true\n"
         "accelerator_config: {split_batches: false}\nmin_base_learning_rate: 1e-6\nadam_beta2: 0.9\n"

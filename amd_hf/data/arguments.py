@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 
 from ..classifiers import label_names_of
-from .loading import LAYOUTS, choose_layout, load_video_dataset, takes_label_names, validate_annotations
+from .loading import (
+    LAYOUTS,
+    choose_layout,
+    load_video_dataset,
+    takes_label_names,
+    takes_split,
+    validate_annotations,
+)
 from .readers.problems import Problems
 
 
 @dataclass
 class DataArguments:
     """The videos, and how they are laid out."""
+
+    # Arguments of `load_video_dataset`, as its errors name them, whose options have other names.
+    option_of_argument: ClassVar[Mapping[str, str]] = {"label_names": "class_names", "root": "data_root"}
 
     data: str | None = field(
         default=None, metadata={"help": "Videos: folder, annotation file, tar shards, Parquet (docs/data.md)."}
@@ -24,10 +36,14 @@ class DataArguments:
         default=None, metadata={"help": "Layout of the data; by default what it looks like.", "choices": list(LAYOUTS)}
     )
     data_root: str | None = field(
-        default=None, metadata={"help": "Folder of the videos, where paths of an annotation file start from."}
+        default=None,
+        metadata={"help": "Folder of the videos, where paths of an annotation file start from."},
     )
     class_names: str | None = field(
-        default=None, metadata={"help": "File with one class name per line, in the order of the labels."}
+        default=None,
+        metadata={
+            "help": "File with one class name per line, in the order of the labels.",
+        },
     )
     fold: int | None = field(default=None, metadata={"help": "Official split 1, 2 or 3 of UCF101 and HMDB51."})
     media: str | None = field(
@@ -47,14 +63,20 @@ class DataArguments:
         streaming: bool = False,
         data: str | None = None,
         label_names: Sequence[str] | None = None,
+        split_option: str = "split",
     ) -> Any:
         """Read `split` of `data` (by default these arguments' own).
 
         `label_names` serve where `class_names` is not set and the layout does not name its labels itself.
+        `split_option` is the option that `split` was given by, for errors.
 
         Raises:
             ValueError, FileNotFoundError: see `load_video_dataset`.
         """
+        with _naming_split(split_option):
+            return self._load(split, streaming, data, label_names)
+
+    def _load(self, split: str | None, streaming: bool, data: str | None, label_names: Sequence[str] | None) -> Any:
         source = self._source(data)
         names: str | Sequence[str] | None = self.class_names
         if names is None and takes_label_names(choose_layout(source, split, self.layout)):
@@ -93,27 +115,60 @@ class TrainingDataArguments(DataArguments):
         default=None, metadata={"help": "Videos to evaluate on, where they are listed apart; by default `data`."}
     )
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on while training."})
+    notes: list[str] = field(default_factory=list, init=False, repr=False)  # what `fit_recipe` left out
     streaming: bool = field(
         default=False, metadata={"help": "Read the training set as a stream, shard by shard, in one pass an epoch."}
     )
 
     def load_training(self) -> Any:
         """The training set, a stream with `streaming`."""
-        return self.load(self.train_split, self.streaming)
+        return self.load(self.train_split, self.streaming, split_option="train_split")
 
     def load_evaluation(self, label_names: Sequence[str] | None = None) -> Any:
         """The evaluation set, map-style; None where neither `eval_data` nor `eval_split` is set."""
-        return self.load_apart(self.eval_data, self.eval_split, label_names)
+        return self.load_apart("eval", label_names)
 
-    def load_apart(self, data: str | None, split: str | None, label_names: Sequence[str] | None = None) -> Any:
-        """A set beside the training set, None where neither its `data` nor its `split` is set.
+    def load_apart(self, part: str, label_names: Sequence[str] | None = None) -> Any:
+        """A set beside the training set, `eval` or `test`; None where neither its data nor its split is set.
 
         `label_names` are those of the training set. They number the labels of other `data` alike; splits of the same
         data do so by themselves.
         """
+        data, split = getattr(self, f"{part}_data"), getattr(self, f"{part}_split")
         if data is None and split is None:
             return None
-        return self.load(split, data=data, label_names=label_names if data is not None else None)
+        label_names = label_names if data is not None else None
+        return self.load(split, data=data, label_names=label_names, split_option=f"{part}_split")
+
+    @classmethod
+    def fit_recipe(
+        cls, recipe: Mapping[str, Any], values: Mapping[str, Any], given: Set[str]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Leave out of a recipe the splits that the data does not have, such as those of list files.
+
+        Args:
+            recipe (`Mapping`): its options.
+            values (`Mapping`): all options as they stand with the recipe.
+            given (set of `str`): the options that the command line names: what a user asks for is never left out.
+
+        Returns:
+            The recipe's options that count, and a sentence for each part of the recipe that is left out with a split.
+        """
+        recipe, notes = dict(recipe), []
+        for part, use in _PARTS.items():
+            option, data = f"{part}_split", values.get(f"{part}_data") or values["data"]
+            is_of_recipe = recipe.get(option) is not None and option not in given
+            if data is None or not is_of_recipe or _takes_split(data, values["layout"]):
+                continue
+            split = recipe.pop(option)
+            if part != "train" and values.get(f"{part}_data") is None:
+                notes.append(
+                    f"{data} has no splits, so there is no {split!r} for the recipe's {use}, which is left out: name "
+                    f"other videos by `--{part}_data`."
+                )
+                if part == "eval" and "eval_strategy" not in given:
+                    recipe.pop("eval_strategy", None)
+        return recipe, notes
 
 
 @dataclass
@@ -127,7 +182,29 @@ class FineTuningDataArguments(TrainingDataArguments):
 
     def load_test(self, label_names: Sequence[str] | None = None) -> Any:
         """The test set, map-style; None where neither `test_data` nor `test_split` is set."""
-        return self.load_apart(self.test_data, self.test_split, label_names)
+        return self.load_apart("test", label_names)
+
+
+_PARTS = {"train": "training", "eval": "evaluation while training", "test": "test at the end"}
+
+
+def _takes_split(data: str, layout: str | None) -> bool:
+    try:
+        return takes_split(data, layout)
+    except (OSError, ValueError):
+        return True  # whoever loads the data says what is wrong with it
+
+
+@contextmanager
+def _naming_split(option: str) -> Iterator[None]:
+    """Lets errors about `split`, the argument of `load_video_dataset`, name the option of the program instead."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        message = re.sub(r"`split(=[^`]*)?`", lambda found: f"`{option}{found[1] or ''}`", str(error))
+        if option == "split" or type(error) not in (ValueError, FileNotFoundError) or message == str(error):
+            raise
+        raise type(error)(message) from error
 
 
 def training_label_names(rows: Any) -> list[str]:

@@ -21,6 +21,7 @@ from .readers.parquet import read_hub, read_parquet
 from .readers.problems import Problems
 from .readers.rows import MEDIA_SUFFIXES, VideoRows
 from .readers.something_something import read_something_something
+from .readers.splits import has_splits
 from .readers.table import read_table
 from .readers.ucf101 import read_ucf101
 from .readers.videofolder import read_videofolder
@@ -183,6 +184,16 @@ def choose_layout(name_or_path: str | os.PathLike[str], split: str | None = None
 def takes_label_names(layout: str) -> bool:
     """Whether label names can be given for a layout; the others bring their own."""
     return "label_names" in _READERS[layout][1]
+
+
+def takes_split(name_or_path: str | os.PathLike[str], layout: str | None = None) -> bool:
+    """Whether `load_video_dataset` can be asked for a split of `name_or_path`: a list file, say, is one by itself.
+
+    Raises:
+        FileNotFoundError, ValueError: see `choose_layout`.
+    """
+    layout = choose_layout(name_or_path, None, layout)
+    return "split" in _READERS[layout][1] and has_splits(Path(name_or_path).expanduser(), layout)
 
 
 def validate_annotations(

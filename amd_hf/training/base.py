@@ -11,7 +11,7 @@ from datasets import IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from ..data.collators import BUILT_IN_COLLATORS
 from ..data.loader import EpochBatchSampler, build_eval_loader, build_train_loader
@@ -29,7 +29,7 @@ from .reading_log import ReadingLog
 from .resumable import ResumableTrainer
 from .step_batches import StepBatches
 from .stream_runs import load_position, prepare_arguments, save_position
-from .throughput import ThroughputMeter
+from .throughput import ThroughputMeter, speak_of_time_left
 
 
 class VideoTrainer(PublishingTrainer, ResumableTrainer):
@@ -90,7 +90,13 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
                 f"`train_dataset` is a stream of a kind ({type(rows).__name__}) whose place cannot be saved: give a "
                 "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` does, or rows with a length."
             )
+        if args.eval_strategy != IntervalStrategy.NO and kwargs.get("eval_dataset") is None:
+            raise ValueError(
+                f"`eval_strategy` is {args.eval_strategy.value}, but there are no videos to evaluate on: name them "
+                "(`--eval_split`, `--eval_data`; from Python `eval_dataset=...`), or leave it out."
+            )
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        speak_of_time_left(self)
         check_sharding(args, self.accelerator)
         self.eval_collator = eval_collator or self.data_collator
         self.reading_log = ReadingLog(args.max_unreadable_share)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from ..cards.privacy import hide_identity, is_secret_name
 from ..data.decoding import check_decode_time_limit, decode_time_limit_option
@@ -14,6 +15,22 @@ from .launching import check_processes
 
 
 _DEFAULT_LEARNING_RATE = next(f.default for f in fields(TrainingArguments) if f.name == "learning_rate")
+
+# Where the Trainer can send its logs, and the package that each needs.
+_TRACKERS = {
+    "azure_ml": "azureml-core",
+    "clearml": "clearml",
+    "codecarbon": "codecarbon",
+    "comet_ml": "comet-ml",
+    "dagshub": "dagshub mlflow",
+    "dvclive": "dvclive",
+    "mlflow": "mlflow",
+    "neptune": "neptune",
+    "swanlab": "swanlab",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
 
 
 @dataclass
@@ -29,6 +46,7 @@ class VideoTrainingArguments(TrainingArguments):
     Raises:
         ValueError: For a value out of its range, two learning rates that contradict each other, or when the process
             did not find those started with it.
+        ImportError: If `report_to` names a tracker whose package is not installed.
     """
 
     learning_rate: float = field(  # type: ignore[assignment]
@@ -105,6 +123,7 @@ class VideoTrainingArguments(TrainingArguments):
         is_direction_given = self.greater_is_better is not None
         super().__post_init__()
         check_processes(self)
+        self._check_trackers()
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
         if metric.startswith("loss_") and not is_direction_given:
             self.greater_is_better = (
@@ -161,6 +180,15 @@ class VideoTrainingArguments(TrainingArguments):
     def to_dict(self) -> dict[str, Any]:
         """As for [`~transformers.TrainingArguments`], for logs and trackers: nothing private in it."""
         return hide_identity(super().to_dict())
+
+    def _check_trackers(self) -> None:
+        available = get_available_reporting_integrations()
+        for name in self.report_to or []:
+            if name in _TRACKERS and name not in available:
+                raise ImportError(
+                    f"`report_to` names {name}, whose package is not installed: `pip install {_TRACKERS[name]}`, or "
+                    "`--report_to none`."
+                )
 
     def _check_rates(self) -> None:
         name = "learning_rate" if self.base_learning_rate is None else "base_learning_rate"

@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 
 class ThroughputMeter(TrainerCallback):
@@ -92,3 +100,45 @@ class ThroughputMeter(TrainerCallback):
         self._window_start, self._num_clips = now, 0
         self._seconds_waiting = self._seconds_paused = 0.0
         return found
+
+
+def in_words(hours: float) -> str:
+    """A time as people say it: "13 s", "42 min", "5 h 07 min", "3 days 4 h"."""
+    seconds = round(hours * 3600)
+    if seconds < 100:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{round(minutes / 60) // 24} days {round(minutes / 60) % 24} h"
+
+
+class _TimeLeftInWords(TrainerCallback):
+    """Lets a callback that prints logs say `time_left` in words; trackers and the history get `hours_left`."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs is not None and "hours_left" in logs:
+            logs = {
+                "time_left" if name == "hours_left" else name: in_words(value) if name == "hours_left" else value
+                for name, value in logs.items()
+            }
+        super().on_log(args, state, control, logs=logs, **kwargs)
+
+
+class _Progress(_TimeLeftInWords, ProgressCallback):
+    pass
+
+
+class _Printer(_TimeLeftInWords, PrinterCallback):
+    pass
+
+
+def speak_of_time_left(trainer: Trainer) -> None:
+    """Lets what a Trainer prints name the time left in words; a notebook's table stays as it is."""
+    kinds: tuple[tuple[type, type], ...] = ((ProgressCallback, _Progress), (PrinterCallback, _Printer))
+    for theirs, ours in kinds:
+        if any(type(callback) is theirs for callback in trainer.callback_handler.callbacks):
+            trainer.remove_callback(theirs)
+            trainer.add_callback(ours)

@@ -214,21 +214,24 @@ def _ends_with(program: Any, arguments: list[str], capsys: pytest.CaptureFixture
         (["--train_split", "nowhere"], "There is no split 'nowhere'"),
         (["--model.student_mask_ratio", "0.25"], "got teacher 0.5 and student 0.25"),
         (["--model.student_mask_ratio", "0"], "got teacher 0.5 and student 0"),
-        (["--model.hidden_size", "18", "--model.num_attention_heads", "4"], "`hidden_size` 18 must be a multiple of"),
-        (["--model.hiden_size", "16"], "`hiden_size` (did you mean `hidden_size`?)"),
+        (
+            ["--model.hidden_size", "18", "--model.num_attention_heads", "4"],
+            "`--model.hidden_size` 18 must be a multiple of",
+        ),
+        (["--model.hiden_size", "16"], "`hiden_size` (did you mean `--model.hidden_size`?)"),
         (["--model.hidden_size", "wide"], "'hidden_size' expected int, got str"),
         (["--teacher", "{tmp}/nowhere"], "There is no folder '{tmp}/nowhere', given as `--teacher`"),
-        (["--teacher", "{work}/teacher"], "no alignment modules: build it with `teacher_hidden_size`"),
+        (["--teacher", "{work}/teacher"], "no alignment modules: build it with `--model.teacher_hidden_size`"),
         (["--teacher", "{work}/teacher", "--model.teacher_hidden_size", "20"], "teacher 16, student 20"),
         (["--teacher", "{work}/data", "--model.teacher_hidden_size", "16"], "{work}/data has no config.json"),
         (["--init_from", "{tmp}/nowhere"], "There is no folder '{tmp}/nowhere', given as `--init_from`"),
         (["--per_device_train_batch_size", "32"], "16 videos, fewer than the 32 of one optimizer step"),
-        (["--decoder", "vlc"], "`decoder` must be one of"),
+        (["--decoder", "vlc"], "`--decoder` must be one of"),
         (["--alignment_loss", "l3"], "invalid choice: 'l3'"),
         (["--num_repetitons", "3"], "`--num_repetitons` (did you mean `--num_repetitions`?)"),
         (["--recipe", "{tmp}/misspelt.yaml"], "unknown option(s): `max_step` (did you mean `max_steps`?)"),
         (["--recipe", "{tmp}/nowhere.yaml"], "There is no recipe {tmp}/nowhere.yaml"),
-        (["--learning_rate", "1e-3"], "Got both `learning_rate` 0.001 and `base_learning_rate` 0.0012"),
+        (["--learning_rate", "1e-3"], "Got both `--learning_rate` 0.001 and `--base_learning_rate` 0.0012"),
     ],
 )
 def test_pretrain_refuses_bad_input(
@@ -277,7 +280,7 @@ def test_pretrain_refuses_bad_input(
         (["--clip_augmentation", "json:nowhere"], "Module json has no function 'nowhere'"),
         (["--clip_augmentation", "json"], "Name a function as `module:function`"),
         (["--test_mode", "sparse"], "invalid choice: 'sparse'"),
-        (["--layer_decay", "0"], "`layer_decay` must be above 0"),
+        (["--layer_decay", "0"], "`--layer_decay` must be above 0"),
     ],
 )
 def test_finetune_refuses_bad_input(
@@ -310,7 +313,7 @@ def test_finetune_refuses_bad_input(
             ["--data", "{tmp}/classes"],
             "1 of the 2 classes of the data are unknown to the model (it has 'right'): 'rihgt'",
         ),
-        (["--num_segments", "0"], "`num_segments` must be at least 1"),
+        (["--num_segments", "0"], "`--num_segments` must be at least 1"),
     ],
 )
 def test_evaluate_refuses_bad_input(
@@ -337,7 +340,7 @@ def test_evaluate_refuses_bad_input(
     [
         (["--videos", "{tmp}/text.mp4"], "None of the videos could be read"),
         (["--model_name_or_path", "{work}/student"], "is no trained classifier"),
-        (["--top_k", "0"], "`top_k` must be at least 1"),
+        (["--top_k", "0"], "`--top_k` must be at least 1"),
         (["--videos"], "expected at least one argument"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from .hmdb51 import find_lists
 from .kinetics import COLUMNS, has_kinetics_annotations
 from .listing import folder_names, video_names
+from .rows import MEDIA_SUFFIXES, is_video_file
 from .something_something import is_something_something
 from .text_files import csv_header
 from .ucf101 import LIST_FOLDER
@@ -69,6 +70,11 @@ def _guess_file(path: Path) -> str:
     by_suffix = {".tar": "webdataset", ".parquet": "parquet", ".jsonl": "table", ".json": "something_something"}
     if suffix in by_suffix:
         return by_suffix[suffix]
+    if any(is_video_file(path.name, media) for media in MEDIA_SUFFIXES):
+        raise ValueError(
+            f"{path} is one video or image by itself: give the folder that it lies in, or a list file with one "
+            "`path label` per line."
+        )
     if suffix == ".csv":
         header = set(csv_header(path))
         if header >= COLUMNS:

@@ -1,0 +1,586 @@
+"""How programs behave where a user errs or leaves: readers that go, Ctrl-C, full disks, names of other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from amd_hf import AMDForPreTraining, AMDModel
+from amd_hf.data.arguments import FineTuningDataArguments
+from amd_hf.data.loading import takes_split
+from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.training.throughput import in_words
+from amd_hf.visualization import spread_over_classes
+from tests.helpers import miniatures
+from tests.helpers.models import tiny_config
+from tests.helpers.training import ROOT, load_script, one_error_line, pretraining_args, script_environment
+from tests.helpers.videos import write_list, write_video
+from tests.scripts.conftest import Work
+
+
+Program = Callable[[str], Any]
+
+
+def _ends_with(main: Callable[[], Any], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """The one line with which a program refuses to go on."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as outcome:
+        run_program(main)
+    assert outcome.value.code == code
+    return one_error_line(capsys.readouterr().err)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits that a recipe names and the data does not have
+# ---------------------------------------------------------------------------------------------------------------------
+
+_RECIPE = ["--recipe", str(ROOT / "configs/finetune/amd_vit_small_k400.yaml")]
+
+
+def _data(*arguments: str, recipe: list[str] = _RECIPE) -> FineTuningDataArguments:
+    """What the paper's recipe makes of options that name data."""
+    kept = ("train_split", "eval_split", "test_split", "eval_strategy")
+    lines = [line for line in Path(recipe[1]).read_text().splitlines() if line.startswith(kept[:3])]
+    file = Path(arguments[1]).parent / "splits.yaml"
+    file.write_text("\n".join(lines) + "\n")
+    data, _ = parse_recipe((FineTuningDataArguments,), ["--recipe", str(file), *arguments], has_model_options=False)
+    return data
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
+def test_recipe_with_splits_reads_lists_that_are_splits_by_themselves(suffix: str, tmp_path: Path) -> None:
+    copy = miniatures.tables(tmp_path)
+    files = {name: str(tmp_path / f"{name}.{suffix}") for name in ("train", "validation", "test")}
+    data = _data("--data", files["train"], "--eval_data", files["validation"], "--test_data", files["test"])
+    assert data.notes == []
+    sets = {"train": data.load_training(), "validation": data.load_evaluation(), "test": data.load_test()}
+    for name, rows in sets.items():
+        assert [row["video_id"] for row in rows] == [sample.video_id for sample in copy.samples[name]]
+
+
+def test_recipe_with_splits_reads_the_released_lists_of_frames(tmp_path: Path) -> None:
+    copy = miniatures.something_something_frames(tmp_path)
+    data = _data("--data", str(tmp_path / "train.txt"), "--eval_data", str(tmp_path / "validation.txt"))
+    assert [len(data.load_training()), len(data.load_evaluation())] == [3, 2]
+    assert data.load_test() is None
+    (note,) = data.notes
+    assert "train.txt has no splits" in note
+    assert "`--test_data`" in note
+    assert copy.label_names
+
+
+@pytest.mark.parametrize("make", ["flat", "class_folders", "json", "one_csv"])
+def test_recipe_with_splits_reads_data_without_splits_whole(make: str, tmp_path: Path) -> None:
+    if make in ("flat", "class_folders"):
+        for name in ("a/1.mp4", "b/2.mp4") if make == "class_folders" else ("1.mp4", "2.mp4"):
+            write_video(tmp_path / "videos" / name, 2, 32, 32)
+        data, expected = tmp_path / "videos", 2
+    elif make == "json":
+        miniatures.something_something(tmp_path / "ssv2")
+        data, expected = tmp_path / "ssv2" / "something-something-v2-train.json", 4
+    else:
+        miniatures.kinetics(tmp_path / "k400")
+        data, expected = tmp_path / "k400" / "annotations" / "train.csv", 4
+    options = _data("--data", str(data), *(["--data_root", str(tmp_path / "k400")] if make == "one_csv" else []))
+    assert len(options.load_training()) == expected
+    assert options.load_evaluation() is None
+    assert len(options.notes) == 2
+
+
+def test_splits_of_a_recipe_count_where_the_layout_has_them(tmp_path: Path) -> None:
+    copy = miniatures.class_folders(tmp_path / "videos")
+    data = _data("--data", str(copy.folder))
+    assert [len(data.load_training()), len(data.load_evaluation()), len(data.load_test())] == [6, 6, 6]
+    for name in ("Train/a/1.mp4", "Val/a/2.mp4"):
+        write_video(tmp_path / "other" / name, 2, 32, 32)
+    with pytest.raises(FileNotFoundError, match=r"no split 'train'.*\['Train', 'Val'\].*`train_split`"):
+        _data("--data", str(tmp_path / "other")).load_training()
+
+
+def test_split_that_the_user_gives_for_a_list_is_refused_by_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    miniatures.tables(tmp_path)
+    for option, load in (("train_split", "load_training"), ("eval_split", "load_evaluation")):
+        data = _data("--data", str(tmp_path / "train.txt"), f"--{option}", "train")
+        line = _ends_with(lambda load=load, data=data: getattr(data, load)(), capsys)  # type: ignore[misc]
+        assert f"`--{option}` has no meaning for the layout 'list_file'" in line
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "expected"),
+    [
+        (miniatures.webdataset, "", True),
+        (miniatures.webdataset, "train-*.tar", False),
+        (miniatures.parquet, "", True),
+        (miniatures.kinetics, "", True),
+        (miniatures.ucf101, "", True),
+        (miniatures.class_folders, "", True),
+        (miniatures.class_folders, "train", False),
+        (miniatures.tables, "train.csv", False),
+    ],
+)
+def test_layouts_say_whether_they_have_splits(make: Any, place: str, expected: bool, tmp_path: Path) -> None:
+    make(tmp_path)
+    assert takes_split(tmp_path / place) is expected
+
+
+def test_fine_tuning_by_the_papers_recipe_takes_a_list_file(
+    work: Work, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = sorted((work.data / "train").rglob("*.mp4"))
+    lines = [f"{video} {number % 2}" for number, video in enumerate(videos)]
+    recipe = (work.root / "finetune.yaml").read_text() + "eval_strategy: epoch\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    arguments = ["--recipe", str(tmp_path / "recipe.yaml"), "--data", str(write_list(tmp_path / "train.txt", lines))]
+    arguments += ["--model_name_or_path", str(work.root / "student"), "--output_dir", str(tmp_path / "out")]
+    program("finetune").main([*arguments, "--max_steps", "1"])
+    said = capsys.readouterr().out
+    assert re.search(r"warning: .*train.txt has no splits, .*evaluation while training.*`--eval_data`", said)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    capsys.readouterr()
+    line = _ends_with(lambda: program("finetune").main([*arguments, "--eval_strategy", "epoch"]), capsys)
+    assert "`--eval_strategy` is epoch, but there are no videos to evaluate on" in line
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "hint"),
+    [
+        ("predict", ["--device", "cuda"], "`--use_cpu true` stays on the CPU"),
+        ("finetune", ["--device=cpu"], "`--use_cpu true` stays on the CPU"),
+        ("finetune", ["--epochs", "3"], "did you mean `--num_train_epochs`?"),
+        ("finetune", ["--lr", "3"], "did you mean `--base_learning_rate`?"),
+        ("pretrain", ["--data-path", "x"], "did you mean `--data`?"),
+        ("pretrain", ["--teacher_dim", "3"], "did you mean `--model.teacher_hidden_size`?"),
+        ("evaluate", ["--finetune", "x"], "did you mean `--model_name_or_path`?"),
+        ("evaluate", ["--label_names", "x"], "did you mean `--class_names`?"),
+        ("predict", ["--input", "x"], "did you mean `--videos`?"),
+        ("extract_features", ["--num_frames", "3"], "did you mean `--model.num_frames`?"),
+    ],
+)
+def test_names_of_other_programs_are_led_to_ours(
+    program: Program, capsys: pytest.CaptureFixture[str], name: str, arguments: list[str], hint: str
+) -> None:
+    output = ["--output_dir", "out"] if name in ("pretrain", "finetune") else []
+    line = _ends_with(lambda: program(name).main([*arguments, *output]), capsys)
+    assert hint in line
+    assert arguments[0].partition("=")[0] in line
+
+
+def test_errors_name_the_options_of_the_program_and_not_the_arguments_of_python(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/a/1.mp4", "train/b/1.mp4"):
+        write_video(tmp_path / "videos" / name, 2, 32, 32)
+    write_list(tmp_path / "names.txt", ["a"])
+    folder = str(tmp_path / "videos")
+
+    def refused(*arguments: str) -> str:
+        return _ends_with(lambda: program("check_videos").main(list(arguments)), capsys)
+
+    miniatures.kinetics(tmp_path / "k400")
+    assert "`--split`" in refused("--data", folder)
+    assert "`--fold` has no meaning" in refused("--data", folder, "--split", "train", "--fold", "2")
+    assert "`--data_root` has no meaning" in refused("--data", folder, "--split", "train", "--data_root", folder)
+    ucf101 = str(miniatures.ucf101(tmp_path / "ucf101").folder)
+    names = ["--class_names", str(tmp_path / "names.txt")]
+    assert "`--class_names` has no meaning" in refused("--data", ucf101, "--split", "train", *names)
+    write_list(tmp_path / "labels.csv", ["path,label", f"{folder}/train/a/1.mp4,a", f"{folder}/train/b/1.mp4,c"])
+    assert "`--model.hidden_size` 18 must be a multiple" in _ends_with(
+        lambda: program("pretrain").main(
+            ["--data", folder, "--output_dir", str(tmp_path / "out"), "--model.hidden_size", "18",
+             "--model.num_attention_heads", "4"]
+        ),
+        capsys,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Output that nobody reads, interruptions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _prints_for_ever() -> None:
+    while True:
+        sys.stdout.write("a line of output\n" * 20)
+
+
+@pytest.mark.parametrize("is_flushed", [True, False])
+def test_reader_that_goes_ends_a_program_silently(is_flushed: bool) -> None:
+    # Short output is still in Python's buffer when `main` ends: the pipe breaks only when it is flushed.
+    main = "_prints_for_ever" if is_flushed else "lambda: print('short')"
+    code = f"""
+import sys
+from amd_hf.recipes import run_program
+from tests.scripts.test_manners import _prints_for_ever
+sys.stdin.readline()
+run_program({main})
+"""
+    environment = {**script_environment(), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=environment, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdin is not None
+    process.stdout.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=100) == 141
+    assert said == ""
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise BrokenPipeError("a worker has gone")
+
+    assert _ends_with(main, capsys) == "error: a worker has gone"
+
+
+def test_interruption_says_how_to_go_on_only_where_that_is_possible(
+    program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*types: type) -> str:
+        def main() -> None:
+            parse_recipe(types, ["--output_dir", "out"] if types else [])
+            raise KeyboardInterrupt
+
+        with pytest.raises(SystemExit) as outcome:
+            run_program(main)
+        assert outcome.value.code == 130
+        return capsys.readouterr().err
+
+    from amd_hf import AMDTrainingArguments
+
+    assert interrupted() == "\ninterrupted\n"
+    assert "goes on by the same command and --resume_from_checkpoint" in interrupted(AMDTrainingArguments)
+
+
+def test_ctrl_c_in_a_training_with_workers_leaves_one_line(work: Work, tmp_path: Path) -> None:
+    arguments = work.pretraining("--output_dir", str(tmp_path / "out"), "--max_steps", "100000")
+    command = [sys.executable, str(ROOT / "scripts/pretrain.py"), *arguments, "--dataloader_num_workers", "1"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=script_environment(),
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "'loss'" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the program and its workers
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "interrupted; with checkpoints it goes on" in said
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Places that cannot be written, files and folders confused
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _write_below_a_file(folder: Path) -> None:
+    (folder / "file").write_text("")
+    (folder / "file" / "below").mkdir()
+
+
+def _make_a_folder_of_a_file(folder: Path) -> None:
+    (folder / "file").write_text("")
+    (folder / "file").mkdir(exist_ok=True)
+
+
+def _fill_the_disk(folder: Path) -> None:
+    with open("/dev/full", "w") as file:
+        file.write("x" * 100_000)
+
+
+def _with_a_limit_on_files(write: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """`write`, where no file may be larger than 1,000 bytes: what a full disk looks like, without one."""
+
+    def write_with_limit(folder: Path) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            write(folder / "file")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return write_with_limit
+
+
+_WEIGHTS = {"weight": torch.zeros(100_000)}
+
+
+@pytest.mark.parametrize(
+    ("main", "message"),
+    [
+        (lambda folder: (folder / "gone").read_text(), r"error: There is no \S+/gone\.$"),
+        (lambda folder: folder.read_text(), r"error: \S+ is a folder where a file is wanted\.$"),
+        (_write_below_a_file, r"error: \S+/file/below cannot be made or read: .* a file where a folder is wanted\.$"),
+        (_make_a_folder_of_a_file, r"error: \S+/file exists already and is a file where a folder is wanted"),
+        (_fill_the_disk, r"error: .* cannot be written: the disk is full\. Make room, or choose another place"),
+        (
+            _with_a_limit_on_files(lambda file: save_file(_WEIGHTS, file)),
+            r"error: A file cannot be written: the disk is full",
+        ),
+        (
+            _with_a_limit_on_files(lambda file: torch.save(_WEIGHTS, file)),
+            r"error: A file cannot be written: the disk is full",
+        ),
+        (
+            _with_a_limit_on_files(lambda file: file.write_text("x" * 100_000)),
+            r"error: .* larger than the system allows\.$",
+        ),
+        (lambda folder: (Path("/proc") / "here").mkdir(), r"error: "),
+        (lambda folder: __import__("no_such_package"), r"No module named 'no_such_package': `pip install no_such_pa"),
+    ],
+)
+def test_errors_of_the_system_are_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], main: Any, message: str
+) -> None:
+    line = _ends_with(lambda: main(tmp_path), capsys)
+    assert re.search(message, line), line
+    assert "Errno" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("predict", ["--model_name_or_path", "{work}/classifier", "--videos", "{video}", "--recipe", "{tmp}"]),
+        ("evaluate", ["--model_name_or_path", "{work}/classifier", "--data", "{video}"]),
+        ("evaluate", ["--model_name_or_path", "{video}", "--data", "{work}/data", "--split", "validation"]),
+        ("extract_features", ["--model_name_or_path", "{work}/student", "--data", "{video}"]),
+        ("check_videos", ["--data", "{work}/data", "--split", "train", "--class_names", "{tmp}"]),
+        ("check_videos", ["--data", "{work}/data", "--split", "train", "--output_dir", "{video}"]),
+        ("convert_checkpoint", ["--source", "{tmp}", "--output_dir", "{tmp}/new"]),
+        ("convert_checkpoint", ["--source", "{video}", "--output_dir", "{tmp}/new"]),
+        ("convert_checkpoint", ["--source", "{work}/student", "--to_official", "{tmp}/file/new"]),
+        ("push_to_hub", ["--model_name_or_path", "{video}", "--repo_id", "me/x", "--dry_run"]),
+        ("visualize", ["--model_name_or_path", "{work}/student", "--data", "{work}/data", "--split", "validation",
+                       "--output_dir", "{video}"]),
+        ("visualize", ["--model_name_or_path", "{tmp}", "--data", "{work}/data"]),
+        ("pretrain", ["--data", "{work}/data", "--output_dir", "{video}", "--train_split", "train"]),
+        ("pretrain", ["--data", "{work}/data", "--teacher", "{video}", "--output_dir", "{tmp}/out"]),
+        ("validate_annotations", ["--data", "{video}"]),
+    ],
+)  # fmt: skip
+def test_a_file_for_a_folder_or_a_folder_for_a_file_is_one_clear_line(
+    work: Work, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, arguments: list[str]
+) -> None:
+    (tmp_path / "file").write_text("text\n")
+    places = {"work": work.root, "tmp": tmp_path, "video": work.video()}
+    words = [word.format(**places) for word in arguments]
+    if name in ("evaluate", "extract_features") and "--output_dir" not in words:
+        words += ["--output_dir", str(tmp_path / "out")]
+    line = _ends_with(lambda: program(name).main(words), capsys)
+    assert "Errno" not in line
+    assert len(line) < 400, line
+    assert any(str(place) in line for place in places.values()), line
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is missing, what is said
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard", "trackio"])
+def test_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tracker: str
+) -> None:
+    monkeypatch.setattr("amd_hf.training.base_args.get_available_reporting_integrations", lambda: [])
+    arguments = ["--data", "nowhere", "--output_dir", str(tmp_path / "out"), "--report_to", tracker]
+    line = _ends_with(lambda: program("pretrain").main(arguments), capsys)
+    assert line == (
+        f"error: `--report_to` names {tracker}, whose package is not installed: `pip install {tracker}`, or "
+        "`--report_to none`."
+    )
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [(0.0036, "13 s"), (0, "0 s"), (0.02, "72 s"), (0.5, "30 min"), (1.5, "90 min"), (5.117, "5 h 07 min"),
+     (47.9, "47 h 54 min"), (76.2, "3 days 4 h")],
+)  # fmt: skip
+def test_time_left_is_said_in_words(hours: float, words: str) -> None:
+    assert in_words(hours) == words
+
+
+def test_printed_logs_say_the_time_left_in_words_and_kept_ones_in_hours(work: Work, tmp_path: Path) -> None:
+    for options in ([], ["--disable_tqdm", "true"]):
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            trainer = load_script("pretrain").main(work.pretraining("--output_dir", str(tmp_path / "x"), *options))
+        assert re.search(r"'time_left': '\d+ s'", said.getvalue())
+        assert "hours_left" not in said.getvalue()
+        assert any("hours_left" in entry for entry in trainer.state.log_history)
+        (tmp_path / "x").rename(tmp_path / f"x{len(options)}")
+
+
+def test_loading_prints_no_report_of_missing_weights_beside_our_own(
+    work: Work, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = AMDForPreTraining(tiny_config(teacher_hidden_size=None))
+    from amd_hf import convert_checkpoint, export_checkpoint
+    from amd_hf.classifiers import build_classifier
+
+    convert_checkpoint(export_checkpoint(model), config=model.config)
+    model.save_pretrained(tmp_path / "model")
+    build_classifier(str(tmp_path / "model"), ["a", "b"])
+    assert "LOAD REPORT" not in caplog.text
+
+
+def test_verbosity_of_transformers_governs_our_loggers(capsys: pytest.CaptureFixture[str]) -> None:
+    code = """
+import logging, transformers, amd_hf, amd_hf.data.decoding, amd_hf.teacher, amd_hf.evaluation.windows
+ours = [logging.getLogger(name) for name in sorted(logging.root.manager.loggerDict) if name.startswith("amd_hf.")]
+assert {"amd_hf.data.decoding", "amd_hf.teacher"} <= {logger.name for logger in ours}
+for level, set_level in (("ERROR", transformers.logging.set_verbosity_error),
+                         ("WARNING", transformers.logging.set_verbosity_warning),
+                         ("INFO", transformers.logging.set_verbosity_info),
+                         ("DEBUG", transformers.logging.set_verbosity_debug)):
+    set_level()
+    for logger in ours:
+        for word in ("debug", "info", "warning", "error"):
+            getattr(logger, word)(f"says {word}")
+    import sys; print("END", level, file=sys.stderr, flush=True)
+print(len(ours))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=script_environment())
+    assert run.returncode == 0, run.stderr
+    number = int(run.stdout)
+    parts = dict(zip(("ERROR", "WARNING", "INFO", "DEBUG"), re.split(r"END \w+\n", run.stderr), strict=False))
+    expected = {"ERROR": (0, 0, 0, 1), "WARNING": (0, 0, 1, 1), "INFO": (0, 1, 1, 1), "DEBUG": (1, 1, 1, 1)}
+    for level, wanted in expected.items():
+        counts = [parts[level].count(f"says {word}\n") for word in ("debug", "info", "warning", "error")]
+        assert counts == [number * count for count in wanted], (level, counts)
+
+
+def test_handlers_of_transformers_get_what_we_log() -> None:
+    records: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler = Keep()
+    transformers.logging.add_handler(handler)
+    try:
+        logging.getLogger("amd_hf.anything").warning("something")
+    finally:
+        transformers.logging.remove_handler(handler)
+    assert [record.getMessage() for record in records] == ["something"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_shown", "expected_labels"),
+    [
+        ([0] * 50 + [1] * 50 + [2] * 50, 3, [0, 1, 2]),
+        ([0] * 50 + [1] * 50, 3, [0, 0, 1]),
+        ([number // 10 for number in range(80)], 3, [0, 2, 5]),
+        ([0, 1], 5, [0, 1]),
+        ([], 3, []),
+    ],
+)
+def test_pictures_are_spread_over_the_classes(labels: list[int], num_shown: int, expected_labels: list[int]) -> None:
+    rows = spread_over_classes(labels, num_shown)
+    assert [labels[row] for row in rows] == expected_labels
+    assert len(set(rows)) == len(rows)
+
+
+def test_pictures_without_labels_are_spread_over_the_videos() -> None:
+    assert spread_over_classes([None] * 30, 3) == [0, 10, 20]
+
+
+def test_visualize_draws_clips_of_as_many_classes_as_there_are(
+    work: Work, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = program("visualize")
+    seen: list[str] = []
+    build = script._collator
+
+    def watched(*arguments: Any) -> Any:
+        collator = build(*arguments)
+
+        def collate(rows: list[dict[str, Any]]) -> Any:
+            seen.extend(Path(row["video_id"]).parent.name for row in rows)
+            return collator(rows)
+
+        return collate
+
+    monkeypatch.setattr(script, "_collator", watched)
+    arguments = ["--model_name_or_path", str(work.root / "student"), "--data", str(work.data), "--split", "validation"]
+    script.main([*arguments, "--output_dir", str(tmp_path), "--use_cpu", "--num_shown", "4"])
+    assert len(seen) == len(set(seen)) == 4
+
+
+def test_check_writes_only_where_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        write_video(tmp_path / "videos" / f"{number}.mp4", 20 + number, 32, 32)
+    monkeypatch.chdir(tmp_path)
+    load_script("check_videos").main(["--data", "videos", "--num_threads", "1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+    assert "nothing was written: `--output_dir FOLDER`" in capsys.readouterr().out
+    load_script("check_videos").main(["--data", "videos", "--num_threads", "1", "--output_dir", "checked"])
+    assert {path.name for path in (tmp_path / "checked").iterdir()} >= {"report.json", "clean.csv"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Paths
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_taken_wherever_names_are(tmp_path: Path) -> None:
+    from amd_hf import AMDTrainer, convert_checkpoint, export_checkpoint, load_teacher, load_video_dataset
+    from amd_hf.data.decoding import open_video
+    from amd_hf.sources import load_model
+
+    video = write_video(tmp_path / "videos" / "1.mp4", 6, 32, 32)
+    with open_video(video) as reader:
+        assert len(reader) == 6
+    rows = load_video_dataset(tmp_path / "videos")
+    assert len(rows) == 1
+    names = write_list(tmp_path / "names.txt", ["a", "b"])
+    listed = load_video_dataset(write_list(tmp_path / "list.txt", ["1.mp4 1"]), root=tmp_path / "videos",
+                                label_names=Path(names))  # fmt: skip
+    assert listed.features["label"].names == ["a", "b"]
+    teacher = AMDModel(tiny_config(image_size=16, num_hidden_layers=5))
+    teacher.save_pretrained(tmp_path / "teacher")
+    assert load_teacher(tmp_path / "teacher", layers=[1]) is not None
+    assert isinstance(load_model(tmp_path / "teacher"), AMDModel)
+    trainer = AMDTrainer(
+        AMDForPreTraining(tiny_config(image_size=16, teacher_hidden_size=32, generator_num_attention_heads=4)),
+        pretraining_args(tmp_path / "out"),
+        teacher_model=tmp_path / "teacher",
+        train_dataset=rows,
+    )
+    assert trainer.teacher is not None
+    student = AMDForPreTraining(tiny_config(teacher_hidden_size=None))
+    torch.save(export_checkpoint(student), tmp_path / "official.pth")
+    assert convert_checkpoint(tmp_path / "official.pth", config=student.config).config.hidden_size == 32
+    student.save_pretrained(tmp_path / "student")
