@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..csv_text import csv_line, guard_cell
 from ..video_reading_amd import VideoLimits
+from .container_ends import find_missing_bytes
 from .own_datasets import as_video_rows
 from .supervised import SupervisedReader
 from .video_readers import IMAGE_READER, reader_path
@@ -127,6 +128,8 @@ def _examine(row: Mapping[str, Any], options: CheckOptions) -> _Findings:
                 num_frames, _, _, damage = video.inspect()
             else:
                 video.frames([0, num_frames // 2, num_frames - 1])
+        if missing := find_missing_bytes(source):
+            damage = "; ".join(filter(None, (damage, f"{missing} bytes are missing at the end of the file")))
     except VideoReadError as error:
         return _Findings("unreadable", error.reason, num_frames, None)
     except OSError as error:  # the file went away, or the disk is bad
