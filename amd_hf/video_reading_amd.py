@@ -397,7 +397,7 @@ class VideoPackets:
         self._opened = ExitStack()
         self._container: Any = None
         self._kept: list[Any] | None = None
-        self.num_frames = 0
+        self.num_frames = self._num_packets = self._num_indexed = 0
         self.shows_all = self.has_orientation = False
         self._shown_pts: np.ndarray | None = None
         self.order: PacketOrder | None = None
@@ -444,19 +444,24 @@ class VideoPackets:
             seconds = max(seconds, float(self._stream.duration * self._stream.time_base))
         return max(self._stream.frames, seconds * float(self._stream.average_rate or 0))
 
-    def find_cut(self) -> str | None:
-        """Say how much of the video that the header tells of is absent; None where nothing is.
+    def find_loss(self) -> str | None:
+        """Say what is absent of the video that the file tells of; None where nothing is, or where it does not tell.
 
-        MP4 files with something absent are not opened at all. AVI tells how many frames there are, Matroska how long
-        they last; other containers tell neither.
+        MP4 files with something absent are not opened at all. AVI has an index of its packets, which leaves out the
+        frames that were dropped when it was made (its count of frames does not), and Matroska tells how long it lasts.
         """
-        if self.format_name == "avi" and self._stream.frames > self.num_frames + _MISSING_SHARE * self._stream.frames:
-            return f"the header tells of {self._stream.frames} frames, the file holds {self.num_frames}"
-        if self.format_name.startswith("matroska") and self.order is not None:
-            promised = self._seconds_by_header()
-            held = float((self.order.shown_pts[-1] - self.order.shown_pts[0]) * self._stream.time_base)
-            if promised is not None and promised > held * (1 + _MISSING_SHARE) + _MISSING_SECONDS:
-                return f"the header tells of {promised:.1f} seconds, the last frame is at {held:.1f}"
+        if self.format_name == "avi":
+            if self._num_packets < self._num_indexed:
+                return f"its index lists {self._num_indexed} packets, the file holds {self._num_packets}"
+            # Dropped frames count, and behind the last one that is there may be many: of a screen that stands still.
+            if self._stream.frames > 4 * self._num_packets + 1000:
+                return f"the header tells of {self._stream.frames} frames, the file holds {self._num_packets}"
+        times, promised = self.times, self._seconds_by_header()
+        if self.format_name.startswith("matroska") and times is not None and promised is not None:
+            # How long the last frame stays is not told: films of one frame a second, and of pictures that stand still.
+            stay = float(np.diff(times).max()) if len(times) > 1 else 1 / (self.header_rate or 1)
+            if promised > (times[-1] + stay) * (1 + _MISSING_SHARE) + _MISSING_SECONDS:
+                return f"the header tells of {promised:.1f} seconds, the last frame is at {times[-1]:.1f}"
         return None
 
     def _seconds_by_header(self) -> float | None:
@@ -527,6 +532,7 @@ class VideoPackets:
         exact_keys: list[int] = []
         num_keys = 0
         is_sound = True
+        self._num_indexed = len(self._stream.index_entries)  # at first; FFmpeg adds those that it comes across
         for number, packet in enumerate(self._demux()):
             pts.append(_NO_PTS if packet.pts is None else packet.pts)
             shown = look.count_shown(memoryview(packet), packet.is_keyframe)
@@ -545,6 +551,7 @@ class VideoPackets:
         self._kept = kept
         # MP4 lists its packets in the header (those that an edit list cuts off are taken from that list).
         promised = len(self._stream.index_entries) if self.format_name.startswith("mov") else 0
+        self._num_packets = len(pts)
         if len(pts) < min(promised, max_frames):
             raise ValueError(f"its header promises {promised} frames, but the file ends after {len(pts)}")
         self.has_orientation = look.has_orientation
@@ -733,7 +740,7 @@ class PyAVVideoReader(BaseVideoReader):
         damage = [
             f"{num_damaged} of {num_frames} frames are damaged" if num_damaged else None,
             f"{len(self) - num_frames} of {len(self)} frames are missing" if num_frames < len(self) else None,
-            self._packets.find_cut(),
+            self._packets.find_loss(),
         ]
         return Inspection(num_frames, height, width, "; ".join(filter(None, damage)) or None)
 

@@ -1,7 +1,7 @@
 """Whether a file was cut short, by the sizes that its container tells of itself; nothing is decoded.
 
 How many frames a header promises, or how many seconds, says little: capture programs leave frames out, and the last
-frame of a slow film stays for long. MP4 needs no look here: a file whose index names bytes that are absent is not read.
+frame of a slow film stays for long. MP4 needs no look here: where its index names what is absent, it is not read.
 """
 
 from __future__ import annotations

@@ -171,19 +171,7 @@ def test_moments_are_looked_for_in_the_film_and_not_in_its_sound(tmp_path: Path)
     assert not videos.has("b", 0.0)
 
 
-_COUNTED_BY_PACKETS = (
-    "cut_open_mkv", "vp9_hidden_packets_mkv", "vp9_hidden_packets_webm", "vp9_hidden_packets_mp4", "h264_fields_ts",
-    "h264_fields_mkv", "h264_fields_mp4", "h264_some_fields_mts", "mpeg4_not_coded_avi",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=False)] if name in _COUNTED_BY_PACKETS else [])
-        for name in KINDS
-    ],
-)
+@pytest.mark.parametrize("name", KINDS)
 def test_times_are_those_that_ffprobe_tells(kind_files: KindFiles, name: str) -> None:
     require_ffmpeg()
     expected = _probed_times(kind_files.path(name), KINDS[name].stream)
