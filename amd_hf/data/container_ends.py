@@ -27,7 +27,7 @@ def find_missing_bytes(source: VideoSource) -> int:
     """
     if source.frame_paths is not None:
         return 0
-    with closing(io.BytesIO(source.data) if source.path is None else open(source.path, "rb")) as file:
+    with closing(io.BytesIO(source.data or b"") if source.path is None else open(source.path, "rb")) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         start = file.read(12)
