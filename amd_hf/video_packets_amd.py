@@ -29,6 +29,7 @@ class PacketLook:
     """
 
     uncertain = False
+    _size: bytes = b""
     has_orientation = False
 
     def __init__(self, extradata: bytes | None) -> None:
@@ -37,6 +38,13 @@ class PacketLook:
     def count_shown(self, data: memoryview, is_key: bool) -> int:
         """Frames that come out of the decoder for this packet, sooner or later."""
         return 1
+
+    def _note_size(self, size: bytes) -> None:
+        """Take note of what tells the size of the pictures: where it changes, each frame must be looked at."""
+        size = size.rstrip(b"\0")  # a start code of four bytes leaves one to the unit in front of it
+        if self._size and size != self._size:
+            self.uncertain = True
+        self._size = size
 
     def is_exact_key(self) -> bool:
         """Whether decoding may start at the key packet that was counted last."""
@@ -100,9 +108,7 @@ class _H264Look(PacketLook):
         except IndexError:
             self.uncertain = True
             return
-        known = (self._frame_num_bits, self._has_planes, self._has_fields)
-        if self._frame_num_bits is not None and known != (frame_num_bits, has_planes, has_fields):
-            self.uncertain = True  # which of the two a slice means is not looked at
+        self._note_size(unit)  # also of where the bits of a slice are
         self._frame_num_bits, self._has_planes, self._has_fields = frame_num_bits, has_planes, has_fields
 
     def _is_field(self, header: bytes) -> bool:
@@ -188,6 +194,8 @@ class _HevcLook(PacketLook):
             self._is_cut = True
         elif kind in (39, 40):
             self.has_orientation |= _has_orientation(bytes(unit[2:]))
+        elif kind == 33:
+            self._note_size(bytes(unit))
         elif kind == 34:
             self._read_picture_set(bytes(unit[2:]))
         if kind > 31 or not unit[2] & 0x80:  # no slice, or not the first one of a picture
@@ -297,6 +305,8 @@ class _Bits:
 
 class _Vp8Look(PacketLook):
     def count_shown(self, data: memoryview, is_key: bool) -> int:
+        if is_key:
+            self._note_size(bytes(data[6:10]))
         return data[0] >> 4 & 1
 
 
@@ -309,6 +319,8 @@ class _Vp9Look(PacketLook):
                 continue
             header = int.from_bytes(bytes(frame[:2]).ljust(2, b"\0"), "big")
             bit = 10 if frame[0] >> 4 & 3 == 3 else 11  # profile 3 has a reserved bit in between
+            if header >> (bit - 1) & 3 == 0 and len(frame) > 8:  # a key frame: sync code, colours, width, height
+                self._note_size(bytes(frame[4:8]) + bytes([frame[8] & 0xF0]))
             # show_existing_frame, frame_type, show_frame
             num_shown += 1 if header >> bit & 1 else header >> (bit - 2) & 1
         if num_shown > 1:
@@ -347,8 +359,9 @@ class _Av1Look(PacketLook):
             start += size
             if len(content) == 0:
                 continue
-            if kind == 1 and content[0] & 8:  # a still picture with a short header
-                self.uncertain = True
+            if kind == 1:
+                self._note_size(bytes(content))
+                self.uncertain |= bool(content[0] & 8)  # a still picture with a short header
             elif kind in (3, 6):  # show_existing_frame, frame_type (2 bits), show_frame
                 num_shown += 1 if content[0] & 0x80 else content[0] >> 4 & 1
         if num_shown > 1:
@@ -374,6 +387,7 @@ def _leb128(data: memoryview, start: int) -> tuple[int, int]:
 class _MpegLook(PacketLook):
     """Pictures start with a code. B pictures in front of the second reference picture are not shown."""
 
+    sequence_code, sequence_bytes = b"\0\0\1\xb3", 3  # 12 bits each
     picture_code = b"\0\0\1\0"
     b_picture = 3
 
@@ -383,6 +397,8 @@ class _MpegLook(PacketLook):
 
     def count_shown(self, data: memoryview, is_key: bool) -> int:
         content = bytes(data)
+        if is_key and (sequence := content.find(self.sequence_code)) >= 0:
+            self._note_size(content[sequence + 4 : sequence + 4 + self.sequence_bytes])
         start = content.find(self.picture_code)
         if start < 0 or content.find(self.picture_code, start + 4) >= 0 or not self._is_whole(content, start + 4):
             self.uncertain = True
@@ -409,6 +425,7 @@ class _MpegLook(PacketLook):
 
 
 class _Mpeg4Look(_MpegLook):
+    sequence_code, sequence_bytes = b"\0\0\1\x20", 12  # the head of a video object layer
     picture_code = b"\0\0\1\xb6"
     b_picture = 2
     _MIN_BYTES = 24

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from .video_fetching_amd import fetch_video, is_url
 from .video_reading_amd import MediaFile, PyAVVideoReader
 from .video_sampling_amd import SAMPLING_MODES, sample_clip
 
@@ -45,9 +46,10 @@ class AMDVideosKwargs(VideosKwargs, total=False):
 class AMDVideoProcessor(BaseVideoProcessor):
     r"""Turns videos into `pixel_values` `(B, T, C, H, W)`.
 
-    A video is a path (`str` or `Path`), an array or tensor `(T, H, W, C)` or `(T, C, H, W)`, or a list of frames: PIL
-    images, or arrays `(H, W)`, `(H, W, C)` or `(C, H, W)`. Grey frames become RGB, transparency is left out. A single
-    image is a video of one frame. Several videos come as a list or as an array of five dimensions.
+    A video is a path (`str` or `Path`), an http or https address, an array or tensor `(T, H, W, C)` or `(T, C, H, W)`,
+    or a list of frames: PIL images, or arrays `(H, W)`, `(H, W, C)` or `(C, H, W)`. Grey frames become RGB,
+    transparency is left out. A single image is a video of one frame. Several videos come as a list or as an array of
+    five dimensions.
 
     Of a video it takes `num_frames` frames by the law that its model was trained with, without chance:
 
@@ -279,9 +281,10 @@ def _with_three_channels(video: Any) -> Any:
     raise ValueError(f"Frames have 1, 3 or 4 channels, last or first, not the shape {tuple(video.shape)}.")
 
 
-def _read_video(path: str, sample_indices_fn: Callable | None) -> tuple[np.ndarray, VideoMetadata]:
-    """Sampled frames `(n, H, W, C)`, uint8, of a file, and what is known of it."""
-    with PyAVVideoReader(MediaFile(path=path), None, num_threads=0) as video:
+def _read_video(name: str, sample_indices_fn: Callable | None) -> tuple[np.ndarray, VideoMetadata]:
+    """Sampled frames `(n, H, W, C)`, uint8, of a file or an http address, and what is known of it."""
+    source = MediaFile(data=fetch_video(name)) if is_url(name) else MediaFile(path=name)
+    with PyAVVideoReader(source, None if source.data is None else name, num_threads=0) as video:
         metadata = VideoMetadata(total_num_frames=len(video), fps=video.mean_rate or 25.0, video_backend="pyav")
         sampled = range(len(video)) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
         metadata.frames_indices = np.asarray(sampled)

@@ -71,7 +71,8 @@ class MediaFile:
     def check_exists(self, video_id: str | None = None) -> None:
         """Raise `VideoReadError` for a missing or empty file before a decoder words it in its own way."""
         if self.path is not None and not os.path.isfile(self.path):
-            raise VideoReadError(f"there is no file {self.path!r}", video_id, str(self))
+            hint = " (names are files, addresses are not opened: download it first)" if "://" in self.path else ""
+            raise VideoReadError(f"there is no file {self.path!r}{hint}", video_id, str(self))
         if self.data == b"" or (self.path is not None and os.path.getsize(self.path) == 0):
             raise VideoReadError("it holds zero bytes", video_id, str(self))
 
@@ -80,6 +81,7 @@ CONTAINER_FORMATS = (
     "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "flv", "asf", "ogg", "mxf", "nut", "rm", "wtv",
     "dv", "gif", "apng", "ivf", "obu", "av1", "h264", "hevc", "vvc", "vc1", "vc1test", "mjpeg", "yuv4mpegpipe", "gxf",
     "nsv", "jpeg_pipe", "png_pipe", "bmp_pipe", "webp_pipe",
+    "mp3", "wav", "flac", "aac", "aiff",  # of these, that they hold no video
 )  # fmt: skip
 """FFmpeg's names of the containers that are read: those that hold their frames and name no other file or address."""
 
@@ -346,7 +348,7 @@ def best_stream(container: Any) -> Any:
     if stream is None:
         held = sorted({other.type for other in container.streams})
         raise ValueError(f"it has no video stream (it holds: {', '.join(held) or 'nothing'})")
-    if "attached_pic" in str(stream.disposition):
+    if stream.disposition & stream.disposition.attached_pic:
         raise ValueError("it has no video stream: its only picture is the cover of a sound file")
     return stream
 
@@ -539,6 +541,7 @@ class VideoPackets:
             num_shown.append(0 if packet.is_discard else shown)
             is_sound = is_sound and not packet.is_corrupt
             if packet.is_keyframe:
+                is_sound = is_sound and not (number and packet.has_sidedata("new_extradata"))
                 num_keys += 1
                 if look.is_exact_key():
                     exact_keys.append(number)
@@ -589,7 +592,11 @@ class VideoPackets:
     def _count_by_decoding(self, max_frames: int) -> np.ndarray:
         """Decode everything and return the time stamps of the frames, increasing; empty where not all have one."""
         stamps: list[int | None] = []
+        size: tuple[int, int] | None = None
         for frame in self.decode_from(0):
+            if size is not None and (frame.height, frame.width) != size:
+                raise _size_change(size, (frame.height, frame.width), len(stamps))
+            size = frame.height, frame.width
             stamps.append(frame.pts)
             if len(stamps) > max_frames:
                 break
@@ -731,7 +738,7 @@ class PyAVVideoReader(BaseVideoReader):
                     height, width = frame.height, frame.width
                     self._check_size(1, height, width)
                 if (frame.height, frame.width) != (height, width):
-                    raise self._error(f"the frame size changes from {(height, width)} at {num_frames}")
+                    raise _size_change((height, width), (frame.height, frame.width), num_frames)
                 num_frames += 1
                 num_damaged += frame.is_corrupt
         self._start = -1  # what was decoded is used up
@@ -764,7 +771,7 @@ class PyAVVideoReader(BaseVideoReader):
             if frames is None:
                 frames = np.empty((len(indices), *image.shape), dtype=np.uint8)
             if image.shape != frames.shape[1:]:
-                raise self._error(f"the frame size changes from {frames.shape[1:3]} to {image.shape[:2]} at {index}")
+                raise _size_change(frames.shape[1:3], image.shape[:2], int(index))
             frames[position] = image
         assert frames is not None
         return frames
@@ -807,6 +814,13 @@ class PyAVVideoReader(BaseVideoReader):
     def _restart(self, packet: int, index: int) -> None:
         self._decoded = self._packets.decode_from(packet)
         self._next_index = index
+
+
+def _size_change(old: tuple[int, ...], new: tuple[int, ...], index: int) -> VideoReadError:
+    return VideoReadError(
+        f"the size of its frames changes from {old[0]} x {old[1]} to {new[0]} x {new[1]} at frame {index}: cut it "
+        "there, or encode it in one size"
+    )
 
 
 class _UnexpectedFrame(Exception):

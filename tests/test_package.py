@@ -23,6 +23,7 @@ _LAYERS = (
         "options_files",
         "output_folders",
         "recipe_files",
+        "video_fetching_amd",
         "video_packets_amd",
         "video_reading_amd",
         "csv_text",
@@ -68,7 +69,8 @@ _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "modeling_amd": {"configuration_amd"},
     "modeling_amd_detection": {"configuration_amd", "modeling_amd"},
     "video_packets_amd": set(),
-    "video_processing_amd": {"video_reading_amd", "video_sampling_amd"},
+    "video_fetching_amd": {"video_reading_amd"},
+    "video_processing_amd": {"video_fetching_amd", "video_reading_amd", "video_sampling_amd"},
     "video_reading_amd": {"video_packets_amd"},
     "video_sampling_amd": set(),
 }

@@ -14,6 +14,7 @@ from typing import Any
 CODE = {
     "configuration_amd.py",
     "modeling_amd.py",
+    "video_fetching_amd.py",
     "video_packets_amd.py",
     "video_processing_amd.py",
     "video_reading_amd.py",
