@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 
-CONFIG_ENTRY = "amd_config"  # beside the tensors in official files that we write; the authors' code ignores it
+# Beside the tensors in official files that we write; the authors' code ignores them.
+CONFIG_ENTRY = "amd_config"
+VIEWS_ENTRY = "amd_views"
 _WRAPPERS = ("model", "module", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -43,6 +45,7 @@ class Checkpoint:
         prefixes (`list[str]`): Prefixes taken off the names, in order.
         left_out (`list[str]`): Other entries of the file (optimizer, epoch, ...).
         run_arguments (`dict`): What the authors' training script was called with, where the file says.
+        views (`dict`): Fields of `ViewSettings`, where the file is an export of our own.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -51,6 +54,7 @@ class Checkpoint:
     prefixes: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     run_arguments: dict[str, Any] = field(default_factory=dict)
+    views: dict[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
@@ -141,8 +145,9 @@ def _unwrap(content: Mapping[str, Any], name: str) -> Checkpoint:
         tensors=dict(inner),
         source=name,
         wrapper=wrapper,
-        left_out=[key for key in content if key not in (wrapper, CONFIG_ENTRY)] if wrapper else [],
+        left_out=[key for key in content if key not in (wrapper, CONFIG_ENTRY, VIEWS_ENTRY)] if wrapper else [],
         run_arguments=_run_arguments(content),
+        views=dict(content[VIEWS_ENTRY]) if isinstance(content.get(VIEWS_ENTRY), Mapping) else {},
     )
 
 

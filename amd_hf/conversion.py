@@ -30,6 +30,7 @@ from .checkpoint_keys import (
 )
 from .checkpoint_layouts import read_source, told_task
 from .checkpoint_positions import export_tables, is_table, place_table
+from .checkpoint_views import find_views
 from .configuration_amd import AMDConfig
 from .modeling_amd import (
     AMDForImageClassification,
@@ -38,6 +39,7 @@ from .modeling_amd import (
     AMDPreTrainedModel,
 )
 from .modeling_amd_detection import AMDForActionDetection
+from .view_settings import ViewSettings
 
 
 logger = logging.get_logger(__name__)
@@ -74,6 +76,8 @@ class ConversionReport:
         used (`dict[str, str]`): Official name -> our name.
         dropped, new (`dict[str, str]`): Official name -> reason; our name -> reason.
         ignored_entries (`list[str]`): Other entries of the file, such as the optimizer.
+        views (`ViewSettings`): How the model looks at videos, for [`~amd_hf.processors.build_processor`].
+        views_origin (`str`): Who says so.
     """
 
     source: str
@@ -85,6 +89,8 @@ class ConversionReport:
     dropped: dict[str, str] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
     ignored_entries: list[str] = field(default_factory=list)
+    views: ViewSettings = field(default_factory=lambda: ViewSettings(sampling_mode=None))
+    views_origin: str = "nothing tells"
 
     def __str__(self) -> str:
         where = f" under `{self.wrapper}`" if self.wrapper else ""
@@ -97,6 +103,7 @@ class ConversionReport:
             lines += [f"  {name}: {reason}" for name, reason in entries.items()]
         if self.ignored_entries:
             lines.append(f"other entries of the file, not read: {', '.join(self.ignored_entries)}")
+        lines.append(f"frames of a clip: {self.views_origin}")
         return "\n".join(lines)
 
 
@@ -105,6 +112,7 @@ def convert_checkpoint(
     config: AMDConfig | None = None,
     task: str | None = None,
     projection_by_position: bool = False,
+    dataset: str | None = None,
     **config_overrides: Any,
 ) -> AMDPreTrainedModel:
     """Converts a checkpoint to one of this package's models.
@@ -119,6 +127,9 @@ def convert_checkpoint(
         projection_by_position (`bool`, *optional*, defaults to `False`):
             The released code picks projections by their position in the layer lists. Where one of them would so serve
             two student layers, copy it to both.
+        dataset (`str`, *optional*):
+            What the model was trained on: `k400`, `ssv2`, `ucf101`, `hmdb51`, `ava` or `in1k`, which says how it looks
+            at videos. By default what the arguments of the authors' run say, where the file holds them.
         **config_overrides: Options of [`AMDConfig`] that the tensors do not tell, or that should differ.
 
     Returns:
@@ -142,6 +153,7 @@ def convert_checkpoint(
     report = ConversionReport(
         checkpoint.source, task, checkpoint.wrapper, checkpoint.prefixes, sizes, ignored_entries=checkpoint.left_out
     )
+    report.views, report.views_origin = find_views(checkpoint, task, config, dataset)
     state_dict = _rename_all(checkpoint, task, config, report)
     if task == "pretraining" and config.teacher_hidden_size is not None:
         state_dict = _place_by_layer(state_dict, config, projection_by_position)

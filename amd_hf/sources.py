@@ -8,12 +8,10 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, PreTrainedConfig
-from transformers.image_utils import PILImageResampling
+from transformers import PreTrainedConfig
 
 from .configuration_amd import AMDConfig
 from .conversion import convert_checkpoint, read_source, told_task
-from .image_processing import build_image_processor
 from .modeling_amd import (
     AMDForImageClassification,
     AMDForPreTraining,
@@ -22,8 +20,18 @@ from .modeling_amd import (
     AMDPreTrainedModel,
 )
 from .modeling_amd_detection import AMDForActionDetection
-from .video_processing_amd import AMDVideoProcessor
+from .processors import build_processor, check_processor, load_processor, view_settings
 
+
+# The processors are found here too: people look for them where models are loaded.
+__all__ = [
+    "build_processor",
+    "check_processor",
+    "download_transformers",
+    "load_model",
+    "load_processor",
+    "view_settings",
+]
 
 _CLASSES = {
     kind.__name__: kind
@@ -85,58 +93,3 @@ def download_transformers(name: str) -> Path:
     if not any(folder.glob("*.safetensors")):  # older repositories
         folder = Path(snapshot_download(name, allow_patterns=["pytorch_model*.bin"]))
     return folder
-
-
-def build_processor(config: AMDConfig, sampling_rate: int = 4, short_side: int | None = None) -> Any:
-    """What belongs beside a model: [`AMDVideoProcessor`], or for models of one frame an image processor.
-
-    Args:
-        config ([`AMDConfig`]): The model's.
-        sampling_rate (`int`, *optional*, defaults to 4): Step between the frames of a video.
-        short_side (`int`, *optional*): Of resized images; see [`build_image_processor`].
-    """
-    if config.num_frames == 1:
-        return build_image_processor(config, short_side)
-    return AMDVideoProcessor.for_model(config, sampling_rate=sampling_rate)
-
-
-def load_processor(source: str | Path, config: AMDConfig) -> Any:
-    """The processor saved beside a model, or the usual one for models that come without.
-
-    Raises:
-        ValueError: If its mean and deviation are not those of the model's config.
-    """
-    if Path(source).is_file() or PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "amd":
-        return build_processor(config)
-    if config.num_frames == 1:
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
-        vars(processor).pop("auto_map", None)  # saved again, it must not name somebody's code
-    else:
-        processor = AMDVideoProcessor.from_pretrained(source)
-    check_processor(processor, config)
-    return processor
-
-
-def view_settings(source: str | Path, config: AMDConfig, sampling_rate: int | None = None) -> dict[str, Any]:
-    """What the processor beside a model says of the views of a test; a given `sampling_rate` wins over its own.
-
-    Returns:
-        `sampling_rate`, and for images `short_side` and `interpolation`, as [`ViewOptions`] takes them.
-    """
-    processor = load_processor(source, config)
-    if isinstance(processor, AMDVideoProcessor):
-        return {"sampling_rate": sampling_rate or processor.sampling_rate}
-    is_bicubic = processor.resample == PILImageResampling.BICUBIC
-    return {
-        "sampling_rate": 1,
-        "short_side": processor.size["shortest_edge"],
-        "interpolation": "bicubic" if is_bicubic else "bilinear",
-    }
-
-
-def check_processor(processor: Any, config: AMDConfig) -> None:
-    """Raises `ValueError` where a processor normalises with another mean or deviation than the model expects."""
-    for name in ("image_mean", "image_std"):
-        theirs, ours = list(getattr(processor, name)), list(getattr(config, name))
-        if theirs != ours:
-            raise ValueError(f"`{name}` is {theirs} in the processor, but {ours} in the model's config.")

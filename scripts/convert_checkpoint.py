@@ -7,17 +7,19 @@ python scripts/convert_checkpoint.py --source converted/ --to_official checkpoin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from amd_hf import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoint
-from amd_hf.checkpoint_files import CONFIG_ENTRY
+from amd_hf.checkpoint_files import CONFIG_ENTRY, VIEWS_ENTRY
 from amd_hf.classifiers import classifier_class
+from amd_hf.processors import build_processor, load_processor, override_notes, read_settings
 from amd_hf.recipes import parse_recipe, run_program
-from amd_hf.sources import build_processor
 from amd_hf.training.summary import describe_model
+from amd_hf.video_sampling_amd import SAMPLING_MODES
+from amd_hf.view_settings import DATA_SETS
 
 
 @dataclass
@@ -38,7 +40,21 @@ class ConvertOptions:
     include_generator_mask_tokens: bool = field(
         default=False, metadata={"help": "With `to_official`: write them too, under a name of our own."}
     )
-    sampling_rate: int = field(default=4, metadata={"help": "Step between frames, kept in the video processor."})
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the model was trained on, which says how it looks at videos: kept in the processor. By "
+            "default what the file says.",
+            "choices": list(DATA_SETS),
+        },
+    )
+    sampling_mode: str | None = field(
+        default=None,
+        metadata={"help": "Frames of a clip; by default the data set's.", "choices": list(SAMPLING_MODES)},
+    )
+    sampling_rate: int | None = field(
+        default=None, metadata={"help": "Step between frames; by default the data set's."}
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -55,14 +71,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
             options.source,
             task=options.task,
             projection_by_position=options.projection_by_position,
+            dataset=options.dataset,
             **model_options,
         )
         print(model.conversion_report)
+        views = model.conversion_report.views
+        given = {"sampling_mode": options.sampling_mode, "sampling_rate": options.sampling_rate}
+        for note in override_notes(views, given):
+            print(note)
+        views = replace(views, **{name: value for name, value in given.items() if value is not None})
         guessed = [name for name, origin in model.conversion_report.sizes.items() if "(default" in origin]
         if guessed:
             print(f"Check {' and '.join(guessed)}: nothing tells them; give --model.NAME VALUE where they differ.")
         model.save_pretrained(target)
-        build_processor(model.config, options.sampling_rate).save_pretrained(target)
+        build_processor(model.config, views).save_pretrained(target)
         print(f"{describe_model(model)}\nThe converted model is in {target}")
     return target
 
@@ -74,7 +96,9 @@ def write_official(options: ConvertOptions, target: Path) -> None:
     kind = AMDForPreTraining if is_pretraining else classifier_class(config)
     state_dict = export_checkpoint(kind.from_pretrained(options.source), options.include_generator_mask_tokens)
     target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": state_dict, CONFIG_ENTRY: config.to_dict()}, target)  # the way back needs no options then
+    views = asdict(read_settings(load_processor(options.source, config)))
+    # The way back needs no options then.
+    torch.save({"model": state_dict, CONFIG_ENTRY: config.to_dict(), VIEWS_ENTRY: views}, target)
     print(f"{len(state_dict)} tensors under official names are in {target}")
 
 

@@ -40,9 +40,11 @@ from amd_hf.evaluation.report import (
     write_report,
 )
 from amd_hf.output_folders import OutputFiles
+from amd_hf.processors import override_notes, read_settings, view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.sources import load_model, view_settings
+from amd_hf.sources import load_model
 from amd_hf.training.summary import describe_model
+from amd_hf.video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
@@ -92,9 +94,15 @@ class EvaluateOptions(TestOptions):
             "help": "Test the models of official splits 1, 2 and 3 (UCF101, HMDB51) each on its own, and average."
         },
     )
-    num_segments: int = field(default=5, metadata={"help": "Test clips along the video."})
-    num_crops: int = field(default=3, metadata={"help": "Test crops along the long side."})
-    mode: str = field(default="dense", metadata={"help": "Frames of a clip.", "choices": ["dense", "uniform"]})
+    num_segments: int | None = field(default=None, metadata={"help": "Test clips along the video; the model's own."})
+    num_crops: int | None = field(default=None, metadata={"help": "Test crops along the long side; the model's own."})
+    mode: str | None = field(
+        default=None, metadata={"help": "Frames of a test clip; the model's own.", "choices": ["dense", "uniform"]}
+    )
+    sampling_mode: str | None = field(
+        default=None,
+        metadata={"help": "Frames of the linear probe's clip; the model's own.", "choices": list(SAMPLING_MODES)},
+    )
     save_view_logits: bool = field(default=False, metadata={"help": "Keep the logits of every view too."})
 
 
@@ -127,6 +135,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
     )
     rows = data.load()
     if accelerator.is_main_process:
+        print_notes(override_notes(read_settings(processor), {"sampling_rate": options.sampling_rate}))
         print(f"model: {source}: {describe_model(model)}\ntest: {len(rows):,} key frames", flush=True)
     result = run_detection_test(
         model, rows, loader, accelerator, clips_per_batch=options.batch_size, num_workers=options.num_workers,
@@ -148,6 +157,7 @@ def test_classifier(argv: Sequence[str] | None) -> list[MultiViewResult]:
     data, options, model_options = parse_recipe((DataArguments, EvaluateOptions), argv, __doc__)
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
+    check_views(options)
     tests = plan_tests(options, data)
     for source, _, _ in tests:
         check_model_source(source, "model_name_or_path")
@@ -182,6 +192,14 @@ def result_files(folder: Path, options: TestOptions, *names: str) -> OutputFiles
 _TASKS: dict[str, Callable[..., Any]] = {"classification": test_classifier, "detection": test_detector}
 
 
+def check_views(options: EvaluateOptions) -> None:
+    """Refuses options of views that the test asked for does not have."""
+    unused = ("num_segments", "num_crops", "mode") if options.linear_probe else ("sampling_mode",)
+    if given := [name for name in unused if getattr(options, name) is not None]:
+        what = "a linear probe sees one clip: leave it out" if options.linear_probe else "a test takes `--mode`"
+        raise ValueError(f"`--{given[0]} {getattr(options, given[0])}` has no meaning here: {what}.")
+
+
 def plan_tests(options: EvaluateOptions, data: DataArguments) -> list[tuple[str, DataArguments, Path]]:
     """Model, data and output folder of each test: one, or one per fold."""
     name, output = options.model_name_or_path, Path(options.output_dir)
@@ -209,16 +227,19 @@ def test_model(
     if not options.allow_untrained_head:
         check_head_is_trained(model, source)
     rows = data.load(options.split)
-    views = ViewOptions.for_model(
-        model.config,
-        **view_settings(source, model.config, options.sampling_rate),
-        num_segments=options.num_segments,
-        num_crops=options.num_crops,
-        mode=options.mode,
-    )
+    overrides = {
+        "sampling_rate": options.sampling_rate,
+        "test_mode": options.mode,
+        "test_num_segments": options.num_segments,
+        "test_num_crops": options.num_crops,
+    }
+    settings, notes = view_settings(source, model.config, overrides, for_test=True)
+    views = ViewOptions.of_test(model.config, settings)
     if accelerator.is_main_process:
+        print_notes(notes)
         print(f"model: {source}: {describe_model(model)}")
-        print(f"test: {len(rows):,} videos x {views.num_views} views of {views.num_frames} frames", flush=True)
+        kind = f"{views.mode}, {views.num_segments} x {views.num_crops}"
+        print(f"test: {len(rows):,} videos x {views.num_views} views of {views.num_frames} frames: {kind}", flush=True)
     return run_multi_view_test(
         model, rows, views, accelerator, videos_per_batch=options.batch_size, num_workers=options.num_workers,
         decoder=options.decoder, time_limit=options.decode_time_limit, keep_view_logits=options.save_view_logits,
@@ -232,24 +253,29 @@ def probe_model(
     model_options: dict,
     accelerator: Accelerator,
 ) -> dict[str, float | int]:
-    """Fits a linear probe on the middle clip, centre crop of each video, and tests it."""
+    """Fits a linear probe on one clip of each video, centre crop, and tests it."""
     if options.train_split is None:
         raise ValueError("Say on which split of `data` to fit the linear probe: `--train_split train`.")
     model = load_model(source, **model_options)
     config = model.config
-    loader = ClipLoader(
-        num_frames=config.num_frames,
-        image_size=config.image_height_width[0],
-        decoder=options.decoder,
-        decode_time_limit=options.decode_time_limit,
-        **view_settings(source, config, options.sampling_rate),
+    overrides = {"sampling_rate": options.sampling_rate, "sampling_mode": options.sampling_mode}
+    settings, notes = view_settings(source, config, overrides)
+    loader = ClipLoader.for_settings(
+        config, settings, decoder=options.decoder, decode_time_limit=options.decode_time_limit
     )
+    print_notes(notes)
     print(f"encoder: {source}: {describe_model(model.base_model)}", flush=True)
     train, test = data.load(options.train_split), data.load(options.split)
     collator = ClassificationCollator(loader, training=False)
     metrics = run_linear_probe(model.base_model, train, test, collator, accelerator, options.batch_size)
     print_metrics(metrics)
     return metrics
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """What the user should know of how the model looks at videos."""
+    for note in notes:
+        print(note, flush=True)
 
 
 def report(result: MultiViewResult, folder: Path) -> None:

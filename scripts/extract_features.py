@@ -19,9 +19,11 @@ from amd_hf.data.arguments import DataArguments
 from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.evaluation.features import FeatureOptions, extract_features
 from amd_hf.evaluation.multiview import ViewOptions
+from amd_hf.processors import view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
-from amd_hf.sources import load_model, view_settings
+from amd_hf.sources import load_model
 from amd_hf.training.summary import describe_model
+from amd_hf.video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
@@ -40,9 +42,12 @@ class ExtractOptions:
     )
     format: str = field(default="safetensors", metadata={"help": "Files.", "choices": ["safetensors", "parquet"]})
     dtype: str = field(default="float32", metadata={"help": "Of the features.", "choices": ["float32", "float16"]})
-    num_segments: int = field(default=1, metadata={"help": "Clips along the video; 1: its middle."})
+    num_segments: int = field(default=1, metadata={"help": "Clips along the video; 1: the one that stands for it."})
     num_crops: int = field(default=1, metadata={"help": "Crops along the long side."})
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
+    sampling_mode: str | None = field(
+        default=None, metadata={"help": "Frames of the one clip; the model's own.", "choices": list(SAMPLING_MODES)}
+    )
+    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the model's own."})
     batch_size: int = field(default=8, metadata={"help": "Videos decoded and encoded together."})
     videos_per_file: int = field(default=512, metadata={"help": "Videos in one file, held in memory until written."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
@@ -66,15 +71,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     model = load_model(options.model_name_or_path, **model_options)
     encoder = prepare_for_inference(model.base_model, accelerator)
-    views = ViewOptions.for_model(
-        encoder.config,
-        **view_settings(options.model_name_or_path, model.config, options.sampling_rate),
-        num_segments=options.num_segments,
-        num_crops=options.num_crops,
-        mode="middle" if options.num_segments == 1 else "dense",
+    overrides = {"sampling_mode": options.sampling_mode, "sampling_rate": options.sampling_rate}
+    settings, notes = view_settings(
+        options.model_name_or_path, model.config, overrides, for_test=options.num_segments > 1
     )
+    views = ViewOptions.of_clip(encoder.config, settings, options.num_segments, options.num_crops)
     rows = data.load(options.split)
     if accelerator.is_main_process:
+        for note in notes:
+            print(note)
         print(f"encoder: {describe_model(encoder)}")
         print(f"{len(rows):,} videos x {views.num_views} views, tensors: {', '.join(features.tensors)}", flush=True)
     summary = extract_features(

@@ -21,10 +21,9 @@ from amd_hf.classifiers import build_classifier, check_labels_fit, import_functi
 from amd_hf.data.action_arguments import ActionTrainingArguments
 from amd_hf.data.arguments import FineTuningDataArguments, training_label_names
 from amd_hf.data.readers.ava import action_names
-from amd_hf.detectors import build_detector, detection_processor
+from amd_hf.detectors import build_detector
 from amd_hf.evaluation.detection_report import write_detection_report
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.sources import build_processor
 from amd_hf.training.checkpoints import find_checkpoint
 from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_metrics, describe_run
@@ -77,7 +76,6 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
         clip_augmentation=import_function(options.clip_augmentation) if options.clip_augmentation else None,
         train_dataset=train,
         eval_dataset=evaluation,
-        processing_class=build_processor(model.config, args.sampling_rate, args.short_side),
     )
     trainer.program_options = (data, options)
     train_model(trainer, options.model_name_or_path, checkpoint, argv)
@@ -107,7 +105,6 @@ def train_detector(argv: Sequence[str] | None) -> AMDDetectionTrainer:
         scored_actions=data.scored_actions(),
         train_dataset=train,
         eval_dataset=evaluation,
-        processing_class=detection_processor(model.config, args.sampling_rate, args.short_side),
     )
     trainer.program_options = (data, options)
     train_model(trainer, options.model_name_or_path, checkpoint, argv)

@@ -11,6 +11,7 @@ be read).
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from amd_hf import AMDConfig
 from amd_hf.classifiers import load_trained_classifier
 from amd_hf.cpu import prepare_for_inference
 from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
@@ -32,8 +34,9 @@ from amd_hf.evaluation.prediction import find_videos, predict_videos
 from amd_hf.evaluation.prediction_formats import FORMATS, HEADERS, as_dict
 from amd_hf.evaluation.windows import WindowOptions
 from amd_hf.output_folders import OutputFiles
+from amd_hf.processors import override_notes, read_settings, view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.sources import view_settings
+from amd_hf.video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
@@ -94,11 +97,34 @@ class PredictOptions(ModelOptions):
     )
     window_frames: int | None = field(default=None, metadata={"help": "The same in frames."})
     stride_frames: int | None = field(default=None, metadata={"help": "The same in frames."})
-    num_segments: int = field(
-        default=1, metadata={"help": "Clips along the video or window, averaged; 1: its middle."}
+    num_segments: int | None = field(
+        default=None,
+        metadata={"help": "Clips along the video or window, averaged; by default the one that stands for it."},
     )
-    num_crops: int = field(default=1, metadata={"help": "Crops along the long side, averaged."})
+    num_crops: int | None = field(
+        default=None, metadata={"help": "Crops along the long side, averaged; by default 1, the centre."}
+    )
+    test_views: bool = field(
+        default=False, metadata={"help": "Average all views of the model's own test, as evaluate.py does."}
+    )
+    sampling_mode: str | None = field(
+        default=None, metadata={"help": "Frames of the one clip; the model's own.", "choices": list(SAMPLING_MODES)}
+    )
     num_workers: int = field(default=0, metadata={"help": "Decoding processes, among which the files are shared."})
+
+    def views(self, config: AMDConfig) -> tuple[ViewOptions, list[str]]:
+        """Which clips of a video or window are classified, and what is to be told of that."""
+        overrides = {"sampling_mode": self.sampling_mode, "sampling_rate": self.sampling_rate}
+        if self.test_views:
+            overrides |= {"test_num_segments": self.num_segments, "test_num_crops": self.num_crops}
+        num_segments = 1 if self.num_segments is None else self.num_segments
+        num_crops = 1 if self.num_crops is None else self.num_crops
+        settings, notes = view_settings(
+            self.model_name_or_path, config, overrides, for_test=self.test_views or num_segments > 1
+        )
+        if self.test_views:
+            return ViewOptions.of_test(config, settings), notes
+        return ViewOptions.of_clip(config, settings, num_segments, num_crops), notes
 
     def windows(self) -> WindowOptions | None:
         """The sliding windows that were asked for."""
@@ -139,6 +165,7 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     loader = evaluation_clip_loader(
         model.config, processor, options.sampling_rate, options.decoder, options.decode_time_limit
     )
+    print_notes(override_notes(read_settings(processor), {"sampling_rate": options.sampling_rate}))
     moments = [
         as_json(moment, model.config.id2label, options.top_k, options.min_score)
         for moment in detect_in_video(model, options.video, boxes, loader, accelerator, options.batch_size)
@@ -171,13 +198,8 @@ def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
     model = prepare_for_inference(load_trained_classifier(options.model_name_or_path, **model_options), accelerator)
     check_head_is_trained(model, options.model_name_or_path)
-    views = ViewOptions.for_model(
-        model.config,
-        **view_settings(options.model_name_or_path, model.config, options.sampling_rate),
-        num_segments=options.num_segments,
-        num_crops=options.num_crops,
-        mode="middle" if options.num_segments == 1 else "dense",
-    )
+    views, notes = options.views(model.config)
+    print_notes(notes)
     predictions = predict_videos(
         model, videos, views, accelerator, windows=windows, clips_per_batch=options.batch_size,
         num_workers=options.num_workers, decoder=options.decoder, time_limit=options.decode_time_limit,
@@ -196,6 +218,12 @@ _TASKS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "classification": classify_videos,
     "detection": detect_actions,
 }
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """What the user should know of how the model looks at videos; not among the results on standard output."""
+    for note in notes:
+        print(note, file=sys.stderr, flush=True)
 
 
 def program() -> None:

@@ -18,7 +18,6 @@ from amd_hf import (
 )
 from amd_hf.data.arguments import TrainingDataArguments
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
-from amd_hf.sources import build_processor
 from amd_hf.training.checkpoints import find_checkpoint
 from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_metrics, describe_run
@@ -61,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
         teacher_model=options.teacher,
         train_dataset=data.load_training(),
         eval_dataset=evaluation,
-        processing_class=build_processor(model.config, args.sampling_rate, args.short_side),
     )
     if args.process_index == 0:
         teacher = "none: plain masked autoencoding" if trainer.teacher is None else trainer.teacher.describe()

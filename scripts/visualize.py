@@ -24,9 +24,11 @@ from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_opti
 from amd_hf.evaluation.similarity import layer_similarity
 from amd_hf.masking import MaskGenerator
 from amd_hf.output_folders import OutputFiles
+from amd_hf.processors import view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
-from amd_hf.sources import load_model, load_processor
+from amd_hf.sources import load_model
 from amd_hf.teacher import FrozenTeacher
+from amd_hf.video_sampling_amd import SAMPLING_MODES
 from amd_hf.visualization import draw_reconstructions, reconstruct_clips, save_similarity, spread_over_classes
 
 
@@ -48,7 +50,10 @@ class VisualizeOptions:
     num_shown: int = field(
         default=3, metadata={"help": "Clips whose reconstructions are drawn, of as many classes as there are."}
     )
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
+    sampling_mode: str | None = field(
+        default=None, metadata={"help": "Frames of a clip; the model's own.", "choices": list(SAMPLING_MODES)}
+    )
+    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the model's own."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
     decode_time_limit: float | None = decode_time_limit_option()
     seed: int = field(default=0, metadata={"help": "Of the masks."})
@@ -87,16 +92,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def _collator(model: AMDForPreTraining, options: VisualizeOptions) -> PreTrainingCollator:
-    """Middle clips, centre crops and masks that depend on seed and video alone."""
+    """The clips of validation, centre crops and masks that depend on seed and video alone."""
     config = model.config
-    processor = load_processor(options.model_name_or_path, config)
-    loader = ClipLoader(
-        num_frames=config.num_frames,
-        sampling_rate=options.sampling_rate or processor.sampling_rate,
-        image_size=config.image_height_width[0],
-        seed=options.seed,
-        decoder=options.decoder,
-        decode_time_limit=options.decode_time_limit,
+    overrides = {"sampling_mode": options.sampling_mode, "sampling_rate": options.sampling_rate}
+    settings, notes = view_settings(options.model_name_or_path, config, overrides)
+    for note in notes:
+        print(note)
+    loader = ClipLoader.for_settings(
+        config, settings, seed=options.seed, decoder=options.decoder, decode_time_limit=options.decode_time_limit
     )
     return PreTrainingCollator(loader, MaskGenerator(config, options.teacher is not None), training=False)
 

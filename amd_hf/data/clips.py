@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
+from ..configuration_amd import AMDConfig
+from ..view_settings import ViewSettings
 from .decoding import DecodedVideoCache, open_video
 from .erasing import NO_BOX, draw_erase_box
 from .rand_augment import RandAugment, apply_operations
@@ -99,6 +101,19 @@ class ClipLoader:
         self._check_resizing()
         if self.rand_augment is not None:
             RandAugment.parse(self.rand_augment)  # a wrong notation is told now, not by a worker
+
+    @classmethod
+    def for_settings(cls, config: AMDConfig, settings: ViewSettings, **options: Any) -> ClipLoader:
+        """A loader of clips as a model looks at them; for use, not for training, `settings` with nothing left open."""
+        return cls(
+            num_frames=config.num_frames,
+            image_size=config.image_height_width[0],
+            sampling_mode=settings.sampling_mode or "dense",
+            sampling_rate=settings.sampling_rate,
+            short_side=settings.short_side,
+            interpolation=settings.interpolation,
+            **options,
+        )
 
     def _check_resizing(self) -> None:
         if not 0 < self.min_crop_area <= 1:

@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,11 @@ def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, r
     if not resume:
         raise FileExistsError(f"{folder} holds features already: resume (`--resume true`), or choose another folder.")
     settings = _read_settings(settings_file)
+    if isinstance(settings.get("views"), dict):
+        # Earlier releases wrote no law of the one clip (it was dense) and no short side where it is the crop's.
+        old = {"sampling_mode": "dense", **settings["views"]}
+        settings["views"] = old | {"short_side": old.get("short_side") or old.get("crop_size")}
+    views = replace(views, short_side=views.resized_to)
     asked = json.loads(json.dumps({**asdict(options), "views": asdict(views)}))
     other = [name for name in asked if settings.get(name) != asked[name]]
     if other:

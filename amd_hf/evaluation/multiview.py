@@ -21,9 +21,10 @@ from ..configuration_amd import AMDConfig
 from ..data.decoding import DecodedVideoCache, VideoReadError, open_video
 from ..data.loader import build_eval_loader
 from ..data.own_datasets import as_video_rows
-from ..data.sampling import View, evaluation_views
+from ..data.sampling import SAMPLING_MODES, View, evaluation_views, sample_clip
 from ..data.transforms import resize_short_side
 from ..data.video_source import VideoSource
+from ..view_settings import ViewSettings
 from .checks import match_labels
 from .metrics import MeanClassAccuracy, TopKAccuracy, likeliest_classes
 
@@ -39,11 +40,12 @@ class ViewOptions:
             crops are cut from the middle of squares of that side.
         interpolation (`str`): Of resizing, `bilinear` or `bicubic`.
         num_segments, num_crops (`int`): Views along time and along the long side.
-        mode (`"dense"`, `"uniform"` or `"middle"`): As in [`~amd_hf.data.sampling.evaluation_views`], or one
-            segment in the middle of the video, the clip that [`AMDVideoProcessor`] takes.
+        mode (`"dense"`, `"uniform"` or `"middle"`): As in [`~amd_hf.data.sampling.evaluation_views`], or the one clip
+            of validation, which [`AMDVideoProcessor`] takes too.
+        sampling_mode (`"dense"`, `"spread"` or `"segments"`): What that one clip is; see `video_sampling_amd`.
 
     Raises:
-        ValueError: If several segments are to be in the middle.
+        ValueError: If several segments are to be that one clip.
     """
 
     num_frames: int
@@ -54,17 +56,48 @@ class ViewOptions:
     num_segments: int = 5
     num_crops: int = 3
     mode: str = "dense"
+    sampling_mode: str = "dense"
 
     def __post_init__(self) -> None:
         if self.resized_to < self.crop_size:
             raise ValueError(f"`short_side` {self.short_side} is smaller than the crops, {self.crop_size}.")
         if self.mode == "middle" and self.num_segments != 1:
             raise ValueError(f"There is one segment in the middle of a video, not {self.num_segments}.")
+        if self.sampling_mode not in SAMPLING_MODES:
+            raise ValueError(f"`sampling_mode` must be one of {list(SAMPLING_MODES)}, not {self.sampling_mode!r}.")
 
     @classmethod
     def for_model(cls, config: AMDConfig, **options: Any) -> ViewOptions:
         """Views of the size that a model's config asks for."""
         return cls(num_frames=config.num_frames, crop_size=config.image_height_width[0], **options)
+
+    @classmethod
+    def of_test(cls, config: AMDConfig, settings: ViewSettings) -> ViewOptions:
+        """The views of a model's own test; see [`~amd_hf.view_settings.ViewSettings`]."""
+        known = settings.with_assumptions()
+        return cls._of_settings(
+            config, known, mode=known.test_mode, num_segments=known.test_num_segments, num_crops=known.test_num_crops
+        )
+
+    @classmethod
+    def of_clip(
+        cls, config: AMDConfig, settings: ViewSettings, num_segments: int = 1, num_crops: int = 1
+    ) -> ViewOptions:
+        """The one clip by which a model is validated; or several segments by the law of its test."""
+        known = settings.with_assumptions()
+        mode = "middle" if num_segments == 1 else known.test_mode
+        return cls._of_settings(config, known, mode=mode, num_segments=num_segments, num_crops=num_crops)
+
+    @classmethod
+    def _of_settings(cls, config: AMDConfig, settings: ViewSettings, **views: Any) -> ViewOptions:
+        return cls.for_model(
+            config,
+            sampling_mode=settings.sampling_mode,
+            sampling_rate=settings.sampling_rate,
+            short_side=settings.short_side,
+            interpolation=settings.interpolation,
+            **views,
+        )
 
     @property
     def resized_to(self) -> int:
@@ -89,12 +122,24 @@ class ViewOptions:
             crop_size=self.resized_to,
             mode="dense" if self.mode == "middle" else self.mode,
         )
-        if margin := (self.resized_to - self.crop_size) // 2:
-            views = [replace(view, top=view.top + margin, left=view.left + margin) for view in views]
+        room = self.resized_to - self.crop_size
+        views = [replace(view, top=view.top + room // 2, left=view.left + room // 2) for view in views]
+        if self.num_crops == 1:  # the very centre, as validation and the processor cut it
+            long_side = int(self.resized_to * max(height, width) / min(height, width))
+            along = (long_side - self.crop_size) // 2
+            across = room // 2
+            top, left = (along, across) if height > width else (across, along)
+            views = [replace(view, top=top, left=left) for view in views]
         if self.mode != "middle":
             return views
-        start = max(total_frames - self.num_frames * self.sampling_rate, 0) // 2
-        return [replace(view, frame_indices=tuple(start + i for i in view.frame_indices)) for view in views]
+        clip = sample_clip(
+            total_frames,
+            num_frames=self.num_frames,
+            sampling_rate=self.sampling_rate,
+            mode=self.sampling_mode,
+            generator=None,
+        )
+        return [replace(view, frame_indices=tuple(map(int, clip))) for view in views]
 
 
 @dataclass(frozen=True)

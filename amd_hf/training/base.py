@@ -18,12 +18,11 @@ from ..data.loader import EpochBatchSampler, build_eval_loader, build_train_load
 from ..data.own_datasets import as_video_rows
 from ..data.stream_loader import StreamDataLoader, iterate_once
 from ..data.streams import StreamReader, stream_length
-from ..sources import check_processor
-from ..video_processing_amd import AMDVideoProcessor
 from .base_args import VideoTrainingArguments
 from .launching import check_sharding, whole_weights
 from .metrics import FiniteLossGuard, LossMeter
 from .optim import cosine_schedule, keep_key_biases, parameter_groups
+from .processors import processor_of_run
 from .publishing import PublishingTrainer
 from .reading_log import ReadingLog
 from .resumable import ResumableTrainer
@@ -44,6 +43,9 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
             built-in collators data sets of one's own may have decoded columns and no `video_id`: see
             [`~amd_hf.data.own_datasets.as_video_rows`].
         eval_collator (`Callable`, *optional*): Collator of the evaluation set; `data_collator` when not given.
+        processing_class (*optional*): The processor that is saved beside the model, which says how the model looks at
+            videos. It is made from the model's config and the arguments when not given; of one that is given, what
+            the run does otherwise is replaced, with a warning.
 
     Raises:
         ValueError: If one process is to drive several GPUs, FSDP was asked for and is not given, or there is no such
@@ -71,8 +73,9 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
                 f"{args.n_gpu} GPUs in one process are not supported: start one process per GPU with "
                 f"`accelerate launch` or `torchrun --nproc_per_node {args.n_gpu}`."
             )
-        if isinstance(kwargs.get("processing_class"), AMDVideoProcessor):
-            check_processor(kwargs["processing_class"], model.config)
+        kwargs["processing_class"] = processor_of_run(
+            kwargs.get("processing_class"), model.config, args, eval_collator or data_collator
+        )
         metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in self.evaluation_names():
             raise ValueError(

@@ -11,6 +11,8 @@ from .finetuning_args import AMDFineTuningArguments
 # Options of classification that mean nothing here.
 _UNUSED = (
     "sampling_mode",
+    "interpolation",
+    "min_crop_area",
     "train_crop",
     "repetitions_share_frames",
     "mixup_alpha",
