@@ -30,6 +30,12 @@ def saved(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the last check, a process that takes seconds, where a test is of files alone."""
+    monkeypatch.setattr("amd_hf.hub._other_answers", lambda *_: [])
+
+
 def _prepare(saved: Path) -> Path:
     return prepare_folder(saved, saved.parent / "ready", "me/model").folder
 
@@ -52,6 +58,7 @@ def test_prepared_folder_holds_what_is_to_be_published_and_no_more(saved: Path) 
     assert f"{sum(prepared.files.values()):,}  bytes in {len(prepared.files)} files" in str(prepared)
 
 
+@pytest.mark.usefixtures("unread")
 def test_preparing_again_replaces_what_was_there(saved: Path) -> None:
     target = _prepare(saved)
     (saved / "losses.png").unlink()
@@ -165,6 +172,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
         prepare_folder(tmp_path, tmp_path / "ready", "me/a/b")
 
 
+@pytest.mark.usefixtures("unread")
 def test_authors_weights_are_warned_of(saved: Path) -> None:
     page = Path(__file__).parents[1] / "model_cards" / "amd-vit-small-k400-finetuned.md"
     (saved / "README.md").write_text(page.read_text())

@@ -6,10 +6,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 
+from ..cards.privacy import hide_identity
 from ..cards.runs import write_run_card
 from ..hub import PreparedFolder, prepare_folder, upload
+
+
+class RunState(TrainerState):
+    """A Trainer's state whose file does not tell whose home folder it lies in.
+
+    The best checkpoint is written by its name alone where its path tells; the Trainer looks for it in its output
+    folder when it reads the state again.
+    """
+
+    best_model_checkpoint: str | None
+
+    def save_to_json(self, json_path: str) -> None:
+        """Writes the state to a file."""
+        best = self.best_model_checkpoint
+        if best is not None and hide_identity(str(best)) != str(best):
+            self.best_model_checkpoint = Path(best).name
+        try:
+            super().save_to_json(json_path)
+        finally:
+            self.best_model_checkpoint = best
 
 
 class PublishingTrainer(Trainer):
@@ -24,6 +45,19 @@ class PublishingTrainer(Trainer):
     """Dataclasses of options beside the arguments, which the card names too."""
     test_metrics: Mapping[str, float] | None = None
     """Metrics of the last multi-view test."""
+
+    @property
+    def state(self) -> TrainerState:
+        """Of the run; see [`RunState`]."""
+        return self._state
+
+    @state.setter
+    def state(self, state: TrainerState) -> None:
+        # The Trainer makes its states itself, new and from files, and gives no other place to choose their class.
+        self._state = RunState(**vars(state))
+        best = state.best_model_checkpoint
+        if best is not None and Path(best).name == best and not Path(best).is_dir():
+            self._state.best_model_checkpoint = str(Path(self.args.output_dir, best))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Takes note of the name of the repository; it is made when the model is published."""

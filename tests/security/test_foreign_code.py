@@ -173,6 +173,12 @@ def _prepare(saved: Path) -> Any:
     return prepare_folder(saved, saved.parent / "ready", "me/model")
 
 
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the last check, a process that takes seconds, where a test is of files alone."""
+    monkeypatch.setattr("amd_hf.hub._other_answers", lambda *_: [])
+
+
 def _refused(saved: Path) -> str:
     with pytest.raises(ValueError, match="is not fit to be published:") as caught:
         _prepare(saved)
@@ -207,6 +213,7 @@ def test_foreign_code_in_any_settings_is_refused(file: str, changes: dict[str, A
     assert f"{file} names code that is not this package's" in _refused(saved)
 
 
+@pytest.mark.usefixtures("unread")
 def test_foreign_program_is_refused_and_ours_is_written_anew(saved: Path) -> None:
     (saved / "modeling_amd.py").write_text("raise SystemExit('changed')\n")
     prepared = _prepare(saved)
@@ -330,6 +337,7 @@ def test_link_out_of_the_folder_is_refused(surprise: Any, saved: Path, outside: 
     assert not (saved.parent / "ready").exists()
 
 
+@pytest.mark.usefixtures("unread")
 def test_only_files_of_the_list_go_and_the_rest_is_named(saved: Path, outside: Path) -> None:
     for name in (".git", ".cache", "checkpoint-3", "__pycache__", "wandb", "runs"):
         (saved / name).mkdir()
@@ -359,6 +367,7 @@ def test_only_files_of_the_list_go_and_the_rest_is_named(saved: Path, outside: P
     assert f"left out: {', '.join(sorted(left))}" in str(prepared)
 
 
+@pytest.mark.usefixtures("unread")
 def test_folder_that_changes_after_the_check_is_not_uploaded(saved: Path, outside: Path) -> None:
     prepared = _prepare(saved)
     (prepared.folder / "README.md").unlink()

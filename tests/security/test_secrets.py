@@ -159,6 +159,32 @@ def test_no_file_of_a_run_holds_its_secrets_or_who_ran_it(home: Path, monkeypatc
     assert args.hub_token == TOKEN
 
 
+def test_best_checkpoint_is_found_again_without_its_home(home: Path) -> None:
+    def trainer(steps: int) -> AMDFineTuningTrainer:
+        config = tiny_config()
+        args = finetuning_args(
+            home / "out", max_steps=steps, per_device_train_batch_size=2, save_strategy="best", eval_strategy="steps",
+            eval_steps=1, metric_for_best_model="loss", load_best_model_at_end=True,
+        )  # fmt: skip
+        return AMDFineTuningTrainer(
+            AMDForVideoClassification(config), args, data_collator=StackRows(),
+            train_dataset=labelled_rows(config, 4), eval_dataset=labelled_rows(config, 4),
+        )  # fmt: skip
+
+    first = trainer(2)
+    first.train()
+    best = first.state.best_model_checkpoint
+    assert best is not None
+    assert Path(best).is_dir()
+    assert Path(best).parent == home / "out"
+    first.save_state()
+    for path in (home / "out").rglob("trainer_state.json"):
+        assert "marypoppins" not in path.read_text()
+    second = trainer(3)
+    second.train(resume_from_checkpoint=best)
+    assert Path(str(second.state.best_model_checkpoint)).is_dir()
+
+
 def test_arguments_keep_their_token_in_copies_but_not_in_pickles(home: Path) -> None:
     import copy
 
