@@ -399,7 +399,7 @@ class VideoPackets:
         self._opened = ExitStack()
         self._container: Any = None
         self._kept: list[Any] | None = None
-        self.num_frames = self._num_packets = self._num_indexed = 0
+        self.num_frames = self._num_packets = self._num_indexed = self._last_duration = 0
         self.shows_all = self.has_orientation = False
         self._shown_pts: np.ndarray | None = None
         self.order: PacketOrder | None = None
@@ -437,6 +437,12 @@ class VideoPackets:
         if self._shown_pts is None or self._stream.time_base is None:
             return None
         return self._shown_pts * float(self._stream.time_base)
+
+    @property
+    def last_stay(self) -> float | None:
+        """Seconds for which the last frame is shown by its packet, which may hold one field of it; None if untold."""
+        is_told = self._last_duration > 0 and self._stream.time_base is not None
+        return self._last_duration * float(self._stream.time_base) if is_told else None
 
     @property
     def promised_frames(self) -> float:
@@ -534,12 +540,14 @@ class VideoPackets:
         exact_keys: list[int] = []
         num_keys = 0
         is_sound = True
+        durations: list[int] = []
         self._num_indexed = len(self._stream.index_entries)  # at first; FFmpeg adds those that it comes across
         for number, packet in enumerate(self._demux()):
             pts.append(_NO_PTS if packet.pts is None else packet.pts)
             shown = look.count_shown(memoryview(packet), packet.is_keyframe)
             num_shown.append(0 if packet.is_discard else shown)
             is_sound = is_sound and not packet.is_corrupt
+            durations.append(packet.duration or 0)
             if packet.is_keyframe:
                 is_sound = is_sound and not (number and packet.has_sidedata("new_extradata"))
                 num_keys += 1
@@ -559,6 +567,7 @@ class VideoPackets:
             raise ValueError(f"its header promises {promised} frames, but the file ends after {len(pts)}")
         self.has_orientation = look.has_orientation
         self.num_frames = sum(num_shown)
+        self._last_duration = durations[int(np.argmax(pts))] if pts else 0
         stamps, shown_mask = np.array(pts, dtype=np.int64), np.array(num_shown, dtype=np.int64) == 1
         has_doubt = (
             look.uncertain or not is_sound or exact_keys[:1] != [0] or self._is_out_of_order(stamps, shown_mask)
@@ -718,8 +727,9 @@ class PyAVVideoReader(BaseVideoReader):
     def frame_times(self) -> np.ndarray:
         times, rate = self.times, self._packets.header_rate
         if times is not None:
-            # How long the last one stays is told by few files: as long as the one before.
-            stay = times[-1] - times[-2] if len(times) > 1 else 1 / rate if rate else 0.0
+            # As long as the one before, or longer where its packet tells so: Matroska's tells the usual length only.
+            stay = self._packets.last_stay or (1 / rate if rate else 0.0)
+            stay = max(stay, times[-1] - times[-2]) if len(times) > 1 else stay
             return np.append(times, times[-1] + stay) - times[0]
         if rate is None:
             raise self._error("it tells neither when its frames are shown nor how many there are a second")

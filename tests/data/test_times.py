@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -127,6 +128,21 @@ def test_readers_tell_when_frames_are_shown(
     assert times[-1] > times[-2]
     np.testing.assert_array_equal(frame_times(str(films[name]), len(known)), times)
     assert frame_rate_of(str(films[name])) == pytest.approx((len(known) - 1) / known[-1], rel=2e-3)
+
+
+def test_last_frame_is_shown_as_long_as_its_file_tells(tmp_path: Path) -> None:
+    """Three slides, the last one for ten seconds."""
+    before, path = encode(tmp_path / "a.mp4", "mpeg4", numbered_frames(3, 32, 48), rate=1), tmp_path / "slides.mp4"
+    with av.open(str(before)) as source, av.open(str(path), "w") as slides:
+        stream = slides.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.duration *= 10 if packet.pts == 2 / packet.time_base else 1
+                packet.stream = stream
+                slides.mux(packet)
+    np.testing.assert_allclose(times_of(str(path)), [0, 1, 2, 12])
+    video = {"path": str(path), "layout": "file", "start_seconds": None, "frame_rate": None}
+    assert frame_numbers(read_around(video, 9.0, np.array([-1, 0, 1]), video_id="a")) == [1, 2, 2]
 
 
 def test_next_frame_counts_from_half_a_frame_before_it() -> None:
