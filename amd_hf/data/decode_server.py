@@ -172,8 +172,11 @@ class _Server:
         video_id: str | None,
         limits: dict[str, int],
         num_threads: int,
+        working_folder: str | None,
     ) -> tuple[dict[str, Any], Any]:
         self.close_reader()
+        if working_folder is not None:  # where relative paths start from: the parent may have changed it since
+            os.chdir(working_folder)
         data = None if payload is None else bytes(payload)
         frames = FrameFolder(**frame_paths) if isinstance(frame_paths, dict) else frame_paths
         source = VideoSource(path, data, frames)

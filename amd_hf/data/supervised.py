@@ -171,6 +171,7 @@ class SupervisedReader(BaseVideoReader):
             "video_id": self.video_id,
             "limits": dataclasses.asdict(self.limits),
             "num_threads": self.num_threads,
+            "working_folder": _working_folder(),
         }
 
     def _checked(self, answer: Any) -> Any:
@@ -182,6 +183,14 @@ class SupervisedReader(BaseVideoReader):
         if "failure" in answer:
             raise RuntimeError(f"The decoding process failed on {self.source}:\n{answer['failure']}")
         return answer
+
+
+def _working_folder() -> str | None:
+    """The folder that relative paths start from; None where it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 class _DecodingProcess:

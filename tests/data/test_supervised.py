@@ -328,3 +328,15 @@ def test_data_loader_survives_crashes_and_hangs_and_names_each(
     assert sorted(lost) == sorted(name for name in names if not name.startswith("good"))
     for name, reason in lost.items():
         assert ("SIGABRT" if name.startswith("abort") else "time_limit") in reason
+
+
+def test_relative_paths_start_from_the_folder_of_now(
+    video_40: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoding process lives on from video to video; where this one goes, it goes too."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(video_40, tmp_path / name / f"{name}.mp4")
+        monkeypatch.chdir(tmp_path / name)
+        with open_video(f"{name}.mp4", time_limit=60) as reader:
+            assert len(reader.frames([0, 39])) == 2

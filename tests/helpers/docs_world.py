@@ -1,0 +1,331 @@
+"""A small world in which every command of the README, the guide, programs' headers and recipes runs as it stands.
+
+Where a command names data, a model or a file, there lies a small one of the right layout: `videos/`, `k400/`, official
+files, a `videomae` folder in the place of a Hub id. What a command cannot be given by its text (a CPU, two steps, a
+model of two layers) is added behind it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
+
+from amd_hf import AMDConfig, AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, export_checkpoint
+from amd_hf.data.motion_people import write_motion_people
+from amd_hf.sources import build_processor
+from tests.helpers import images, miniatures
+from tests.helpers.hub import CARD
+from tests.helpers.models import randomize
+from tests.helpers.training import ROOT
+from tests.helpers.videos import write_video
+
+
+# Commands that no test runs, and why.
+EXEMPT = {
+    r"make ": "ten minutes and a virtual environment of its own; its program's parts are run by the other commands",
+    r"python scripts/demo\w*\.py": "minutes each: tests marked slow run them",
+    r"hf auth login": "needs an account",
+    r"sbatch ": "needs Slurm; the program it starts is run by the page's other commands",
+    r"pip install|.*pip install": "changes the environment",
+    r"git clone|source |export ": "is no program of ours",
+    r".*scripts/push_to_hub\.py (?!.*--dry_run)": "uploads: tests/scripts/test_push_to_hub.py does so",
+    r".*scripts/finetune\.py \.\.\.$": "stands for any command of the page",
+}
+
+SIZES: dict[str, Any] = {
+    "image_size": 32, "patch_size": 16, "num_frames": 4, "tubelet_size": 2, "hidden_size": 16,
+    "num_hidden_layers": 7, "num_attention_heads": 2, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2, "teacher_hidden_size": 64, "student_direct_layers": [1, 2],
+    "student_generation_layers": [1, 2], "teacher_direct_layers": [1, 3], "teacher_generation_layers": [1, 3],
+    "student_mask_ratio": 0.75, "teacher_mask_ratio": 0.5,
+}  # fmt: skip
+_IMAGE_SIZES = {**SIZES, "num_frames": 1, "tubelet_size": 1, "image_size": 64}
+_OFFICIAL = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 2, "image_size": 32, "num_frames": 4}
+_TRAINING = [
+    "--use_cpu", "true", "--bf16", "false", "--dataloader_num_workers", "0", "--per_device_train_batch_size", "2",
+    "--gradient_accumulation_steps", "1", "--max_steps", "2", "--warmup_steps", "1", "--num_repetitions", "1",
+    "--logging_steps", "1", "--decode_time_limit", "null",
+]  # fmt: skip
+_REPLACED = {
+    "MCG-NJU/videomae-large": "hub/videomae-large",
+    "facebook/vit-mae-large": "hub/vit-mae-large",
+    "/data/ssv2": "ssv2",
+    "/data/k400": "k400",
+    "configs/ablations/main.yaml": "grids/main.yaml",
+    "configs/ablations/playback.yaml": "grids/playback.yaml",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as a page shows it: the page, and its text in one line."""
+
+    page: str
+    text: str
+
+    @property
+    def exempt(self) -> str | None:
+        """Why it is not run; None where it is."""
+        reasons = [reason for pattern, reason in EXEMPT.items() if re.match(pattern, self.text)]
+        return reasons[0] if reasons else None
+
+
+def all_commands() -> Iterator[Command]:
+    """Every command of the README, the guide, the headers of programs and the comments of recipes, in their order."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
+            yield from _lines(page.name, block)
+        # Tables show commands as code within the line; those with dots stand for any option and are no commands.
+        for code in re.findall(r"`(scripts/\w+\.py [^`\n]+|python \w+/\w+\.py [^`\n]+)`", page.read_text()):
+            if not code.endswith("...") and "benchmarks/" not in code:
+                yield from _lines(page.name, code if code.startswith("python") else f"python {code}")
+    for program in sorted((ROOT / "scripts").glob("*.py")):
+        header = program.read_text().split('"""')[1]
+        yield from (command for command in _lines(program.name, header) if command.text.startswith("python "))
+    for recipe in sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file()):
+        comments = "\n".join(
+            line.lstrip("#").strip() for line in recipe.read_text().splitlines() if line.startswith("#")
+        )
+        starts = ("python ", "accelerate launch ", "torchrun ", "sbatch ")
+        yield from (
+            command for command in _lines(str(recipe.relative_to(ROOT)), comments) if command.text.startswith(starts)
+        )
+
+
+def _lines(page: str, text: str) -> Iterator[Command]:
+    for line in re.sub(r"\\{1,2}\n\s*", " ", text).splitlines():
+        command = re.sub(r"\s+", " ", re.sub(r"(^|\s)#.*", "", line)).strip()
+        if command:
+            yield Command(page, command)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The world
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def build_world(root: Path) -> Path:
+    """Everything that any command names, small."""
+    torch.manual_seed(0)
+    _videos(root)
+    _models(root)
+    miniatures.kinetics(root / "k400")
+    miniatures.something_something(root / "ssv2")
+    ucf101 = miniatures.ucf101(root / "ucf101")
+    miniatures.tables(root / "own")
+    (root / "train.csv").write_text("path,label\nleft/0.mp4,left\nright/1.mp4,right\n")
+    images.class_folders(root / "imagenet")
+    shutil.copytree(root / "imagenet" / "validation", root / "photos")
+    for fold in (1, 2, 3):
+        _classifier(root / "runs" / f"ucf101_fold{fold}", ucf101.label_names)
+    for name in ("main", "playback"):
+        _grid(root / "grids" / f"{name}.yaml", ROOT / "configs" / "ablations" / f"{name}.yaml")
+    for name in ("configs", "scripts"):
+        (root / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "model_cards", root / "model_cards")
+    shutil.copy(ROOT / "README.md", root / "README.md")
+    return root
+
+
+def _videos(root: Path) -> None:
+    for number, label in enumerate(("left", "right")):
+        for video in range(3):
+            length = 20 + 3 * number + video
+            write_video(root / "videos_plain" / label / f"{video}.mp4", length, 48, 48)
+            write_video(root / "videos" / f"{label}{video}.mp4", length, 48, 48)
+    for split in ("train", "validation", "test"):
+        shutil.copytree(root / "videos_plain", root / "videos_splits" / split)
+    (root / "videos").rename(root / "folder")
+    shutil.copytree(root / "folder", root / "more")
+    write_video(root / "more" / "clip.webm", 20, 48, 48, codec="libvpx-vp9")
+    data = root / "demo_output" / "data" / "validation"
+    for name in (
+        "anticlockwise/000000",
+        "anticlockwise/000001",
+        "left/000004",
+        "left/000001",
+        "up/000031",
+        "up/000231",
+    ):
+        write_video(data / f"{name}.mp4", 16, 48, 48)
+    films = {
+        split: write_motion_people(root / "films", split, 2, 3, seed=0, size=32) for split in ("train", "validation")
+    }
+    shutil.copytree(root / "films", root / "demo_detection_output" / "data")
+    train, val = films["train"], films["validation"]
+    shutil.copytree(train.videos, root / "videos_films")
+    for file, names in {
+        train.annotations: ("ava_train_v2.2.csv", "annotated.csv"),
+        val.annotations: ("ava_val_v2.2.csv", "val.csv"),
+        train.excluded: ("ava_train_excluded_timestamps_v2.2.csv",),
+        val.excluded: ("ava_val_excluded_timestamps_v2.2.csv",),
+        val.person_boxes: ("ava_val_predicted_boxes.csv", "persons.csv"),
+        train.action_list: ("ava_action_list_v2.2.pbtxt", "ava_action_list_v2.2_for_activitynet_2019.pbtxt",
+                            "actions.pbtxt"),
+    }.items():  # fmt: skip
+        for name in names:
+            shutil.copy(file, root / name)
+    film = sorted(val.videos.glob("*.mp4"))[0]
+    for name in ("video.mp4", "clip.mp4"):
+        shutil.copy(film, root / name)
+    (root / "persons.json").write_text('[{"timestamp": 1, "box": [0.1, 0.1, 0.6, 0.7], "score": 0.979}]')
+
+
+def _models(root: Path) -> None:
+    for name in ("MODEL", "pretrained", "student", "my_student", "demo_output/distilled"):
+        _save(randomize(AMDForPreTraining(AMDConfig(**SIZES))), root / name)
+    image_student = {**_IMAGE_SIZES, "use_class_token": True, "position_embedding": "sincos_2d"}
+    _save(randomize(AMDForPreTraining(AMDConfig(**image_student))), root / "pretrained_images")
+    for name in ("finetuned", "my_model"):
+        _classifier(root / name, ["left", "right"])
+    _classifier(root / "demo_output" / "distilled_classifier", ["anticlockwise", "left", "up"])
+    detector = AMDConfig(**SIZES, **_labels(["left", "right", "up", "down", "nearer", "farther"]))
+    for name in ("detector", "demo_detection_output/detector"):
+        model = randomize(AMDForActionDetection(detector))
+        model.save_pretrained(root / name)
+        build_processor(model.config).save_pretrained(root / name)
+    teacher = VideoMAEConfig(
+        image_size=32, patch_size=16, num_frames=4, hidden_size=64, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=256, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+        decoder_intermediate_size=64, use_mean_pooling=False,
+    )  # fmt: skip
+    randomize(VideoMAEForPreTraining(teacher)).save_pretrained(root / "hub" / "videomae-large")
+    image_teacher = ViTMAEConfig(
+        image_size=64, patch_size=16, hidden_size=64, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=256, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+        decoder_intermediate_size=64,
+    )  # fmt: skip
+    randomize(ViTMAEForPreTraining(image_teacher)).save_pretrained(root / "hub" / "vit-mae-large")
+    decoder = {"decoder_hidden_size": 192, "decoder_num_attention_heads": 3, "teacher_hidden_size": None}
+    official = AMDForPreTraining(AMDConfig(**{**SIZES, **_OFFICIAL, **decoder}))
+    for name in ("checkpoint.pth", "FILE.pth", "file.pth", "vit_b_ssv2_pt_800e.pth"):
+        torch.save({"model": export_checkpoint(official)}, root / name)
+
+
+def _labels(names: list[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def _classifier(folder: Path, names: list[str]) -> None:
+    _save(
+        randomize(AMDForVideoClassification(AMDConfig(**{**SIZES, "use_final_norm": False}, **_labels(names)))),
+        folder,
+    )
+
+
+def _save(model: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    build_processor(model.config).save_pretrained(folder)
+    (folder / "README.md").write_text(CARD)
+
+
+def _grid(file: Path, original: Path) -> None:
+    """A grid of the package with one seed, one rate and few clips."""
+    grid = yaml.safe_load(original.read_text())
+    numbers = dict.fromkeys(("unlabelled", "train", "tuning", "validation"), 8)
+    for name in {"seeds", "learning_rates"} & grid.keys():
+        grid[name] = grid[name][:1]
+    grid["data"] = {**grid["data"], **{name: 8 for name in numbers if name in grid["data"]}}
+    grid["recipes"] = {name: str(original.parent / path) for name, path in grid["recipes"].items()}
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(yaml.safe_dump(grid))
+
+
+def enter_world(base: Path, folder: Path) -> Path:
+    """A folder of a page's own, in which everything of the world is found and nothing of it is changed."""
+    folder.mkdir(parents=True)
+    for entry in base.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, folder / entry.name, symlinks=True)
+        else:
+            (folder / entry.name).symlink_to(entry.resolve())
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A command in the world
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def prepare(command: Command, world: Path) -> tuple[str, list[str]]:
+    """The program of a command and its arguments in the world, where everything that it names is put in its place."""
+    words = shlex.split(command.text)
+    start = next(number for number, word in enumerate(words) if word.startswith("scripts/"))
+    program, arguments = Path(words[start]).stem, [_REPLACED.get(word, word) for word in words[start + 1 :]]
+    is_detection = "detection" in arguments or any(word.startswith("configs/detect/") for word in arguments)
+    _place_videos(world, arguments, is_detection)
+    arguments = _expand(arguments)
+    for option in ("--output_dir", "--to_official"):
+        if option in arguments:
+            _make_room(world / arguments[arguments.index(option) + 1], program, option)
+    return program, [*arguments, *_small_options(program, arguments, is_detection)]
+
+
+def _place_videos(world: Path, arguments: list[str], is_detection: bool) -> None:
+    """`videos/` as the command needs it: films, class folders in splits, or class folders."""
+    has_splits = any(option in arguments for option in ("--split", "--train_split"))
+    videos = world / "videos"
+    videos.unlink(missing_ok=True)
+    videos.symlink_to("videos_films" if is_detection else "videos_splits" if has_splits else "videos_plain")
+    if is_detection:  # elsewhere train.csv is a table of videos
+        arguments[:] = ["annotated.csv" if word == "train.csv" else word for word in arguments]
+    if any("in1k" in word for word in arguments):
+        arguments[:] = ["pretrained_images" if word == "pretrained/" else word for word in arguments]
+    if "--teacher" in arguments and arguments[arguments.index("--teacher") + 1] == "folder":
+        arguments[arguments.index("--teacher") + 1] = "hub/videomae-large"
+    if "--to_official" in arguments and arguments[arguments.index("--source") + 1] == "folder":
+        arguments[arguments.index("--source") + 1] = "pretrained"
+
+
+def _expand(arguments: list[str]) -> list[str]:
+    """Patterns as the shell expands them."""
+    found: list[str] = []
+    for word in arguments:
+        is_pattern = "*" in word and not word.endswith(("*31.mp4", "*.webm"))  # those are quoted
+        found += sorted(map(str, Path().glob(word))) if is_pattern else [word]
+    return found
+
+
+def _make_room(path: Path, program: str, option: str) -> None:
+    """Outputs of the world's own stand-ins give way; those of the page's earlier commands do so too."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+
+
+def _small_options(program: str, arguments: list[str], is_detection: bool) -> list[str]:
+    if program == "pretrain":
+        is_image = any("in1k" in word for word in arguments)
+        sizes = _IMAGE_SIZES if is_image else SIZES
+        teacher = ["--teacher", "hub/vit-mae-large" if is_image else "hub/videomae-large"]
+        options = [] if "--teacher" in arguments else teacher
+        return [*_TRAINING, *options, *(f"--model.{name}={value}" for name, value in sizes.items())]
+    if program == "finetune":
+        recipe = yaml.safe_load(Path(arguments[arguments.index("--recipe") + 1]).read_text())
+        sizes = _OFFICIAL if any(word.endswith(".pth") for word in arguments) else SIZES
+        if any("in1k" in word for word in arguments):
+            sizes = _IMAGE_SIZES
+        named = [name for name in sizes if name in (recipe.get("model") or {}) or sizes is _OFFICIAL]
+        options = ["--short_side", "32"] if is_detection else []
+        if not is_detection:
+            options += ["--test_num_segments", "1", "--test_num_crops", "1"]
+        return [*_TRAINING, *options, *(f"--model.{name}={sizes[name]}" for name in named)]
+    if program == "ablate":
+        return ["--max_steps", "2", "--num_processes", "1"]
+    if program == "make_model_cards":
+        return ["--root", "."]
+    if program == "convert_checkpoint" and "--output_dir" in arguments:
+        return [f"--model.{name}={_OFFICIAL[name]}" for name in ("image_size", "num_frames")]
+    if program in ("evaluate", "predict", "extract_features", "visualize"):
+        return ["--use_cpu"]
+    return []
