@@ -26,6 +26,7 @@ from .readers.table import read_table
 from .readers.ucf101 import read_ucf101
 from .readers.videofolder import read_videofolder
 from .readers.webdataset import read_webdataset
+from .streams import note_entries
 
 
 _READERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # layout: its reader and the arguments that it takes
@@ -154,6 +155,8 @@ def _mixed_order(dataset: datasets.Dataset) -> np.ndarray:
 
 def _as_stream(dataset: datasets.Dataset, name: str) -> datasets.IterableDataset:
     stream = dataset.to_iterable_dataset(min(NUM_STREAMING_SHARDS, len(dataset)))
+    labels = dataset["label"] if "label" in dataset.column_names else [None] * len(dataset)
+    note_entries(stream, zip(dataset["video_id"], map(str, labels), strict=True))
     stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=len(dataset))})
     return stream
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import datasets
@@ -45,6 +45,22 @@ def stream_length(dataset: datasets.IterableDataset) -> int | None:
             return None
         (name,) = splits
     return splits[name].num_examples or None
+
+
+def note_entries(dataset: datasets.IterableDataset, entries: Iterable[Sequence[str]]) -> datasets.IterableDataset:
+    """Remembers with a stream what it is made of; with this object alone, not with what is made of it.
+
+    Args:
+        dataset (`datasets.IterableDataset`): the stream.
+        entries: its shards, or rows where they are known: names, and what else tells them (sizes, labels).
+    """
+    dataset._amd_hf_entries = [list(entry) for entry in entries]
+    return dataset
+
+
+def noted_entries(dataset: datasets.IterableDataset) -> list[list[str]] | None:
+    """What [`note_entries`] remembered; None where nobody did."""
+    return getattr(dataset, "_amd_hf_entries", None)
 
 
 def share_out(num_shards: int, num_processes: int, process_index: int, order: np.ndarray) -> list[_Unit]:

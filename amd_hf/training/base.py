@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.utils import logging
 
 from ..data.collators import BUILT_IN_COLLATORS
 from ..data.loader import EpochBatchSampler, build_eval_loader, build_train_loader
@@ -19,6 +20,7 @@ from ..data.own_datasets import as_video_rows
 from ..data.stream_loader import StreamDataLoader, iterate_once
 from ..data.streams import StreamReader, stream_length
 from .base_args import VideoTrainingArguments
+from .data_listing import DataListing, check_same_data, list_data, save_listing
 from .launching import check_sharding, whole_weights
 from .metrics import FiniteLossGuard, LossMeter
 from .optim import cosine_schedule, keep_key_biases, parameter_groups
@@ -29,6 +31,9 @@ from .resumable import ResumableTrainer
 from .step_batches import StepBatches
 from .stream_runs import load_position, prepare_arguments, save_position
 from .throughput import ThroughputMeter, speak_of_time_left
+
+
+logger = logging.get_logger(__name__)
 
 
 class VideoTrainer(PublishingTrainer, ResumableTrainer):
@@ -104,6 +109,7 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         self.eval_collator = eval_collator or self.data_collator
         self.reading_log = ReadingLog(args.max_unreadable_share)
         self._stream_loader: StreamDataLoader | None = None
+        self._listing: DataListing | None = None
         self._meter = LossMeter()
         self._finite_guard = FiniteLossGuard()
         self._step_batches = StepBatches(self.reading_log, args.world_size, self.host_group)
@@ -286,7 +292,28 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
             return float(self._stream_loader.position["epoch"])
         return self.state.global_step * self.args.videos_per_step / length
 
+    def training_listing(self) -> DataListing:
+        """The listing of the training set, made once."""
+        if self._listing is None:
+            self._listing = list_data(self.train_dataset)
+        return self._listing
+
+    def check_resumable(self, checkpoint: Path) -> None:
+        """Raises `ValueError` if the run of a checkpoint was trained on other data, unless `data_changed_ok`."""
+        super().check_resumable(checkpoint)
+        different = check_same_data(checkpoint, self.training_listing())
+        if different is None:
+            return
+        if not self.args.data_changed_ok:
+            raise ValueError(
+                f"The training data are not those that {checkpoint} was trained on: {different}. Give the data of "
+                "before, or say `--data_changed_ok true` to go on with these."
+            )
+        logger.warning(f"The training data are not those that {checkpoint} was trained on: {different}.")
+
     def save_extras(self, checkpoint: Path) -> None:
+        if self.args.should_save:
+            save_listing(checkpoint, self.training_listing())
         if self._stream_loader is not None:
             save_position(checkpoint, self.args.process_index, self._stream_loader.position)
 

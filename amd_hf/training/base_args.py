@@ -83,6 +83,20 @@ class VideoTrainingArguments(TrainingArguments):
             "augmentation and masks of its own: fewer frames are decoded. False draws each one's frames anew."
         },
     )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace the finished model of another run in `output_dir`; without it such a folder is refused. "
+            "Checkpoints are never overwritten: go on with them, or choose another folder."
+        },
+    )
+    data_changed_ok: bool = field(
+        default=False,
+        metadata={
+            "help": "Resume although the training data are not those of the checkpoint (other rows, labels or order), "
+            "which is otherwise refused with what differs."
+        },
+    )
     sampling_rate: int = field(default=4, metadata={"help": "Step between the frames of a clip, in video frames."})
     min_crop_area: float = field(
         default=0.08, metadata={"help": "Smallest share of the frame that a random_resized_crop takes."}

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerState
 from ..cards.privacy import hide_identity
 from ..cards.runs import write_run_card
 from ..hub import PreparedFolder, prepare_folder, upload
+from .run_folders import RunLock
 
 
 class RunState(TrainerState):
@@ -45,6 +46,7 @@ class PublishingTrainer(Trainer):
     """Dataclasses of options beside the arguments, which the card names too."""
     test_metrics: Mapping[str, float] | None = None
     """Metrics of the last multi-view test."""
+    run_lock: RunLock
 
     @property
     def state(self) -> TrainerState:
@@ -80,6 +82,7 @@ class PublishingTrainer(Trainer):
         self.create_model_card()
         if self.args.push_to_hub:
             self.push_to_hub()
+        self.run_lock.release()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Checkpoints stay here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import threading
@@ -14,10 +15,19 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..errors import RunStopped
-from .checkpoints import last_whole_checkpoint, problem_of, remove_unsealed, seal_checkpoint
+from .checkpoints import (
+    begin_checkpoint,
+    check_checkpoints_are_ours,
+    last_whole_checkpoint,
+    problem_of,
+    remove_old_checkpoints,
+    remove_unfinished,
+    seal_checkpoint,
+)
+from .run_folders import RunLock, claim_output_folder
 
 
 _SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
@@ -34,6 +44,7 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         # Flags and counts travel between hosts, so that the accelerator is never waited for.
         self.host_group = dist.new_group(backend="gloo") if self.args.world_size > 1 else None
+        self.run_lock = RunLock(self.args.output_dir)  # held from `train` to `finish_run`, or as long as this lives
         self._sigterm_received = False  # by this process
         self._is_stopping = False  # agreed on by all
         self.add_callback(_StopAfterSaving(self))
@@ -61,13 +72,15 @@ class ResumableTrainer(Trainer):
                 raise FileNotFoundError(f"There is no whole checkpoint in {self.args.output_dir} to resume from.")
         elif resume_from_checkpoint and (problem := problem_of(resume_from_checkpoint)):
             raise FileNotFoundError(f"Cannot resume from {resume_from_checkpoint}: {problem}.")
+        self._take_folder(resume_from_checkpoint or None)
         if resume_from_checkpoint:
             self.check_resumable(Path(resume_from_checkpoint))
         try:
             with _HandlerFor(self):
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
-        except RuntimeError as error:
-            if not _is_loss_of_a_process(error):
+        except BaseException as error:
+            self.run_lock.release()
+            if not isinstance(error, RuntimeError) or not _is_loss_of_a_process(error):
                 raise
             raise RunStopped(
                 f"Another process of this run has ended or no longer answers ({' '.join(str(error).split())}): see "
@@ -80,6 +93,22 @@ class ResumableTrainer(Trainer):
                 exit_code=_SIGTERM_EXIT_CODE,
             )
         return output
+
+    def _take_folder(self, checkpoint: str | None) -> None:
+        """Claims and locks the output folder on the first process, for all of them; they learn what came of it."""
+        outcome: list[Exception | None] = [None]
+        if self.is_world_process_zero():
+            try:
+                self.run_lock.acquire()
+                claim_output_folder(self.args, checkpoint)
+                check_checkpoints_are_ours(self.args.output_dir)
+            except (RunStopped, ValueError, OSError) as error:
+                self.run_lock.release()
+                outcome = [error]
+        if self.host_group is not None:
+            dist.broadcast_object_list(outcome, src=0, group=self.host_group)
+        if outcome[0] is not None:
+            raise outcome[0]
 
     def agree_on_stopping(self) -> None:
         """Learns whether any process was told to stop; every process must call it once per step."""
@@ -94,7 +123,7 @@ class ResumableTrainer(Trainer):
         run_folder = Path(self._get_output_dir(trial=trial))
         checkpoint = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
-            remove_unsealed(checkpoint)
+            begin_checkpoint(checkpoint)
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones stay until this one is whole
         try:
@@ -113,16 +142,12 @@ class ResumableTrainer(Trainer):
                 seal_checkpoint(checkpoint)
             except OSError as error:
                 raise self._cannot_save(checkpoint, error) from error
-            rotate_checkpoints(
-                output_dir=str(run_folder),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            remove_old_checkpoints(run_folder, limit, self.state.best_model_checkpoint)
 
     def _cannot_save(self, checkpoint: Path, error: Exception) -> RunStopped:
         free = shutil.disk_usage(checkpoint.parent).free / 2**20
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        with contextlib.suppress(OSError, RunStopped):  # it counts for nothing anyway
+            remove_unfinished(checkpoint)
         last = last_whole_checkpoint(str(checkpoint.parent))
         kept = f"{last} is whole" if last else "there is no earlier one"
         return RunStopped(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +14,7 @@ from typing import Any
 
 import datasets
 
+from ..streams import note_entries, noted_entries
 from .label_names import as_label, read_label_names, shorten
 from .listing import printable
 from .problems import Kind, Problems
@@ -88,6 +91,7 @@ def _read(
     if dataset.features is None:
         raise ValueError(f"The columns of {source} have no declared types, so they cannot be read as a stream.")
     column = video_column(dataset.features, source, media)
+    files = noted_entries(dataset) if isinstance(dataset, datasets.IterableDataset) else None
     if isinstance(dataset.features[column], _TYPES[media]):
         dataset = dataset.cast_column(column, _TYPES[media](decode=False))
     label_path = find_labels(dataset.features, label_column, source)
@@ -98,7 +102,7 @@ def _read(
         # The row itself goes through `map` once; what is wrong with it is said in the row, since an exception here
         # would end the stream without a word.
         stream = dataset.map(make_row, remove_columns=list(dataset.features), features=features)
-        return _with_num_rows(stream, num_rows)
+        return note_entries(_with_num_rows(stream, num_rows), files or ())
     return _check_rows(dataset, make_row, features, source, problems, _TYPES[media](decode=False))
 
 
@@ -127,7 +131,10 @@ def _load(source: str, split: str | None, streaming: bool, is_hub: bool = False)
         except datasets.exceptions.DatasetGenerationError as error:
             raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
         return builder.as_dataset(split=split), None
-    stream = builder.as_streaming_dataset(split=split).reshard()
+    stream = note_entries(
+        builder.as_streaming_dataset(split=split).reshard(),
+        map(_entry, (builder.config.data_files or {}).get(split, ())),
+    )
     if path.exists() and builder.config.data_files[split][0].endswith(".parquet"):
         import pyarrow.parquet
 
@@ -135,6 +142,12 @@ def _load(source: str, split: str | None, streaming: bool, is_hub: bool = False)
         return stream, sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
     known = (builder.info.splits or {}).get(split)
     return stream, known.num_examples if known is not None else None
+
+
+def _entry(file: str) -> tuple[str, str]:
+    """Name of a file of a stream, without the revision of its repository, and its size where it lies here."""
+    name = re.sub(r"@[0-9a-f]+/", "/", str(file))
+    return (Path(name).name, f"{os.path.getsize(file)} bytes") if os.path.exists(file) else (name, "")
 
 
 def _with_num_rows(stream: Any, num_rows: int | None) -> Any:

@@ -22,6 +22,7 @@ from typing import Any
 
 import datasets
 
+from ..streams import note_entries
 from .label_names import as_label, read_label_names, shorten
 from .listing import printable
 from .problems import Kind, Problems
@@ -89,7 +90,8 @@ def read_webdataset(
             "media": media,
             "label_column": label_column,
         }
-        return datasets.IterableDataset.from_generator(generate_rows, features=features, gen_kwargs=arguments)
+        stream = datasets.IterableDataset.from_generator(generate_rows, features=features, gen_kwargs=arguments)
+        return note_entries(stream, [(Path(shard).name, f"{os.path.getsize(shard)} bytes") for shard in shards])
     found = Problems() if problems is None else problems
     rows = []
     for shard in shards:
