@@ -343,7 +343,7 @@ _ALLOWED = {
     ("amd_hf/training/ema.py", "save_weights"): "a checkpoint of the run",
     ("amd_hf/training/finetuning.py", "save_model"): "the claimed folder of a run",
     ("scripts/ablate.py", "train_classifier"): "into a stage's folder",
-    ("scripts/check_videos.py", "main"): "OutputFiles",
+    ("scripts/check_videos.py", "write_outcome"): "OutputFiles",
     ("scripts/convert_checkpoint.py", "main"): "a target that did not exist",
     ("scripts/convert_checkpoint.py", "write_official"): "a target that did not exist",
     ("scripts/demo.py", "main"): "a claimed folder",
