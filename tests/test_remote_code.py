@@ -13,8 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
@@ -26,6 +24,7 @@ from amd_hf import AMDForActionDetection, AMDForPreTraining, AMDForVideoClassifi
 from tests.helpers.hub import CODE
 from tests.helpers.models import nested_masks, random_clips, randomize, tiny_config
 from tests.helpers.videos import write_video
+from tests.helpers.without_package import python_without_package
 
 
 _AUTO_MAP = {
@@ -83,29 +82,10 @@ def _save(model: torch.nn.Module, folder: Path) -> None:
     AMDVideoProcessor.for_model(model.config, sampling_rate=2).save_pretrained(folder)
 
 
-def _python_without_package(folder: Path) -> Path:
-    """The Python of a new virtual environment in which everything is installed but `amd_hf`."""
-    is_fresh = os.environ.get("AMD_FRESH_INSTALL") == "1"
-    venv.create(folder, with_pip=is_fresh, symlinks=True)
-    python = folder / "bin" / "python"
-    if is_fresh:
-        libraries = ["transformers>=5.17", "torch>=2.9", "torchvision>=0.24", "av>=17.0"]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *libraries], check=True, timeout=3000)
-        return python
-    (packages,) = folder.glob("lib/python*/site-packages")
-    for path in Path(sysconfig.get_path("purelib")).iterdir():
-        # Editable installs are found through such files; both spellings of the name.
-        if path.name.replace("-", "_").lstrip("_").startswith("amd_hf") or "editable" in path.name:
-            continue
-        if path.suffix != ".pth" and not (packages / path.name).exists():
-            (packages / path.name).symlink_to(path)
-    return python
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(4000)
 def test_environment_without_the_package_loads_every_folder(tmp_path: Path) -> None:
-    python = _python_without_package(tmp_path / "venv")
+    python = python_without_package(tmp_path / "venv")
     work = tmp_path / "work"
     work.mkdir()
     config = tiny_config(image_size=16, num_labels=3)

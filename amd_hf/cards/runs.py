@@ -17,6 +17,7 @@ from torch import nn
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..configuration_amd import AMDConfig
+from ..processors import read_settings
 from ..visualization import plot_losses
 from .escaping import Markdown, code_block, code_span, escape_markdown, python_string, read_template
 from .metadata import LIBRARY_NAME, TAGS, hub_id_or_none, reported_result
@@ -178,8 +179,18 @@ class _RunFacts:
             ("input", f"{config.num_frames} frames of {height} x {width} pixels, {config.num_patches} tokens"),
             ("start", self.start or "not recorded, or new weights"),
             ("teacher", self.teacher_description or "none"),
+            ("frames of a clip", self._views()),
             ("options that differ from their defaults", _listed(changed)),
         ]
+
+    def _views(self) -> str:
+        """How the model looks at videos, by the processor that is saved beside it."""
+        processor = getattr(self.trainer, "processing_class", None)
+        if not hasattr(processor, "size") or not hasattr(processor, "resample"):
+            return "not recorded"
+        settings = read_settings(processor)
+        resized = f"short side {settings.short_side}, {settings.interpolation}"
+        return f"{settings.describe(self.config.num_frames)}; {resized}"
 
     def _training(self) -> list[tuple[str, str]]:
         args, state = self.args, self.trainer.state

@@ -29,8 +29,11 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class ZooDataset:
-    """A data set: name, id on the Hub (or a plain name), classes, tested split, whose settings its recipes take."""
+    """A data set: name (of `view_settings.DATA_SETS`), title, id on the Hub or a plain name, classes, tested split,
+    whose settings its recipes take.
+    """
 
+    name: str
     title: str
     hub_id: str
     num_labels: int
@@ -107,7 +110,7 @@ def load_zoo() -> Zoo:
         TypeError, KeyError: If an entry has an unknown field, lacks one, or names what is not there.
     """
     facts = yaml.safe_load(files(__package__).joinpath("zoo.yaml").read_text(encoding="utf-8"))
-    datasets = {name: ZooDataset(**entry) for name, entry in facts["datasets"].items()}
+    datasets = {name: ZooDataset(name=name, **entry) for name, entry in facts["datasets"].items()}
     teachers = {name: ZooTeacher(**entry) for name, entry in facts["teachers"].items()}
     models = {}
     for entry in facts["models"]:
