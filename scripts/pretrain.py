@@ -16,7 +16,7 @@ from amd_hf import (
     AMDTrainer,
     AMDTrainingArguments,
 )
-from amd_hf.data.arguments import TrainingDataArguments
+from amd_hf.data.arguments import PreTrainingDataArguments
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.training.checkpoints import find_checkpoint
 from amd_hf.training.recipe_check import departures, read_recipe
@@ -35,7 +35,7 @@ class PretrainOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> AMDTrainer:
-    types = (TrainingDataArguments, PretrainOptions, AMDTrainingArguments)
+    types = (PreTrainingDataArguments, PretrainOptions, AMDTrainingArguments)
     data, options, args, model_options = parse_recipe(types, argv, __doc__)
     if data.data is None:
         raise ValueError("Say what to train on: `--data FOLDER_OR_FILE` (labels are not needed).")

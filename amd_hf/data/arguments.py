@@ -81,11 +81,12 @@ class DataArguments:
         names: str | Sequence[str] | None = self.class_names
         if names is None and takes_label_names(choose_layout(source, split, self.layout)):
             names = label_names
-        return load_video_dataset(source, streaming=streaming, label_names=names, **self._others(split))
+        return load_video_dataset(source, streaming=streaming, label_names=names, **self._others(split, source))
 
     def validate(self, split: str | None = None) -> Problems:
         """List what is wrong with the annotations; see `validate_annotations`."""
-        return validate_annotations(self._source(None), label_names=self.class_names, **self._others(split))
+        source = self._source(None)
+        return validate_annotations(source, label_names=self.class_names, **self._others(split, source))
 
     def _source(self, data: str | None) -> str:
         source = data if data is not None else self.data
@@ -93,7 +94,7 @@ class DataArguments:
             raise ValueError("Say which videos to read: `--data FOLDER_OR_FILE`.")
         return source
 
-    def _others(self, split: str | None) -> dict[str, Any]:
+    def _others(self, split: str | None, source: str) -> dict[str, Any]:
         return {
             "split": split,
             "layout": self.layout,
@@ -169,6 +170,15 @@ class TrainingDataArguments(DataArguments):
                 if part == "eval" and "eval_strategy" not in given:
                     recipe.pop("eval_strategy", None)
         return recipe, notes
+
+
+@dataclass
+class PreTrainingDataArguments(TrainingDataArguments):
+    """The videos to learn from without labels: a folder is walked whole, whatever its folders mean."""
+
+    def _others(self, split: str | None, source: str) -> dict[str, Any]:
+        is_folder = choose_layout(source, split, self.layout) == "class_folders"
+        return {**super()._others(split, source), "unlabelled": True if is_folder else self.unlabelled or None}
 
 
 @dataclass

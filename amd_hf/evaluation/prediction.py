@@ -10,7 +10,6 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..data.decoding import VideoReader, VideoReadError, open_video
 from ..data.loader import VideoDataLoader
-from ..data.readers.rows import MEDIA_SUFFIXES, is_video_file
+from ..data.readers.listing import list_folder
+from ..data.readers.rows import MEDIA_SUFFIXES
 from ..data.sampling import View
 from ..data.transforms import resize_short_side
 from .multiview import ViewOptions, clip_logits
@@ -43,11 +43,15 @@ def find_videos(inputs: Sequence[str], media: str = "video") -> list[str]:
     found: list[str] = []
     for name in inputs:
         if os.path.isdir(name):
-            files = (path for path in Path(name).rglob("*") if path.is_file())
-            videos = sorted(str(path) for path in files if is_video_file(path.name, media))
+            listing = list_folder(name, media)
+            videos = [os.path.join(name, *parts) for parts in listing.files]
             if not videos:
                 looked_for = ", ".join(MEDIA_SUFFIXES[media])
-                raise ValueError(f"There is no {media} in the folder {name!r} (looked for {looked_for}).")
+                raise ValueError(
+                    f"There is no {media} in the folder {name!r} (looked for {looked_for}). "
+                    f"{listing.account.describe()}".rstrip()
+                )
+            listing.report(f"{len(videos):,} {media}s")
         elif glob.has_magic(name) and not os.path.exists(name):
             videos = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
             if not videos:

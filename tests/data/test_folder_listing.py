@@ -11,7 +11,10 @@ from pathlib import Path
 import datasets
 import pytest
 
+from amd_hf.data.arguments import PreTrainingDataArguments
 from amd_hf.data.loading import load_video_dataset, validate_annotations
+from amd_hf.evaluation.prediction import find_videos
+from tests.helpers.training import run_script
 from tests.helpers.videos import write_list, write_video
 
 
@@ -347,3 +350,36 @@ def test_label_column_of_a_table(tmp_path: Path, name: str) -> None:
     dataset = load_video_dataset(write_list(tmp_path / name, lines), label_column="action")
     assert dataset["label"][:] == [0, 1]
     assert dataset.features["label"].names == ["x", "y"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The programs list alike
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_pretraining_walks_a_folder_whole(tmp_path: Path) -> None:
+    _touch(tmp_path, "0.mp4", "films/1.mp4", "2024/june/2.mp4")
+    rows = PreTrainingDataArguments(data=str(tmp_path)).load_training()
+    assert (len(rows), set(rows["label"])) == (3, {None})
+    _touch(tmp_path / "splits", "train/a/0.mp4", "validation/a/1.mp4")
+    with pytest.raises(ValueError, match="Choose one with `split`"):
+        PreTrainingDataArguments(data=str(tmp_path / "splits")).load_training()
+
+
+def test_prediction_and_data_sets_list_a_folder_alike(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _touch(tmp_path, "a/1.mp4", "a/b/2.TS", "c/.3.mp4", "c/4.gif", "c/5.blend")
+    (tmp_path / "c" / "up").symlink_to(tmp_path)
+    listed = [row["video"]["path"] for row in load_video_dataset(tmp_path)]
+    said = caplog.text
+    assert find_videos([str(tmp_path)]) == listed
+    assert len(listed) == 3
+    assert "5.blend" in said
+    assert caplog.text.count("5.blend") == 2
+
+
+def test_program_says_what_was_left_out(tmp_path: Path) -> None:
+    write_video(tmp_path / "data" / "a" / "1.mp4", 2)
+    _touch(tmp_path, "data/a/2.xyz")
+    run = run_script("check_videos", "--data", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"))
+    assert "left out: 1 x another kind of file (1 .xyz: a/2.xyz)" in run.stderr
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["num_videos"] == 1

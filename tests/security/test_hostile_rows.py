@@ -25,6 +25,8 @@ from amd_hf.data.collators import ClassificationCollator
 from amd_hf.data.decoding import VideoReadError, open_video
 from amd_hf.data.loader import build_eval_loader
 from amd_hf.data.loading import load_video_dataset, validate_annotations
+from amd_hf.data.readers.ava_files import read_action_list, read_actions, read_person_boxes
+from amd_hf.data.readers.problems import Problems
 from amd_hf.data.stream_loader import iterate_once
 from amd_hf.data.streams import StreamReader
 from tests.helpers.videos import write_list, write_video
@@ -430,3 +432,46 @@ print([check.status for check in check_videos(rows, CheckOptions(), num_threads=
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert run.stdout.strip() == "['unreadable', 'unreadable', 'unreadable', 'unreadable']", run.stderr
     assert resource.getrlimit(resource.RLIMIT_DATA)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of action detection
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("v,1,0,0,1,1," + "9" * 5000 + ",0", "does not know"),
+        ("v,1,0,0,1,1,\u00b2,0", "does not know"),
+        ("v," + "9" * 400 + ",0,0,1,1,1,0", "no number"),
+        ("v" * 200_000 + ",1,0,0,1,1,1,0", "no UTF-8 text of usual length"),
+        ("v\0,1,0,0,1,1,1,0", "no UTF-8 text of usual length"),
+    ],
+    ids=["digits", "superscript", "infinite time", "long field", "NUL"],
+)
+def test_hostile_line_of_boxes_is_named(tmp_path: Path, line: str, said: str) -> None:
+    problems = Problems()
+    file = write_list(tmp_path / "a.csv", ["v,1,0,0,1,1,1,0", line])
+    assert len(read_actions(file, [1], problems)) == 1
+    (problem,) = problems.found
+    assert problem.number == 2
+    assert said in str(problem)
+    assert len(str(problem)) < 2000
+
+
+def test_hostile_boxes_in_json_are_named(tmp_path: Path) -> None:
+    box = {"video": "v", "timestamp": 1, "box": [0, 0, 1, 1], "score": 0.5}
+    (tmp_path / "a.json").write_text(json.dumps([box, {**box, "timestamp": 10**400}, {**box, "score": float("nan")}]))
+    problems = Problems()
+    assert len(read_person_boxes(tmp_path / "a.json", problems)) == 1
+    assert [problem.number for problem in problems.found] == [2, 3]
+    (tmp_path / "a.json").write_text("[" * 10**5)
+    with pytest.raises(ValueError, match="nested too deep"):
+        read_person_boxes(tmp_path / "a.json", problems)
+
+
+def test_action_of_a_huge_number_is_an_error_before_the_classes_are_made(tmp_path: Path) -> None:
+    (tmp_path / "a.pbtxt").write_text('item { name: "run" id: 99999999999 }')
+    with _bounded(), pytest.raises(ValueError, match="has an action without a name or a number"):
+        read_action_list(tmp_path / "a.pbtxt")

@@ -11,7 +11,6 @@ Boxes are x1 y1 x2 y2 as shares of the frame's width and height.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -20,7 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .problems import Kind, Problems
+from .text_files import read_csv_without_header, read_json_file
 
+
+_MAX_DIGITS = 6  # of the number of an action: a list of classes is as long as the largest one
 
 _BAD_FIELDS = Kind(
     "has another number of fields",
@@ -106,11 +108,12 @@ def read_actions(file: Path, known: Sequence[int], problems: Problems) -> list[A
         parsed = _parse_box(file, line, fields, problems)
         if parsed is None:
             continue
-        if not fields[6].strip().isdecimal() or int(fields[6]) not in numbers:
-            problems.add(file, line, _UNKNOWN_CLASS, fields[6])
+        number = fields[6].strip()
+        if not number.isdecimal() or len(number) > _MAX_DIGITS or int(number) not in numbers:
+            problems.add(file, line, _UNKNOWN_CLASS, number)
             continue
         person = fields[7].strip() if len(fields) == 8 else ""
-        actions.append(Action(line, *parsed, int(fields[6]), person))
+        actions.append(Action(line, *parsed, int(number), person))
     return actions
 
 
@@ -166,7 +169,7 @@ def read_action_list(file: Path) -> dict[int, str]:
     actions: dict[int, str] = {}
     for block in re.findall(r"\{([^}]*)\}", file.read_text(encoding="utf-8-sig")):
         name, number = re.search(r'\bname:\s*"([^"]*)"', block), re.search(r"\b(?:label_)?id:\s*(\d+)", block)
-        if name is None or number is None or int(number[1]) < 1:
+        if name is None or number is None or len(number[1]) > _MAX_DIGITS or int(number[1]) < 1:
             raise ValueError(f"{file} has an action without a name or a number from 1: {' '.join(block.split())!r}.")
         if int(number[1]) in actions or name[1] in actions.values():
             raise ValueError(f"{file} lists action {number[1]}, {name[1]!r}, twice.")
@@ -183,12 +186,9 @@ def _check_exists(file: Path) -> None:
 
 def _lines(file: Path, problems: Problems, may_be_empty: bool = False) -> Iterator[tuple[int, list[str]]]:
     _check_exists(file)
-    with open(file, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream)
-        lines = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
-    if not lines and not may_be_empty:
+    lines = read_csv_without_header(file, problems)
+    if not lines and not problems.found and not may_be_empty:
         raise ValueError(f"{file} is empty.")
-    problems.start(file, len(lines))
     yield from lines
 
 
@@ -227,10 +227,7 @@ def _number(text: str) -> float | None:
 
 def _read_json_boxes(file: Path, problems: Problems, video: str | None) -> list[PersonBox]:
     _check_exists(file)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is no JSON file: {error}") from error
+    content = read_json_file(file)
     if not isinstance(content, list) or not content:
         raise ValueError(f"{file} holds no list of boxes.")
     problems.start(file, len(content), "entry")
@@ -238,7 +235,7 @@ def _read_json_boxes(file: Path, problems: Problems, video: str | None) -> list[
     for number, entry in enumerate(content, start=1):
         parsed = _json_box(entry, video)
         if parsed is None:
-            problems.add(file, number, _BAD_ENTRY, json.dumps(entry))
+            problems.add(file, number, _BAD_ENTRY, json.dumps(entry)[:1000])
         elif not 0 <= parsed[2] <= 1:
             problems.add(file, number, _BAD_SCORE, parsed[2])
         elif _check_box(file, number, parsed[1], problems):
@@ -253,7 +250,12 @@ def _json_box(entry: Any, video: str | None) -> tuple[KeyFrame, tuple[float, flo
     if not isinstance(name, str) or not isinstance(box, list) or len(box) != 4:
         return None
     numbers = [entry.get("timestamp"), entry.get("score"), *box]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
         return None
-    timestamp, score, x1, y1, x2, y2 = map(float, numbers)
+    try:
+        timestamp, score, x1, y1, x2, y2 = map(float, numbers)
+    except OverflowError:  # an integer of endless digits
+        return None
+    if not all(map(math.isfinite, (timestamp, score, x1, y1, x2, y2))):
+        return None
     return KeyFrame(name, timestamp), (x1, y1, x2, y2), score

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -48,7 +48,30 @@ def read_csv(file: Path, problems: Problems) -> tuple[list[str], list[tuple[int,
 
     Tells `problems` how many there are; what the csv module refuses and what is no text goes there.
     """
-    bad: list[tuple[int, Kind, str]] = []
+    lines, bad = _parse_csv(file)
+    header = [name.strip() for name in lines.pop(0)[1]] if lines else []
+    _tell(file, lines, bad, problems)
+    return header, lines
+
+
+def read_csv_without_header(file: Path, problems: Problems) -> list[tuple[int, list[str]]]:
+    """(line number, fields) of all lines of a csv file that are not empty; else as `read_csv`."""
+    lines, bad = _parse_csv(file)
+    _tell(file, lines, bad, problems)
+    return lines
+
+
+_BadLines = list[tuple[int, Kind, str]]
+
+
+def _tell(file: Path, lines: Sequence[Any], bad: _BadLines, problems: Problems) -> None:
+    problems.start(file, len(lines) + len(bad))
+    for number, kind, value in bad:
+        problems.add(file, number, kind, value)
+
+
+def _parse_csv(file: Path) -> tuple[list[tuple[int, list[str]]], _BadLines]:
+    bad: _BadLines = []
     lines: list[tuple[int, list[str]]] = []
     with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(_bounded(stream))
@@ -64,11 +87,7 @@ def read_csv(file: Path, problems: Problems) -> tuple[list[str], list[tuple[int,
                 bad.append((reader.line_num, BAD_TEXT, ",".join(fields)))
             elif any(field.strip() for field in fields):
                 lines.append((reader.line_num, fields))
-    header = [name.strip() for name in lines.pop(0)[1]] if lines else []
-    problems.start(file, len(lines) + len(bad))
-    for number, kind, value in bad:
-        problems.add(file, number, kind, value)
-    return header, lines
+    return lines, bad
 
 
 def csv_header(file: Path) -> list[str]:
