@@ -362,7 +362,7 @@ def test_pretraining_walks_a_folder_whole(tmp_path: Path) -> None:
     rows = PreTrainingDataArguments(data=str(tmp_path)).load_training()
     assert (len(rows), set(rows["label"])) == (3, {None})
     _touch(tmp_path / "splits", "train/a/0.mp4", "validation/a/1.mp4")
-    with pytest.raises(ValueError, match="Choose one with `split`"):
+    with pytest.raises(ValueError, match="splits, not classes: train, validation"):
         PreTrainingDataArguments(data=str(tmp_path / "splits")).load_training()
 
 
