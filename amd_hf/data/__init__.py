@@ -1,6 +1,22 @@
 """Data path: from encoded videos to uint8 clips.
 
 The order of use is `loading` (rows), `decoding` (frames of a row), `sampling` (which frames), `transforms` (crops) and
-`collators` (batches, made inside the workers of a data loader). Nothing is imported here, so that `import amd_hf`
-pulls in neither `datasets` nor a decoder.
+`collators` (batches, made inside the workers of a data loader). `open_video` and `evaluation_views` can be imported from
+here; nothing is until it is asked for, so that `import amd_hf` pulls in neither `datasets` nor a decoder.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+_PLACES = {"open_video": "decoding", "evaluation_views": "sampling"}
+
+__all__ = ["evaluation_views", "open_video"]  # noqa: F822 - found by `__getattr__`
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
