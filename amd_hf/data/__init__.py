@@ -1,7 +1,7 @@
 """Data path: from encoded videos to uint8 clips.
 
 The order of use is `loading` (rows), `decoding` (frames of a row), `sampling` (which frames), `transforms` (crops) and
-`collators` (batches, made inside the workers of a data loader). `open_video` and `evaluation_views` come from here too;
+`collators` (batches, made inside the workers of a data loader). `open_video` and `evaluation_views` are here too;
 nothing is imported until it is asked for, so that `import amd_hf` pulls in neither `datasets` nor a decoder.
 """
 
