@@ -512,6 +512,16 @@ class VideoPackets:
         if fault is not None and not is_started:
             raise fault
 
+    def first_frame(self) -> Any:
+        """The frame of the first packet, which is given to the decoder alone: the next ones would be decoded too."""
+        if self._kept:
+            if self._context.is_open:
+                self._context.flush_buffers()
+            frames = [*self._context.decode(self._kept[0]), *self._context.decode(None)]
+            if frames:
+                return frames[0]
+        return next(self.decode_from(0))
+
     def close(self) -> None:
         self._kept = None
         self._container = None
@@ -536,18 +546,19 @@ class VideoPackets:
         kept: list[Any] | None = []
         kept_bytes = 0
         pts: list[int] = []
-        num_shown: list[int] = []
+        num_decoded: list[int] = []
+        is_hidden: list[bool] = []
+        durations: list[int] = []
         exact_keys: list[int] = []
         num_keys = 0
         is_sound = True
-        durations: list[int] = []
         self._num_indexed = len(self._stream.index_entries)  # at first; FFmpeg adds those that it comes across
         for number, packet in enumerate(self._demux()):
             pts.append(_NO_PTS if packet.pts is None else packet.pts)
-            shown = look.count_shown(memoryview(packet), packet.is_keyframe)
-            num_shown.append(0 if packet.is_discard else shown)
-            is_sound = is_sound and not packet.is_corrupt
+            num_decoded.append(look.count_shown(memoryview(packet), packet.is_keyframe))
+            is_hidden.append(packet.is_discard)  # by an edit list
             durations.append(packet.duration or 0)
+            is_sound = is_sound and not packet.is_corrupt
             if packet.is_keyframe:
                 is_sound = is_sound and not (number and packet.has_sidedata("new_extradata"))
                 num_keys += 1
@@ -559,41 +570,61 @@ class VideoPackets:
                 kept = None if kept_bytes > KEPT_BYTES else kept
             if number >= max_frames:
                 break
-        self._kept = kept
+        self._kept, self._num_packets = kept, len(pts)
+        self._last_duration = durations[int(np.argmax(pts))] if pts else 0
         # MP4 lists its packets in the header (those that an edit list cuts off are taken from that list).
         promised = len(self._stream.index_entries) if self.format_name.startswith("mov") else 0
-        self._num_packets = len(pts)
         if len(pts) < min(promised, max_frames):
             raise ValueError(f"its header promises {promised} frames, but the file ends after {len(pts)}")
         self.has_orientation = look.has_orientation
-        self.num_frames = sum(num_shown)
-        self._last_duration = durations[int(np.argmax(pts))] if pts else 0
-        stamps, shown_mask = np.array(pts, dtype=np.int64), np.array(num_shown, dtype=np.int64) == 1
-        has_doubt = (
-            look.uncertain or not is_sound or exact_keys[:1] != [0] or self._is_out_of_order(stamps, shown_mask)
-        )
-        if has_doubt and self.num_frames <= max_frames:
-            shown_pts = self._count_by_decoding(max_frames)
-            shown_mask = np.isin(stamps, shown_pts)
-        else:
-            # Stamps that tell the order of decoding (AVI) are those of the frames all the same, once they are sorted.
-            shown_pts = np.unique(stamps[shown_mask])
-        self._shown_pts = shown_pts if 0 < len(shown_pts) == self.num_frames else None
-        self.shows_all = not has_doubt and bool(shown_mask.all())
-        if self._shown_pts is None or (stamps == _NO_PTS).any() or codec not in _CODECS_WITH_EXACT_KEYS:
-            return
-        may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
-        if may_reorder and len(pts) > 2 and bool((np.diff(stamps) > 0).all()):
-            return  # AVI and the like: the stamps tell the order of decoding, and frames may be shown in another
-        is_simple = self.shows_all and len(exact_keys) == num_keys
-        self.order = _order(stamps, shown_mask, shown_pts, exact_keys, is_simple)
+        stamps, decoded = np.array(pts, dtype=np.int64), np.array(num_decoded, dtype=np.int64)
+        is_sound = is_sound and not look.uncertain and exact_keys[:1] == [0]
+        shown = self._count(stamps, decoded, np.array(is_hidden, dtype=bool), is_sound, max_frames)
+        if codec in _CODECS_WITH_EXACT_KEYS:
+            may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
+            self.order = self._find_order(stamps, shown, exact_keys, may_reorder, len(exact_keys) == num_keys)
 
-    def _is_out_of_order(self, stamps: np.ndarray, shown: np.ndarray) -> bool:
+    def _count(
+        self, stamps: np.ndarray, decoded: np.ndarray, is_hidden: np.ndarray, is_sound: bool, max_frames: int
+    ) -> np.ndarray:
+        """Set how many frames there are and when they are shown, and return which packets show one."""
+        shown = (decoded == 1) & ~is_hidden
+        self.num_frames = int(decoded[~is_hidden].sum())
+        is_sound = is_sound and not self._is_out_of_order(stamps[decoded == 1])
+        if is_sound or self.num_frames > max_frames:
+            # Stamps that tell the order of decoding (AVI) are those of the frames all the same, once they are sorted.
+            shown_pts = np.unique(stamps[shown])
+        else:
+            shown_pts = self._count_by_decoding(max_frames)
+            shown = np.isin(stamps, shown_pts)
+        self.shows_all = is_sound and bool(shown.all())
+        has_stamps = 0 < len(shown_pts) == self.num_frames and _NO_PTS not in shown_pts
+        self._shown_pts = shown_pts if has_stamps else None
+        return shown
+
+    def _find_order(
+        self, stamps: np.ndarray, shown: np.ndarray, exact_keys: list[int], may_reorder: bool, are_exact: bool
+    ) -> PacketOrder | None:
+        if self._shown_pts is None or (stamps == _NO_PTS).any():
+            return None
+        if may_reorder and len(stamps) > 2 and bool((np.diff(stamps) > 0).all()):
+            return None  # AVI and the like: the stamps tell the order of decoding, and frames may be shown in another
+        before = np.concatenate([[_NO_PTS], np.maximum.accumulate(stamps)[:-1]])
+        starts = np.array([key for key in exact_keys if shown[key] and stamps[key] > before[key]], dtype=np.int64)
+        ranks = np.searchsorted(self._shown_pts, stamps[starts])
+        num_before = np.concatenate([[0], np.cumsum(shown)])[starts]
+        is_simple = self.shows_all and are_exact and len(starts) == len(exact_keys)
+        is_simple = is_simple and bool((ranks == num_before).all())
+        if len(starts) == 0 or starts[0] != 0:  # where nothing better is known, decoding starts with the file
+            starts, ranks = np.concatenate([[0], starts]), np.concatenate([[0], ranks])
+            is_simple = False
+        return PacketOrder(self._shown_pts, starts, ranks, is_simple)
+
+    def _is_out_of_order(self, stamps: np.ndarray) -> bool:
         """Whether frames precede the first one, or change places where the decoder was not told to expect it.
 
         It drops frames that come too late.
         """
-        stamps = stamps[shown]
         if len(stamps) == 0 or (stamps == _NO_PTS).any():
             return False
         return stamps.min() < stamps[0] or not (self._context.has_b_frames or bool((np.diff(stamps) > 0).all()))
@@ -613,20 +644,6 @@ class VideoPackets:
         if None in stamps or any(later <= earlier for earlier, later in itertools.pairwise(stamps)):  # type: ignore[operator]
             return np.empty(0, dtype=np.int64)
         return np.array(stamps, dtype=np.int64)
-
-
-def _order(
-    pts: np.ndarray, shown: np.ndarray, shown_pts: np.ndarray, exact_keys: list[int], is_simple: bool
-) -> PacketOrder:
-    before = np.concatenate([[_NO_PTS], np.maximum.accumulate(pts)[:-1]])
-    starts = np.array([key for key in exact_keys if shown[key] and pts[key] > before[key]], dtype=np.int64)
-    ranks = np.searchsorted(shown_pts, pts[starts])
-    num_before = np.concatenate([[0], np.cumsum(shown)])[starts]
-    is_simple = is_simple and len(starts) == len(exact_keys) and bool((ranks == num_before).all())
-    if len(starts) == 0 or starts[0] != 0:  # where nothing better is known, decoding starts with the file
-        starts, ranks = np.concatenate([[0], starts]), np.concatenate([[0], ranks])
-        is_simple = False
-    return PacketOrder(shown_pts, starts, ranks, is_simple)
 
 
 class PyAVVideoReader(BaseVideoReader):
@@ -693,7 +710,7 @@ class PyAVVideoReader(BaseVideoReader):
             return False
         self._start = -1  # what was decoded is used up
         with self._faults_of_the_file("pyav"):
-            frame = next(packets.decode_from(0))
+            frame = packets.first_frame()
             matrix = _display_matrix(frame)
         if matrix is None:
             return is_usual_frame(frame)
@@ -849,39 +866,50 @@ class _RgbConverter:
         self._graph: Any = None
 
     def __call__(self, frame: Any) -> np.ndarray:
-        matrix = _display_matrix(frame)
+        is_turned, is_upside_down, is_mirrored = _orientation(frame)
         if not is_usual_frame(frame):
-            frame = self._filtered(frame)
+            return self._filtered(frame, is_turned, is_upside_down, is_mirrored)
         image = frame.to_ndarray(format="rgb24", threads=1)
-        if matrix is None:
-            return image
-        # A point (x, y) is shown at (a x + c y, b x + d y); only the signs matter, and which of them are larger.
-        (a, b), (c, d) = matrix
-        if abs(b) + abs(c) > abs(a) + abs(d):
-            image, across, down = image.transpose(1, 0, 2), c, b
-        else:
-            across, down = a, d
-        return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+        if is_turned:
+            image = image.transpose(1, 0, 2)
+        return image[:: -1 if is_upside_down else 1, :: -1 if is_mirrored else 1]
 
-    def _filtered(self, frame: Any) -> Any:
-        kind = (frame.width, frame.height, frame.format.name, frame.interlaced_frame)
+    def _filtered(self, frame: Any, is_turned: bool, is_upside_down: bool, is_mirrored: bool) -> np.ndarray:
+        """By filters, in the command line's order: colours of half the resolution are turned, then spread."""
+        kind = (frame.width, frame.height, frame.format.name, is_turned, is_upside_down, is_mirrored)
         if kind != self._kind:
             graph = import_av().filter.Graph()
-            start = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
-            )
-            graph.link_nodes(
-                start, graph.add("scale", "flags=bicubic"), graph.add("format", "rgb24"), graph.add("buffersink")
-            ).configure()
+            nodes = [
+                graph.add_buffer(
+                    width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
+                )
+            ]
+            nodes += [graph.add("transpose", "dir=cclock_flip")] if is_turned else []
+            nodes += [graph.add("hflip")] if is_mirrored else []
+            nodes += [graph.add("vflip")] if is_upside_down else []
+            nodes += [graph.add("scale", "flags=bicubic"), graph.add("format", "rgb24"), graph.add("buffersink")]
+            graph.link_nodes(*nodes).configure()
             self._kind, self._graph = kind, graph
         self._graph.push(frame)
-        return self._graph.pull()
+        return self._graph.pull().to_ndarray(format="rgb24", threads=1)
 
 
 def is_usual_frame(frame: Any) -> bool:
     """Whether all of FFmpeg's ways to RGB give the same colours: 8 bits, 4:2:0, progressive, even sides."""
     is_even = frame.width % 2 == frame.height % 2 == 0
     return frame.format.name in ("yuv420p", "yuvj420p") and is_even and not frame.interlaced_frame
+
+
+def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """How a frame is to be shown: rows and columns swapped; then upside down; then mirrored left to right."""
+    matrix = _display_matrix(frame)
+    if matrix is None:
+        return False, False, False
+    # A point (x, y) is shown at (a x + c y, b x + d y); only the signs matter, and which of them are larger.
+    (a, b), (c, d) = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, b < 0, c < 0
+    return False, d < 0, a < 0
 
 
 def _display_matrix(frame: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:

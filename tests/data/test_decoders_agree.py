@@ -173,6 +173,22 @@ def test_pyav_starts_at_the_last_key_frame_where_that_saves_work(
     assert starts == expected
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["h264_b_frames", "h264_open_groups_mkv", "h264_transport_stream", "h264_avi", "h264_edit_list", "hevc", "vp8",
+     "vp9", "av1", "mpeg4_avi", "mpeg2", "mjpeg_avi"],
+)  # fmt: skip
+def test_ordinary_file_is_opened_without_decoding(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind not in files:
+        pytest.skip(f"PyAV has no encoder {KINDS[kind].codec}")
+    starts = _record_starts(monkeypatch)
+    with open_video(files[kind], "pyav") as video:
+        assert len(video) == (_NUM_FRAMES - 5 if kind == "h264_edit_list" else _NUM_FRAMES)
+    assert starts == []
+
+
 def test_pyav_starts_at_no_recovery_point(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     starts = _record_starts(monkeypatch)
     with open_video(files["h264_open_groups"], "pyav") as video:

@@ -111,6 +111,16 @@ def _cut(suffix: str, *arguments: str, inputs: Sequence[str] = (), **options: An
     return lambda path: copied(path, _with(**options), suffix, *arguments, inputs=inputs)
 
 
+def _headless(num_bytes: int, codec: str = "libx264", **options: Any) -> Callable[[Path], object]:
+    """A recording that begins anywhere: the first packets refer to what is not there."""
+
+    def write(path: Path) -> None:
+        encode(path, codec, **options)
+        path.write_bytes(path.read_bytes()[num_bytes:])
+
+    return write
+
+
 def _x264(parameters: str, **options: Any) -> Callable[[Path], object]:
     return _with(options={"x264-params": parameters}, **options)
 
@@ -139,6 +149,10 @@ KINDS: dict[str, VideoKind] = {
     "rotated_90_mp4": VideoKind(".mp4", "rotated", _turned(0, 1, -1, 0)),
     "rotated_180_mp4": VideoKind(".mp4", "rotated", _turned(-1, 0, 0, -1)),
     "rotated_270_mp4": VideoKind(".mp4", "rotated", _turned(0, -1, 1, 0)),
+    "rotated_90_10_bit_mp4": VideoKind(".mp4", "rotated", _turned(0, 1, -1, 0, pix_fmt="yuv420p10le"), bits=10),
+    "transposed_odd_size_mp4": VideoKind(
+        ".mp4", "mirrored", _turned(0, 1, 1, 0, codec="mpeg4", frames=film(NUM_FRAMES, 49, 65))
+    ),
     "rotated_90_mov": VideoKind(".mov", "rotated", _turned(0, 1, -1, 0)),
     "mirrored_left_right_mp4": VideoKind(".mp4", "mirrored", _turned(-1, 0, 0, 1)),
     "mirrored_up_down_mp4": VideoKind(".mp4", "mirrored", _turned(1, 0, 0, -1)),
@@ -152,6 +166,8 @@ KINDS: dict[str, VideoKind] = {
     "cut_open_mkv": VideoKind(
         ".mkv", "cut", _cut(".mp4", inputs=("-ss", "0.5"), options={"x264-params": _OPEN}), None
     ),
+    "headless_h264_ts": VideoKind(".ts", "headless", _headless(9000), None),
+    "headless_mpeg2_ts": VideoKind(".ts", "headless", _headless(9000, "mpeg2video", b_frames=2), None),
     # In fragments
     "fragments_mp4": VideoKind(".mp4", "fragmented", _with(muxing=_FRAGMENTS)),
     "fragments_behind_a_few_mp4": VideoKind(".mp4", "fragmented", _with(muxing={"movflags": "frag_keyframe"})),
