@@ -11,6 +11,7 @@ import torch
 from .checkpoint_files import Checkpoint
 from .checkpoint_positions import read_positions
 from .configuration_amd import AMDConfig
+from .errors import UntoldSizeError
 
 
 # Heads leave no trace in the tensors: every published ViT of these widths has these (DESIGN section 1).
@@ -18,6 +19,39 @@ _ENCODER_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 _DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
 
 
+# What says something of an encoder in the records of other families.
+_OF_ENCODER = {
+    *("num_frames", "image_size", "num_attention_heads", "layer_norm_eps", "image_mean", "image_std"),
+}
+_BY_WIDTH = "what published models of this width have"
+_USUAL_CLIP = "VideoMAE's and AMD's"
+# What leaves no trace in the tensors of an official file, for every task or for one, and why it is taken to be so.
+_ASSUMED = {
+    "num_attention_heads": _BY_WIDTH,
+    "layer_norm_eps": "the official code's; Transformers' models have 1e-12",
+    "position_embedding": "VideoMAE's and AMD's table, over all tokens in a row; MVD's models have sincos_3d_mvd",
+    "image_size": _USUAL_CLIP,
+    "num_frames": _USUAL_CLIP,
+    "image_mean": "ImageNet's",
+    "image_std": "ImageNet's",
+}
+_ASSUMED_OF_TASK = {
+    "classification": {"pooling": "the head looks at the mean over all tokens"},
+    "pretraining": {
+        "decoder_num_attention_heads": _BY_WIDTH,
+        "decoder_position_embedding": "as the encoder's",
+        "student_mask_ratio": "AMD's",
+        "mask_type": "AMD's and VideoMAE's",
+        "norm_pix_loss": "AMD's and VideoMAE's",
+    },
+}
+_ASSUMED_OF_ALIGNMENT = {
+    "student_direct_layers": "AMD's",
+    "student_generation_layers": "AMD's",
+    "teacher_direct_layers": "AMD's",
+    "teacher_generation_layers": "AMD's",
+    "teacher_mask_ratio": "AMD's",
+}
 # Names in the released scripts -> ours.
 _RUN_ARGUMENTS = {
     "num_frames": "num_frames",
@@ -38,7 +72,7 @@ def config_from_tensors(
 
     Args:
         checkpoint ([`Checkpoint`]): Tensors under official names, and what their file says of the run.
-        task (`str`): `"pretraining"` or `"classification"`.
+        task (`str`): `"pretraining"`, `"classification"`, `"detection"` or `"encoder"`.
         config ([`AMDConfig`], *optional*): Taken as it is, with the overrides.
         overrides (`Mapping`): Options of [`AMDConfig`] that win over what is read and looked up.
 
@@ -54,18 +88,46 @@ def config_from_tensors(
     elif "head.weight" in checkpoint.tensors:
         read["num_labels"] = checkpoint.tensors["head.weight"].shape[0]
     from_file = _read_run_arguments(checkpoint.run_arguments, read)
+    if task == "encoder" and checkpoint.run_arguments.get("model_type") != "amd":
+        from_file = {name: value for name, value in from_file.items() if name in _OF_ENCODER}
     read |= read_positions(checkpoint.tensors, {**from_file, **overrides}, read["patch_size"])
     looked_up = _look_up_heads(read, {**from_file, **overrides})
     sizes = {name: f"{value!r} (read from the tensors)" for name, value in read.items()}
     sizes |= {name: f"{value!r} (from the file's own record)" for name, value in from_file.items()}
     sizes |= {name: f"{value!r} (looked up by width)" for name, value in looked_up.items()}
     sizes |= {name: f"{value!r} (given)" for name, value in overrides.items()}
-    options = {"use_final_norm": task == "pretraining", **read, **looked_up, **from_file, **overrides}
+    has_final_norm = "norm.weight" in checkpoint.tensors if task == "encoder" else task == "pretraining"
+    options = {"use_final_norm": has_final_norm, **read, **looked_up, **from_file, **overrides}
     _check_given(read, overrides)
     built = AMDConfig(**options)
     for name in ("image_size", "num_frames"):
         sizes.setdefault(name, f"{getattr(built, name)!r} (default: the tensors do not tell)")
     return built, sizes
+
+
+def assumptions(built: AMDConfig, task: str, sizes: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
+    """What a config says that neither the tensors nor anybody else told: option -> "value: why".
+
+    Args:
+        built ([`AMDConfig`]): The config that was made.
+        task (`str`): As in [`config_from_tensors`].
+        sizes (`Mapping`): Option -> where it comes from, as [`config_from_tensors`] returns it.
+        checkpoint ([`Checkpoint`]): What it was made of. A Transformers folder or a file of ours tells everything.
+    """
+    model_type = checkpoint.run_arguments.get("model_type")
+    if "everything else" in sizes or model_type == "amd":
+        return {}
+    names = {**_ASSUMED, **_ASSUMED_OF_TASK.get(task, {})}
+    if task == "pretraining" and built.teacher_hidden_size is not None:
+        names |= _ASSUMED_OF_ALIGNMENT
+    # A state dict of Transformers' leaves open what its config would say; tables and pooling are those of its code.
+    told_by_code = ("position", "pooling", "norm_pix_loss", "mask_type") if model_type else ()
+    return {
+        name: f"{getattr(built, name)!r}: {why}"
+        for name, why in names.items()
+        if ("(looked up" in sizes.get(name, "(default") or "(default" in sizes.get(name, "(default"))
+        and not any(part in name for part in told_by_code)
+    }
 
 
 def _depth(tensors: Mapping[str, torch.Tensor], prefix: str) -> int:
@@ -103,8 +165,16 @@ def _read_decoder(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         if not any(key.startswith("decoder.") for key in tensors):
             return {}  # an encoder alone: the decoder is new
         raise ValueError("A pre-training checkpoint needs a decoder: `encoder_to_decoder.weight` is missing.")
+    width = tensors["encoder_to_decoder.weight"].shape[0]
+    first = tensors.get("decoder.blocks.0.mlp.fc1.weight")
+    if first is not None and first.shape[0] != 4 * width:
+        raise ValueError(
+            f"The decoder's blocks are {first.shape[0]} wide inside, not 4 x their width {width}: decoders of this "
+            "package have no such option, so the model cannot be converted whole. Its encoder can: as a teacher, as "
+            "the start of fine-tuning, or by `task` encoder."
+        )
     return {
-        "decoder_hidden_size": tensors["encoder_to_decoder.weight"].shape[0],
+        "decoder_hidden_size": width,
         "decoder_num_hidden_layers": _depth(tensors, "decoder."),
         **({"decoder_embed_bias": True} if "encoder_to_decoder.bias" in tensors else {}),
     }
@@ -150,9 +220,10 @@ def _look_up_heads(read: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
             continue
         width = read[width_name]
         if width not in table:
-            raise ValueError(
+            raise UntoldSizeError(
+                heads_name,
                 f"The number of attention heads leaves no trace in the tensors, and width {width} is none of "
-                f"{sorted(table)}: give `{heads_name}` (on the command line `--model.{heads_name}`)."
+                f"{sorted(table)}",
             )
         heads[heads_name] = table[width]
     return heads

@@ -42,6 +42,7 @@ NAMES = {
     "pretraining": _PRETRAINING_NAMES,
     "classification": _CLASSIFICATION_NAMES,
     "detection": _DETECTION_NAMES,
+    "encoder": _DETECTION_NAMES,
 }
 _PLACEHOLDERS = {"leaf": "weight|bias", "rest": ".+", "layer": r"\d+", "position": r"\d+"}
 
@@ -134,7 +135,8 @@ _VIDEOMAE_NAMES = (
 
 def is_videomae(keys: Mapping[str, torch.Tensor]) -> bool:
     """Whether these are the names of Transformers' `videomae` models."""
-    return any("encoder.layer.0.attention.attention.query.weight" in key for key in keys)
+    # `encoder.` has been taken off where the file holds an encoder alone.
+    return any(re.search(r"(^|\.)layer\.0\.attention\.attention\.query\.weight$", key) for key in keys)
 
 
 def videomae_to_official(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -165,7 +167,7 @@ def _split_videomae_key(key: str, is_pretraining: bool) -> tuple[str, str]:
     """(official prefix of the block, rest of the key); an empty prefix and the official name outside blocks."""
     encoder = "encoder." if is_pretraining else ""
     key = key.removeprefix("videomae.")
-    if match := re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", key):
+    if match := re.fullmatch(r"(?:encoder\.)?layer\.(\d+)\.(.+)", key):
         return f"{encoder}blocks.{match[1]}.", match[2]
     if match := re.fullmatch(r"decoder\.decoder_layers\.(\d+)\.(.+)", key):
         return f"decoder.blocks.{match[1]}.", match[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from .checkpoint_mae import is_mae, is_vit_mae, mae_settings, mae_to_official, v
 
 TRANSFORMERS_TYPES = ("videomae", "vit_mae")
 """Model types of Transformers whose folders are converted."""
+_BESIDE_THE_ENCODER = (
+    r"(decoder|encoder_to_decoder|generators|generator_mask_tokens|encoder\.projection_heads|fc_norm|head)\..+"
+    r"|mask_token"
+)
 
 
 def read_source(source: str | Path | Mapping[str, Any]) -> Checkpoint:
@@ -33,7 +38,10 @@ def read_source(source: str | Path | Mapping[str, Any]) -> Checkpoint:
         checkpoint.tensors = vit_mae_to_mae(checkpoint.tensors)
         checkpoint.run_arguments = {"layer_norm_eps": 1e-12, **checkpoint.run_arguments}
     if is_mae(checkpoint.tensors):
-        checkpoint.run_arguments = {**mae_settings(checkpoint.tensors), **checkpoint.run_arguments}
+        settings = {**mae_settings(checkpoint.tensors), **checkpoint.run_arguments}
+        # A mask for a teacher is our addition: it hides no more than the student's, whatever that is.
+        settings["teacher_mask_ratio"] = min(settings["teacher_mask_ratio"], settings["mask_ratio"])
+        checkpoint.run_arguments = settings
         checkpoint.tensors = mae_to_official(checkpoint.tensors)
     if is_videomae(checkpoint.tensors):
         checkpoint.tensors = videomae_to_official(checkpoint.tensors)
@@ -70,6 +78,32 @@ def _read_statistics(folder: Path) -> dict[str, list[float]]:
             settings = json.loads((folder / name).read_text())
             return {key: settings[key] for key in ("image_mean", "image_std") if key in settings}
     return {}
+
+
+def is_by_first_token(checkpoint: Checkpoint) -> bool:
+    """Whether it is a VideoMAE classifier that looks at its first token instead of the mean over all."""
+    names = {"head.weight", "norm.weight"}
+    is_transformers = checkpoint.run_arguments.get("model_type") == "videomae"
+    return is_transformers and names <= checkpoint.tensors.keys() and "fc_norm.weight" not in checkpoint.tensors
+
+
+def keep_encoder(checkpoint: Checkpoint) -> dict[str, str]:
+    """Takes all that is no part of the encoder out of a checkpoint under official names, and returns why, by name.
+
+    Names that are no part of any known model stay, so that the caller sees them.
+    """
+    dropped = {
+        key: "no part of the encoder, which alone is wanted"
+        for key in checkpoint.tensors
+        if re.fullmatch(_BESIDE_THE_ENCODER, key)
+    }
+    is_pretraining = any(key.startswith("encoder.") for key in checkpoint.tensors)
+    checkpoint.tensors = {
+        key.removeprefix("encoder.") if is_pretraining else key: tensor
+        for key, tensor in checkpoint.tensors.items()
+        if key not in dropped
+    }
+    return dropped
 
 
 def told_task(checkpoint: Checkpoint) -> str | None:

@@ -60,6 +60,8 @@ def _kind(tensor: torch.Tensor, num_patches: int, rows: int, columns: int) -> st
         grids["sincos_2d"] = (1, rows, columns)
     if rows * columns and num_patches % (rows * columns) == 0 and width % 8 == 0:
         grids["sincos_3d"] = (num_patches // (rows * columns), rows, columns)
+        if width % 16 == 0:
+            grids["sincos_3d_mvd"] = grids["sincos_3d"]
     for kind, grid in grids.items():
         if torch.allclose(table, AMDPositionTable(grid, width, kind).computed_table(), atol=_TOLERANCE):
             return kind

@@ -13,7 +13,7 @@ from .checkpoint_keys import PATCH_EMBEDDING, adapt_input_channels
 from .configuration_amd import AMDConfig
 from .conversion import without_load_report
 from .modeling_amd import AMDForImageClassification, AMDForVideoClassification
-from .sources import load_model
+from .sources import load_model, load_start
 
 
 logger = logging.get_logger(__name__)
@@ -108,7 +108,7 @@ def build_classifier(
         return classifier_class(config)(config)
     # An official file needs to be told what leaves no trace in its tensors.
     told = {name: value for name, value in config_options.items() if name not in _CHANNEL_OPTIONS}
-    model = load_model(source, **(told if Path(source).is_file() else {}))
+    model = load_start(source, **(told if Path(source).is_file() else {}))
     config = AMDConfig.from_dict({**model.config.to_dict(), **config_options, **labels, "use_final_norm": False})
     # The final norm stays behind: a classifier has none.
     encoder = model.base_model.state_dict()

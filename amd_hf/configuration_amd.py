@@ -72,7 +72,8 @@ class AMDConfig(PreTrainedConfig):
         position_embedding (`str`, *optional*, defaults to `"sincos_1d"`):
             Position table of the encoder: `"sincos_1d"`, VideoMAE's, over all tokens; `"sincos_2d"`, MAE's, over rows
             and columns (of one frame); `"sincos_3d"`, V-JEPA's, over time, rows and columns, with which small models
-            learn in a third of the steps (`docs/evidence.md`); or `"stored"` with the weights. None is learned.
+            learn in a third of the steps (`docs/evidence.md`); `"sincos_3d_mvd"`, MVD's; or `"stored"` with the
+            weights. None is learned.
         use_class_token (`bool`, *optional*, defaults to `False`):
             Whether a class token stands in front of the patch tokens, as in image models. It takes part in attention
             and is left out of alignment.
@@ -142,13 +143,13 @@ class AMDConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-6
     use_final_norm: bool = True
-    position_embedding: Literal["sincos_1d", "sincos_2d", "sincos_3d", "stored"] = "sincos_1d"
+    position_embedding: Literal["sincos_1d", "sincos_2d", "sincos_3d", "sincos_3d_mvd", "stored"] = "sincos_1d"
     use_class_token: bool = False
     initializer_range: float = 0.02
     decoder_hidden_size: int = 192
     decoder_num_hidden_layers: int = 4
     decoder_num_attention_heads: int = 3
-    decoder_position_embedding: Literal["sincos_1d", "sincos_2d", "sincos_3d", "stored"] = "sincos_1d"
+    decoder_position_embedding: Literal["sincos_1d", "sincos_2d", "sincos_3d", "sincos_3d_mvd", "stored"] = "sincos_1d"
     use_decoder_class_token: bool = False
     decoder_embed_bias: bool = False
     teacher_hidden_size: int | None = None
@@ -266,7 +267,7 @@ class AMDConfig(PreTrainedConfig):
             kind, width = getattr(self, name), getattr(self, width_name)
             if kind == "sincos_2d" and self.grid_size[0] != 1:
                 raise ValueError(f"`{name}` 'sincos_2d' is for one frame, but a clip has {self.grid_size[0]} in time.")
-            multiple = {"sincos_2d": 4, "sincos_3d": 8}.get(kind, 1)
+            multiple = {"sincos_2d": 4, "sincos_3d": 8, "sincos_3d_mvd": 16}.get(kind, 1)
             if width % multiple:
                 raise ValueError(
                     f"`{name}` {kind!r} needs `{width_name}` to be a multiple of {multiple}, got {width}."

@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging
 
 from .checkpoint_files import Checkpoint
-from .checkpoint_geometry import config_from_tensors
+from .checkpoint_geometry import assumptions, config_from_tensors
 from .checkpoint_keys import (
     PATCH_EMBEDDING,
     join_biases,
@@ -28,7 +28,7 @@ from .checkpoint_keys import (
     to_convolution_embedding,
     to_linear_embedding,
 )
-from .checkpoint_layouts import read_source, told_task
+from .checkpoint_layouts import is_by_first_token, keep_encoder, read_source, told_task
 from .checkpoint_positions import export_tables, is_table, place_table
 from .checkpoint_views import find_views
 from .configuration_amd import AMDConfig
@@ -36,6 +36,7 @@ from .modeling_amd import (
     AMDForImageClassification,
     AMDForPreTraining,
     AMDForVideoClassification,
+    AMDModel,
     AMDPreTrainedModel,
 )
 from .modeling_amd_detection import AMDForActionDetection
@@ -49,6 +50,8 @@ _MODELS: dict[str, type[AMDPreTrainedModel]] = {
     "classification": AMDForVideoClassification,
     "detection": AMDForActionDetection,
 }
+_FIRST_PROJECTION = "encoder.projection_heads.0.weight"
+_TASKS = (*_MODELS, "encoder")
 # Mean and deviation of VideoMAE's code for AVA, which count from 0 to 255: no file of it says so.
 _AVA_STATISTICS = {
     "image_mean": [value / 255 for value in (122.7717, 115.9465, 102.9801)],
@@ -71,8 +74,10 @@ class ConversionReport:
 
     Args:
         source, wrapper, prefixes: Where the tensors were found.
-        task (`str`): `"pretraining"`, `"classification"` or `"detection"`.
+        task (`str`): `"pretraining"`, `"classification"`, `"detection"` or `"encoder"`.
         sizes (`dict[str, str]`): Config option -> "value (read from the tensors | looked up by width | given | ...)".
+        assumed (`dict[str, str]`): Config option -> "value: why", of what no tensor tells and nobody said. Another
+            value would load as well, and give other numbers.
         used (`dict[str, str]`): Official name -> our name.
         dropped, new (`dict[str, str]`): Official name -> reason; our name -> reason.
         ignored_entries (`list[str]`): Other entries of the file, such as the optimizer.
@@ -85,6 +90,7 @@ class ConversionReport:
     wrapper: str | None = None
     prefixes: list[str] = field(default_factory=list)
     sizes: dict[str, str] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
@@ -97,6 +103,9 @@ class ConversionReport:
         prefixes = f", prefixes taken off: {' '.join(self.prefixes)}" if self.prefixes else ""
         lines = [f"{self.source}: {self.task} checkpoint{where}{prefixes}", "sizes:"]
         lines += [f"  {name} = {origin}" for name, origin in self.sizes.items()]
+        if self.assumed:
+            lines.append("ASSUMED, since no tensor tells it (--model.NAME VALUE where it is otherwise):")
+            lines += [f"  {name} = {why}" for name, why in self.assumed.items()]
         lines.append(f"tensors used: {len(self.used)}")
         for title, entries in (("dropped", self.dropped), ("newly initialised", self.new)):
             lines.append(f"tensors {title}: {len(entries)}")
@@ -122,8 +131,9 @@ def convert_checkpoint(
             An official `.pth`, a state dict with official names, or a folder of a Transformers `videomae` or `vit_mae`
             model (or what [`read_source`] made of one).
         config ([`AMDConfig`], *optional*): The whole config; by default it is read from the tensors.
-        task (`"pretraining"`, `"classification"` or `"detection"`, *optional*):
-            Where the keys leave it open (an encoder alone), what to build around it, newly initialised.
+        task (`"pretraining"`, `"classification"`, `"detection"` or `"encoder"`, *optional*):
+            Where the keys leave it open (an encoder alone), what to build around it, newly initialised. `"encoder"`
+            takes the encoder alone of whatever the checkpoint holds, and says what it leaves.
         projection_by_position (`bool`, *optional*, defaults to `False`):
             The released code picks projections by their position in the layer lists. Where one of them would so serve
             two student layers, copy it to both.
@@ -133,9 +143,9 @@ def convert_checkpoint(
         **config_overrides: Options of [`AMDConfig`] that the tensors do not tell, or that should differ.
 
     Returns:
-        [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`] (for one frame) or
-        [`AMDForActionDetection`] in eval mode, with the [`ConversionReport`] as `conversion_report`. A detector gets
-        the mean and deviation of VideoMAE's code for AVA unless others are given.
+        [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`] (for one frame),
+        [`AMDForActionDetection`] or [`AMDModel`] in eval mode, with the [`ConversionReport`] as `conversion_report`. A
+        detector gets the mean and deviation of VideoMAE's code for AVA unless others are given.
 
     Raises:
         FileNotFoundError: If there is nothing at `source`.
@@ -145,23 +155,29 @@ def convert_checkpoint(
     checkpoint = source if isinstance(source, Checkpoint) else read_source(source)
     told = told_task(checkpoint)
     task = _choose_task(checkpoint, told, task)
+    beside: dict[str, str] = keep_encoder(checkpoint) if task == "encoder" else {}
     if task == "pretraining" and not any(key.startswith("encoder.") for key in checkpoint.tensors):
         checkpoint.tensors = {f"encoder.{key}": tensor for key, tensor in checkpoint.tensors.items()}
     if told == "detection" and config is None and checkpoint.run_arguments.get("model_type") != "amd":
         config_overrides = {**_AVA_STATISTICS, **config_overrides}
     config, sizes = config_from_tensors(checkpoint, task, config, config_overrides)
     report = ConversionReport(
-        checkpoint.source, task, checkpoint.wrapper, checkpoint.prefixes, sizes, ignored_entries=checkpoint.left_out
-    )
+        checkpoint.source, task, checkpoint.wrapper, checkpoint.prefixes, sizes,
+        assumptions(built=config, task=task, sizes=sizes, checkpoint=checkpoint), dropped=beside,
+        ignored_entries=checkpoint.left_out,
+    )  # fmt: skip
     report.views, report.views_origin = find_views(checkpoint, task, config, dataset)
     state_dict = _rename_all(checkpoint, task, config, report)
-    if task == "pretraining" and config.teacher_hidden_size is not None:
+    if _FIRST_PROJECTION in checkpoint.tensors and config.teacher_hidden_size is not None:
         state_dict = _place_by_layer(state_dict, config, projection_by_position)
     is_image_classifier = task == "classification" and config.num_frames == 1
-    kind = AMDForImageClassification if is_image_classifier else _MODELS[task]
-    model = _load(kind, config, state_dict, report, _NEW_NAMES if told else _NEW_AROUND_AN_ENCODER)
+    kind = AMDForImageClassification if is_image_classifier else _MODELS.get(task, AMDModel)
+    model = _load(kind, config, state_dict, report, _new_names(told, task, checkpoint))
     model.conversion_report = report
     logger.info(str(report))
+    if report.assumed:
+        values = ", ".join(f"{name} {why.partition(':')[0]}" for name, why in report.assumed.items())
+        logger.warning(f"{report.source} does not tell, and it was assumed: {values}.")
     return model
 
 
@@ -213,15 +229,39 @@ def export_checkpoint(
 
 
 def _choose_task(checkpoint: Checkpoint, told: str | None, asked: str | None) -> str:
-    if asked is not None and asked not in _MODELS:
-        raise ValueError(f"`task` must be one of {', '.join(_MODELS)}, got {asked!r}.")
+    if asked is not None and asked not in _TASKS:
+        raise ValueError(f"`task` must be one of {', '.join(_TASKS)}, got {asked!r}.")
     if told is None and asked is None:
         raise ValueError(
-            f"{checkpoint.source} holds an encoder alone: say what to build with `task` ({', '.join(_MODELS)})."
+            f"{checkpoint.source} holds an encoder alone: say what to build with `task` ({', '.join(_TASKS)})."
+        )
+    if asked == "encoder":
+        return asked
+    if told == "classification" and is_by_first_token(checkpoint):
+        raise ValueError(
+            f"{checkpoint.source} classifies by its first token (`use_mean_pooling` false), classifiers of this "
+            "package by the mean over all: it cannot be used whole. Its encoder can: as a teacher, or as the start of "
+            "fine-tuning."
         )
     if told is not None and asked not in (None, told):
         raise ValueError(f"{checkpoint.source} is a {told} checkpoint, but `task` is {asked!r}.")
     return told or str(asked)
+
+
+def _new_names(told: str | None, task: str, checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
+    """(pattern, reason) of our tensors that the checkpoint may lack."""
+    if task == "encoder":
+        return ()
+    names = list(_NEW_NAMES if told else _NEW_AROUND_AN_ENCODER)
+    if task == "pretraining" and told:
+        if _FIRST_PROJECTION not in checkpoint.tensors:
+            names.append((r"alignment\..+", "the checkpoint was not aligned with a teacher"))
+    has_norm = any(key.startswith("encoder.norm.") for key in checkpoint.tensors)
+    settings = checkpoint.run_arguments
+    is_normless = settings.get("model_type") == "videomae" and settings.get("use_mean_pooling", True)
+    if task == "pretraining" and not has_norm and (told is None or is_normless):
+        names.append((r"amd\.norm\..+", "the encoder of the checkpoint ends without a norm"))
+    return tuple(names)
 
 
 def _rename_all(
@@ -348,6 +388,9 @@ def _load(
     report: ConversionReport,
     new_names: tuple[tuple[str, str], ...],
 ) -> AMDPreTrainedModel:
+    if model_class is AMDModel:
+        state_dict = {key.removeprefix("amd."): tensor for key, tensor in state_dict.items()}
+        report.used = {theirs: ours.removeprefix("amd.") for theirs, ours in report.used.items()}
     _check_shapes(model_class, config, state_dict, report, new_names)
     join_biases(state_dict)
     report.used = {theirs: re.sub(r"\.qkv\.[qv]_bias$", ".qkv.bias", ours) for theirs, ours in report.used.items()}

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from .configuration_amd import AMDConfig
 from .conversion import without_load_report
 from .modeling_amd_detection import AMDForActionDetection
-from .sources import load_model, load_processor
+from .sources import load_model, load_processor, load_start
 from .video_processing_amd import AMDVideoProcessor
 
 
@@ -43,7 +43,7 @@ def build_detector(source: str | None, action_names: Sequence[str], **config_opt
     if source is None:
         return AMDForActionDetection(AMDConfig(**config_options, **labels))
     # An official file needs to be told what leaves no trace in its tensors.
-    model = load_model(source, **(config_options if Path(source).is_file() else {}))
+    model = load_start(source, **(config_options if Path(source).is_file() else {}))
     config = AMDConfig.from_dict({**model.config.to_dict(), **config_options, **labels, "use_final_norm": True})
     state_dict = {f"amd.{name}": value for name, value in model.base_model.state_dict().items()}
     if isinstance(model, AMDForActionDetection) and model.config.id2label == labels["id2label"]:

@@ -20,6 +20,15 @@ class RunStopped(RuntimeError):
         self.exit_code = exit_code
 
 
+class UntoldSizeError(ValueError):
+    """A size that no tensor tells and nobody gave. `option` is its name, `reason` why it is not known."""
+
+    def __init__(self, option: str, reason: str):
+        self.option = option
+        self.reason = reason
+        super().__init__(f"{reason}: give `{option}` (on the command line `--model.{option}`).")
+
+
 # The system's errors by number: what is wrong with the file that they name, and what to do.
 _SYSTEM_ERRORS = {
     errno.ENOENT: "There is no {}.",
@@ -66,4 +75,4 @@ def is_disk_full(error: Exception) -> bool:
     return bool(_DISK_IS_FULL.search(str(error)))
 
 
-__all__ = ["RunStopped", "error_line", "is_disk_full"]
+__all__ = ["RunStopped", "UntoldSizeError", "error_line", "is_disk_full"]

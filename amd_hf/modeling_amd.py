@@ -164,6 +164,16 @@ def sincos_3d_position_table(time: int, rows: int, columns: int, dim: int) -> to
     return torch.cat(parts, dim=1).to(torch.float32)
 
 
+def mvd_position_table(time: int, rows: int, columns: int, dim: int) -> torch.Tensor:
+    """MVD's 3-D table, as [`sincos_3d_position_table`] but for the parts, `dim` a multiple of 16.
+
+    The first quarter of the numbers says when, 3/8 in which column and 3/8 in which row.
+    """
+    frame, row, column = _axes(time, rows, columns)
+    parts = [_sincos(frame, dim // 4), _sincos(column, dim // 8 * 3), _sincos(row, dim // 8 * 3)]
+    return torch.cat(parts, dim=1).to(torch.float32)
+
+
 def _axes(*sizes: int) -> list[torch.Tensor]:
     """Coordinates of all cells of a grid along each of its axes, each (N,), float64."""
     axes = [torch.arange(size, dtype=torch.float64, device="cpu") for size in sizes]
@@ -221,8 +231,9 @@ class AMDPositionTable(nn.Module):
     Args:
         grid (`tuple[int, int, int]`): Tokens along time, rows and columns.
         dim (`int`): Width of the tokens.
-        kind (`str`): `"sincos_1d"` over all tokens, `"sincos_2d"` over rows and columns, `"sincos_3d"` over
-            time, rows and columns, or `"stored"`: part of the checkpoint. Computed tables are not saved.
+        kind (`str`): `"sincos_1d"` over all tokens, `"sincos_2d"` over rows and columns, `"sincos_3d"` or
+            `"sincos_3d_mvd"` over time, rows and columns, or `"stored"`: part of the checkpoint. Computed tables are
+            not saved.
         has_class_token (`bool`): Whether a stored table has a row of its own for a class token, `class_position`
             `(1, 1, D)`. In computed tables that row is zero.
     """
@@ -250,6 +261,8 @@ class AMDPositionTable(nn.Module):
             return sincos_2d_position_table(*self.grid[1:], dim)
         if self.kind == "sincos_3d":
             return sincos_3d_position_table(*self.grid, dim)
+        if self.kind == "sincos_3d_mvd":
+            return mvd_position_table(*self.grid, dim)
         return sincos_position_table(num_positions, dim)
 
     def constants(self) -> dict[str, torch.Tensor]:

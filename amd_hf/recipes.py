@@ -93,6 +93,7 @@ def parse_recipe(
     argv: Sequence[str] | None = None,
     description: str | None = None,
     has_model_options: bool = True,
+    has_teacher_options: bool = False,
 ) -> tuple[Any, ...]:
     """Reads `--recipe FILE` and the command line into option dataclasses.
 
@@ -101,16 +102,21 @@ def parse_recipe(
         argv (`Sequence[str]`, *optional*): Arguments; those of the process when not given.
         description (`str`, *optional*): First lines of `--help`.
         has_model_options (`bool`, *optional*, defaults to `True`): Whether the program builds a model by options.
+        has_teacher_options (`bool`, *optional*, defaults to `False`): Whether it loads a teacher, which may need some.
 
     Returns:
-        One instance per option type, and last a `dict` with the options of the model's config.
+        One instance per option type, then a `dict` with the options of the model's config and, where there are any,
+        one with those of the teacher's.
 
     Raises:
         FileNotFoundError: If there is no such recipe.
         ValueError: If the recipe is no mapping, an option is unknown (names it and the nearest known one), or a value
             does not fit its option.
     """
-    arguments, model_options = _split_model_options(list(sys.argv[1:] if argv is None else argv))
+    arguments, model_options = _split_section("model", list(sys.argv[1:] if argv is None else argv))
+    teacher_options: dict[str, Any] = {}
+    if has_teacher_options:
+        arguments, teacher_options = _split_section("teacher_config", arguments)
     # Trackers and cards write the command line down: an option that is a secret must be in nobody's files.
     sys.argv[1:] = redact_command(sys.argv[1:])[0]
     parser = _Parser(option_types, description=description)
@@ -118,12 +124,15 @@ def parse_recipe(
     notes: dict[type, list[str]] = {}
     parser.add_argument("--recipe", metavar="FILE", help="YAML file with defaults for any of these options.")
     if has_model_options:
-        parser.epilog = "Options of the model's config (AMDConfig) are given as --model.NAME VALUE."
+        parser.epilog = "Options of the model's config (AMDConfig) are given as --model.NAME VALUE"
+        parser.epilog += ", those of the teacher's as --teacher_config.NAME VALUE." if has_teacher_options else "."
     arguments = _with_flag_values(arguments)
     recipe_path = _find_recipe(arguments)
     if recipe_path is not None:
         recipe = read_options(recipe_path, "recipe")
-        model_options = {**_model_section(recipe, recipe_path), **model_options}
+        model_options = {**_section("model", recipe, recipe_path), **model_options}
+        if has_teacher_options:
+            teacher_options = {**_section("teacher_config", recipe, recipe_path), **teacher_options}
         _check_keys(recipe, parser, recipe_path)
         recipe, notes = _fit_recipe(recipe, parser, option_types, arguments)
         arguments = [*_as_arguments(recipe, parser), *arguments]  # of two values the later one wins
@@ -140,7 +149,13 @@ def parse_recipe(
     for options in parsed:
         if type(options) in notes:
             options.notes = notes[type(options)]
-    return *parsed, model_options
+    return *parsed, model_options, *([teacher_options] if has_teacher_options else [])
+
+
+def is_on_command_line(option: str, argv: Sequence[str] | None = None) -> bool:
+    """Whether an option (`teacher`, `model.hidden_size`) is given there, and not by a recipe or a default."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return any(argument.partition("=")[0] == f"--{option}" for argument in arguments)
 
 
 def read_task(argv: Sequence[str] | None, tasks: Sequence[str]) -> str:
@@ -246,21 +261,21 @@ def _remember_names(option_types: Sequence[type], has_model_options: bool) -> No
             _names_of_options[argument] = f"--{name}"
 
 
-def _split_model_options(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Takes `--model.NAME VALUE` and `--model.NAME=VALUE` out of the arguments; values are read as YAML."""
+def _split_section(section: str, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes `--SECTION.NAME VALUE` and `--SECTION.NAME=VALUE` out of the arguments; values are read as YAML."""
     rest: list[str] = []
     options: dict[str, Any] = {}
     remaining = iter(arguments)
     for argument in remaining:
-        if not argument.startswith("--model."):
+        if not argument.startswith(f"--{section}."):
             rest.append(argument)
             continue
-        name, has_value, value = argument.removeprefix("--model.").partition("=")
+        name, has_value, value = argument.removeprefix(f"--{section}.").partition("=")
         if not has_value:
             value = next(remaining, "--")
             if value.startswith("--"):
-                raise ValueError(f"`--model.{name}` needs a value.")
-        options[name] = _number(load_yaml(value, f"The value of `--model.{name}`"))
+                raise ValueError(f"`--{section}.{name}` needs a value.")
+        options[name] = _number(load_yaml(value, f"The value of `--{section}.{name}`"))
     return rest, options
 
 
@@ -287,10 +302,10 @@ def _find_recipe(arguments: list[str]) -> Path | None:
     return None
 
 
-def _model_section(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
-    section = recipe.pop("model", None) or {}
+def _section(name: str, recipe: dict[str, Any], path: Path) -> dict[str, Any]:
+    section = recipe.pop(name, None) or {}
     if not isinstance(section, dict):
-        raise ValueError(f"The section `model` of the recipe {path} must be a mapping of options, it is {section!r}.")
+        raise ValueError(f"The section `{name}` of the recipe {path} must be a mapping of options, it is {section!r}.")
     return _number(section)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import nn
 from transformers.utils import logging
 
 from .configuration_amd import AMDConfig
+from .errors import UntoldSizeError
 from .modeling_amd import AMDModel, AMDPreTrainedModel, gather_tokens, split_tokens
-from .sources import load_model
+from .sources import load_encoder
 
 
 logger = logging.get_logger(__name__)
@@ -21,17 +23,15 @@ logger = logging.get_logger(__name__)
 # What a config says of an encoder. Of a checkpoint's other parts a teacher uses nothing.
 _ENCODER_OPTIONS = (
     "image_size patch_size num_frames tubelet_size num_channels hidden_size num_hidden_layers num_attention_heads "
-    "intermediate_size layer_norm_eps image_mean image_std student_direct_layers student_generation_layers "
-    "teacher_direct_layers teacher_generation_layers"
+    "intermediate_size layer_norm_eps image_mean image_std position_embedding use_class_token"
 ).split()
-_UNUSED_HEADS: dict[str, Any] = {"decoder_num_attention_heads": 1, "generator_num_attention_heads": 1}
 
 
 def load_teacher(
     source: str | Path | Mapping[str, Any] | nn.Module,
     *,
     layers: Sequence[int],
-    config: AMDConfig | None = None,
+    config: AMDConfig | Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """Loads a teacher: frozen, in eval mode, cut off after the last layer that is needed.
@@ -42,12 +42,13 @@ def load_teacher(
             or state dict (see [`convert_checkpoint`]), a loaded AMD model, or a module of one's own with
             `forward(pixel_values, bool_masked_pos) -> {layer: (B, visible, D)}`: clips `(B, T, C, H, W)`, floats
             normalised with the student's mean and deviation, and a bool mask `(B, N)`, `True` = hidden, to raw block
-            outputs on the visible tokens in raster order, for each layer (from 1) that is aligned. A module is frozen
-            as it is, not copied.
+            outputs on the visible tokens in raster order, for each layer (from 1) that is aligned. A module is copied,
+            as far as it is needed, and the copy is frozen: the caller's stays as it is.
         layers (`Sequence[int]`): Layers whose outputs are needed; they count from 1.
-        config ([`AMDConfig`], *optional*):
-            Replaces the config that the source comes with; of an official checkpoint it tells what leaves no trace in
-            the tensors (heads, frames, image size), as far as the encoder is concerned.
+        config ([`AMDConfig`] or `Mapping`, *optional*):
+            Replaces the config that the source comes with, as far as the encoder is concerned; a mapping holds the
+            options of [`AMDConfig`] that differ. Of an official checkpoint it tells what leaves no trace in the
+            tensors (heads, frames, image size, another position table). Of no use beside a module.
         dtype (`torch.dtype`, *optional*): Of the weights; as stored when not given.
 
     Returns:
@@ -55,7 +56,8 @@ def load_teacher(
 
     Raises:
         ValueError: If the teacher has fewer layers than asked for, or its weights were not all loaded: one is missing,
-            has no place, or is the same number everywhere.
+            has no place, or is the same number everywhere; or a size of an official checkpoint is not known.
+        TypeError: If a module cannot be copied, or options are given beside it.
         OSError: If there is no model at `source`.
 
     Example:
@@ -65,9 +67,16 @@ def load_teacher(
 
     >>> teacher = load_teacher("MCG-NJU/videomae-large", layers=[12, 24])
     ```"""
-    model = source if isinstance(source, nn.Module) else _read_model(source, config)
+    if isinstance(source, nn.Module):
+        if config is not None:
+            raise TypeError("A teacher that is given as a module has its own config: leave `config` out.")
+        model = source
+    else:
+        model = _read_encoder(source, config)
     if isinstance(model, AMDPreTrainedModel):
         model = _cut_after(model.base_model, max(layers))
+    if isinstance(source, nn.Module):
+        model = _copied(model)
     model = model.eval().requires_grad_(False)
     logger.info(f"Teacher: {_describe(model, _name_of(source), layers)}")
     if dtype is not None:
@@ -76,13 +85,48 @@ def load_teacher(
     return model
 
 
-def _read_model(source: str | Path | Mapping[str, Any], config: AMDConfig | None) -> AMDPreTrainedModel:
-    """Reads a model of any supported layout and proves that its weights were loaded."""
-    options = {} if config is None else {name: getattr(config, name) for name in _ENCODER_OPTIONS}
-    is_official = isinstance(source, Mapping) or Path(source).is_file()
-    model = load_model(source, **options, **(_UNUSED_HEADS if is_official else {}))
+def _read_encoder(
+    source: str | Path | Mapping[str, Any], config: AMDConfig | Mapping[str, Any] | None
+) -> AMDPreTrainedModel:
+    """Reads the encoder of a model of any supported layout and proves that its weights were loaded."""
+    options = {name: getattr(config, name) for name in _ENCODER_OPTIONS} if isinstance(config, AMDConfig) else config
+    try:
+        model = load_encoder(source, **(options or {}))
+    except UntoldSizeError as error:
+        raise ValueError(
+            f"The teacher {_name_of(source)}: {error.reason}: give `{error.option}` in `config` (on the command line "
+            f"`--teacher_config.{error.option} VALUE`)."
+        ) from error
     _check_loaded(model, _name_of(source))
     return model
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy to freeze, cast and move, so that the caller can go on using the module."""
+    try:
+        return copy.deepcopy(module)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise TypeError(
+            f"The teacher, a {type(module).__name__}, cannot be copied ({error}), and it is not frozen as it is, "
+            "since you may go on using it: give it a `__deepcopy__`, or name its folder or file instead."
+        ) from error
+
+
+def check_is_no_student(teacher: nn.Module, student: nn.Module) -> None:
+    """Raises `ValueError` where a teacher is the student itself or shares some of its parameters."""
+    places = {_place(parameter) for parameter in student.parameters()} - {0}
+    shared = [name for name, parameter in teacher.named_parameters() if _place(parameter) in places]
+    if shared:
+        who = "is the student itself" if teacher is student else f"shares {len(shared)} parameters with the student"
+        raise ValueError(
+            f"The teacher {who} ({', '.join([*shared[:3], *(['...'] if shared[3:] else [])])}): it would be frozen, "
+            "or learn with it. Give another model, or `copy.deepcopy` of the student as it is now."
+        )
+
+
+def _place(parameter: torch.Tensor) -> int:
+    """Where the numbers lie in memory; 0 for those that lie nowhere."""
+    return 0 if parameter.is_meta else parameter.untyped_storage().data_ptr()
 
 
 def _check_loaded(model: AMDPreTrainedModel, source: str) -> None:
@@ -131,7 +175,7 @@ def _cut_after(model: AMDModel, last_layer: int) -> AMDModel:
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):
         cut = AMDModel(config)
-    # Shares the weights it keeps: nothing is copied, and the source model stays whole.
+    # Shares the weights it keeps: the source model stays whole.
     cut.embeddings = model.embeddings
     cut.layers = model.layers[:last_layer]
     return cut
@@ -163,8 +207,15 @@ class FrozenTeacher(nn.Module):
             _check_fit(model.config, student_config)
 
     @classmethod
-    def fit(cls, source: str | Path | nn.Module, student_config: AMDConfig) -> FrozenTeacher:
+    def fit(
+        cls, source: str | Path | nn.Module, student_config: AMDConfig, config: Mapping[str, Any] | None = None
+    ) -> FrozenTeacher:
         """Loads `source` with [`load_teacher`] for the layers that the student's config aligns.
+
+        Args:
+            source (`str`, `Path` or `torch.nn.Module`): Who the teacher is.
+            student_config ([`AMDConfig`]): Of the student.
+            config (`Mapping`, *optional*): Options of the teacher's that its source does not tell.
 
         Raises:
             ValueError: If the student has no alignment modules, or the teacher does not fit.
@@ -176,7 +227,7 @@ class FrozenTeacher(nn.Module):
         layers = sorted({*student_config.teacher_direct_layers, *student_config.teacher_generation_layers})
         if not layers:
             raise ValueError("No layer is aligned: `teacher_direct_layers` and `teacher_generation_layers` are empty.")
-        return cls(load_teacher(source, layers=layers), student_config, _name_of(source))
+        return cls(load_teacher(source, layers=layers, config=config or None), student_config, _name_of(source))
 
     def forward(
         self,

@@ -32,7 +32,10 @@ class ConvertOptions:
         default=None, metadata={"help": "Write `source`, an `amd` folder, as an official file of this name instead."}
     )
     task: str | None = field(
-        default=None, metadata={"help": "`pretraining` or `classification`, where the file leaves it open."}
+        default=None,
+        metadata={
+            "help": "`pretraining`, `classification` or `detection`, where the file leaves it open; or `encoder`."
+        },
     )
     projection_by_position: bool = field(
         default=False, metadata={"help": "Copy a projection that serves several student layers to each of them."}
@@ -80,9 +83,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
         for note in override_notes(views, given):
             print(note)
         views = replace(views, **{name: value for name, value in given.items() if value is not None})
-        guessed = [name for name, origin in model.conversion_report.sizes.items() if "(default" in origin]
-        if guessed:
-            print(f"Check {' and '.join(guessed)}: nothing tells them; give --model.NAME VALUE where they differ.")
         model.save_pretrained(target)
         build_processor(model.config, views).save_pretrained(target)
         print(f"{describe_model(model)}\nThe converted model is in {target}")

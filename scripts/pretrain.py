@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import set_seed
+from transformers.utils import logging
 
 from amd_hf import (
     AMDConfig,
@@ -17,11 +19,15 @@ from amd_hf import (
     AMDTrainingArguments,
 )
 from amd_hf.data.arguments import PreTrainingDataArguments
-from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.recipes import check_model_source, is_on_command_line, parse_recipe, run_program
+from amd_hf.sources import load_pretraining_start
 from amd_hf.training.checkpoints import find_checkpoint
 from amd_hf.training.recipe_check import departures, read_recipe
 from amd_hf.training.summary import describe_metrics, describe_run
 from amd_hf.visualization import save_similarity
+
+
+logger = logging.get_logger("amd_hf.pretrain")
 
 
 @dataclass
@@ -29,21 +35,21 @@ class PretrainOptions:
     """From whom to learn, and where to start."""
 
     teacher: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of the teacher; none: plain masked autoencoding."}
+        default=None,
+        metadata={"help": "Hub id, folder or official file of the teacher; none: plain masked autoencoding."},
     )
-    init_from: str | None = field(default=None, metadata={"help": "Start from this pre-training checkpoint."})
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "Hub id, folder or official file to start from: a pre-trained model or an encoder."},
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     types = (PreTrainingDataArguments, PretrainOptions, AMDTrainingArguments)
-    data, options, args, model_options = parse_recipe(types, argv, __doc__)
+    data, options, args, model_options, teacher_options = parse_recipe(types, argv, __doc__, has_teacher_options=True)
     if data.data is None:
         raise ValueError("Say what to train on: `--data FOLDER_OR_FILE` (labels are not needed).")
-    if options.teacher is None and model_options.get("teacher_hidden_size") is not None:
-        raise ValueError(
-            f"The model is to be aligned with a teacher of width {model_options['teacher_hidden_size']}: say with "
-            "`--teacher` who it is, or give `--model.teacher_hidden_size null` to learn from pixels alone."
-        )
+    options.teacher = choose_teacher(options.teacher, model_options, argv)
     checkpoint = find_checkpoint(args)
     check_model_source(options.teacher, "teacher")
     check_model_source(options.init_from, "init_from")
@@ -51,13 +57,14 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     evaluation = data.load_evaluation()
     set_seed(args.seed)  # before the weights are drawn, which the Trainer would not see to
     if options.init_from:
-        model = AMDForPreTraining.from_pretrained(options.init_from, **model_options)
+        model = load_pretraining_start(options.init_from, **model_options)
     else:
         model = AMDForPreTraining(AMDConfig(**model_options))
     trainer = AMDTrainer(
         model,
         args,
         teacher_model=options.teacher,
+        teacher_config=teacher_options,
         train_dataset=data.load_training(),
         eval_dataset=evaluation,
     )
@@ -76,6 +83,32 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     if args.process_index == 0:
         print(f"The pre-trained model is in {args.output_dir}", flush=True)
     return trainer
+
+
+def choose_teacher(named: str | None, model_options: dict[str, Any], argv: Sequence[str] | None) -> str | None:
+    """The teacher, where the options are of one mind whether there is any.
+
+    `--model.teacher_hidden_size null` on the command line asks for none, whoever the recipe names.
+
+    Raises:
+        ValueError: If the command line names one and wants none, or the student is to be aligned and nobody is named.
+    """
+    width = model_options.get("teacher_hidden_size")
+    is_unwanted = is_on_command_line("model.teacher_hidden_size", argv) and width is None
+    if named is not None and is_unwanted:
+        if is_on_command_line("teacher", argv):
+            raise ValueError(
+                f"`--teacher {named}` and `--model.teacher_hidden_size null` contradict each other: leave the teacher "
+                "out to learn from pixels alone, or give the teacher's width."
+            )
+        logger.warning(f"The recipe's teacher {named} is left out, as `model.teacher_hidden_size` is null.")
+        return None
+    if named is None and width is not None:
+        raise ValueError(
+            f"The model is to be aligned with a teacher of width {width}: say with `--teacher` who it is, or give "
+            "`--model.teacher_hidden_size null` to learn from pixels alone."
+        )
+    return named
 
 
 def evaluate(trainer: AMDTrainer) -> None:

@@ -65,7 +65,9 @@ class VisualizeOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    data, options, model_options = parse_recipe((DataArguments, VisualizeOptions), argv, __doc__)
+    data, options, model_options, teacher_options = parse_recipe(
+        (DataArguments, VisualizeOptions), argv, __doc__, has_teacher_options=True
+    )
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say whose pictures of what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
     folder = Path(options.output_dir)
@@ -88,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         print(f"Reconstructions: {draw_reconstructions(frames, folder / 'reconstructions.png')}")
         if options.teacher is None:
             return {}
-        return _compare(model.to(accelerator.device), rows, collator, options, accelerator, folder)
+        teacher = FrozenTeacher.fit(options.teacher, model.config, teacher_options).to(accelerator.device)
+        return _compare(model.to(accelerator.device), teacher, rows, collator, options, accelerator, folder)
 
 
 def _collator(model: AMDForPreTraining, options: VisualizeOptions) -> PreTrainingCollator:
@@ -106,13 +109,13 @@ def _collator(model: AMDForPreTraining, options: VisualizeOptions) -> PreTrainin
 
 def _compare(
     model: AMDForPreTraining,
+    teacher: FrozenTeacher,
     rows: Any,
     collator: PreTrainingCollator,
     options: VisualizeOptions,
     accelerator: Accelerator,
     folder: Path,
 ) -> dict[str, float]:
-    teacher = FrozenTeacher.fit(options.teacher, model.config).to(accelerator.device)
     found = layer_similarity(model, teacher, rows, collator, accelerator, max_clips=options.num_clips)
     for video_id, reason in found.unreadable:
         print(f"unreadable, left out: {video_id}: {reason}")

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, convert_checkpoint, export_checkpoint
+from amd_hf import (
+    AMDConfig,
+    AMDForPreTraining,
+    AMDForVideoClassification,
+    AMDModel,
+    convert_checkpoint,
+    export_checkpoint,
+)
 from amd_hf.modeling_amd import AMDPreTrainedModel, sincos_3d_position_table, sincos_position_table
-from tests.helpers.checkpoints import TINY_CLASSIFIER, pretraining_shapes, random_state_dict
+from tests.helpers.checkpoints import TINY_CLASSIFIER, classifier_shapes, pretraining_shapes, random_state_dict
 from tests.helpers.models import tiny_config
 
 
@@ -308,6 +317,56 @@ def test_sizes_that_tensors_do_not_tell_are_named_as_defaults(classifier_file: T
     model = convert_checkpoint(classifier_file, num_attention_heads=2)
     assert model.conversion_report.sizes["image_size"] == "224 (default: the tensors do not tell)"
     assert model.conversion_report.sizes["num_labels"] == "5 (read from the tensors)"
+
+
+def test_what_no_tensor_tells_is_named_as_assumed(
+    classifier_file: Tensors, pretraining_file: Tensors, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="amd_hf"):
+        report = convert_checkpoint(classifier_file, num_attention_heads=2).conversion_report
+    assert list(report.assumed) == [
+        "layer_norm_eps", "position_embedding", "image_size", "num_frames", "image_mean", "image_std", "pooling",
+    ]  # fmt: skip
+    assert "MVD's models have sincos_3d_mvd" in report.assumed["position_embedding"]
+    assert "ASSUMED, since no tensor tells it" in str(report)
+    assert "position_embedding 'sincos_1d', image_size 224, num_frames 16" in caplog.text
+    told = {name: value for name, value in AMDConfig().to_dict().items() if name in report.assumed}
+    assert convert_checkpoint(classifier_file, num_attention_heads=2, **told).conversion_report.assumed == {}
+    report = convert_checkpoint(pretraining_file, **_PRETRAINING).conversion_report
+    assert {"decoder_position_embedding", "norm_pix_loss", "mask_type"} <= report.assumed.keys()
+    assert not report.assumed.keys() & _PRETRAINING.keys()
+
+
+def _mvd_table(time: int, rows: int, columns: int, dim: int) -> np.ndarray:
+    """MVD's positions: a quarter of the width tells the time, 3/8 the column, 3/8 the row; sines before cosines."""
+
+    def waves(place: int, width: int) -> list[float]:
+        angles = [place / 10000 ** (wave / (width // 2)) for wave in range(width // 2)]
+        return [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
+
+    return np.array(
+        [
+            waves(frame, dim // 4) + waves(column, dim // 8 * 3) + waves(row, dim // 8 * 3)
+            for frame in range(time)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+    )
+
+
+def test_table_of_mvd_is_offered() -> None:
+    file = random_state_dict(classifier_shapes(32, 3, 5, _PATCH))
+    options = {"num_attention_heads": 2, "image_size": 24, "num_frames": 4}
+    usual = convert_checkpoint(file, **options)
+    model = convert_checkpoint(file, **options, position_embedding="sincos_3d_mvd")
+    assert "position_embedding" not in model.conversion_report.assumed
+    table = model.amd.embeddings.position.table
+    np.testing.assert_allclose(table.numpy(), _mvd_table(*model.config.grid_size, 32), atol=1e-6)
+    saved = convert_checkpoint({**file, "pos_embed": table[None]}, **options)  # where a file does hold its table
+    assert saved.config.position_embedding == "sincos_3d_mvd"
+    clips = torch.randn(1, model.config.num_frames, 3, *model.config.image_height_width)
+    with torch.no_grad():  # both load whole: only the numbers tell
+        assert not torch.allclose(model(clips).logits, usual(clips).logits, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import amd_hf.sources
-from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, load_teacher
+from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer, load_teacher
+from amd_hf.classifiers import build_classifier
+from amd_hf.sources import load_pretraining_start
 from amd_hf.teacher import FrozenTeacher
 from tests.helpers.checkpoints import classifier_shapes, pretraining_shapes, random_state_dict
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config, tiny_teacher_config
 from tests.helpers.reference import encode
+from tests.helpers.training import pretraining_args
 from tests.helpers.videomae import save_videomae
 
 
@@ -352,11 +357,11 @@ def test_own_module_gets_normalised_clips_and_its_features_are_sorted(
 ) -> None:
     config, own = tiny_config(), _OwnTeacher().train()
     frozen = FrozenTeacher.fit(own, config)
-    assert not own.training
-    assert not own.weight.requires_grad
+    assert not frozen.model.training
+    assert not frozen.model.weight.requires_grad
     floats = normalized(clips, config)
     direct, generation = frozen(clips if is_raw else floats, *masks, 8, 4)
-    torch.testing.assert_close(own.seen[0], floats, atol=1e-6, rtol=0)
+    torch.testing.assert_close(frozen.model.seen[0], floats, atol=1e-6, rtol=0)
     for row in range(2):
         both = (~masks[0][row]).nonzero().flatten()
         alone = (masks[0][row] & ~masks[1][row]).nonzero().flatten()
@@ -383,3 +388,163 @@ def test_own_module_with_wrong_features_raises(
     frozen = FrozenTeacher.fit(own, tiny_config())
     with pytest.raises(ValueError, match=message):
         frozen(clips, *masks, 8, 4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A module that is used on
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["own", "encoder", "pretraining"])
+def test_module_given_as_a_teacher_stays_as_it_is(kind: str) -> None:
+    classes = {"encoder": AMDModel, "pretraining": AMDForPreTraining}
+    own = _OwnTeacher() if kind == "own" else randomize(classes[kind](tiny_teacher_config()))
+    own.train()
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    teacher = load_teacher(own, layers=[2, 4], dtype=torch.float64)
+    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float64}
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(module.training for module in own.modules())
+    assert all(parameter.requires_grad for parameter in own.parameters())
+    for name, value in own.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+    places = {parameter.data_ptr() for parameter in own.parameters()}
+    assert not places & {parameter.data_ptr() for parameter in teacher.parameters()}
+
+
+def test_module_that_cannot_be_copied_is_refused(clips: torch.Tensor) -> None:
+    own = _OwnTeacher()
+    own.lock = threading.Lock()
+    with pytest.raises(TypeError, match="_OwnTeacher, cannot be copied .*name its folder or file instead"):
+        load_teacher(own, layers=[2])
+    with pytest.raises(TypeError, match="leave `config` out"):
+        load_teacher(_OwnTeacher(), layers=[2], config={"num_attention_heads": 2})
+
+
+@pytest.mark.parametrize("kind", ["student", "its encoder", "one layer"])
+def test_teacher_that_shares_parameters_with_the_student_is_refused(kind: str, tmp_path: Path) -> None:
+    student = AMDForPreTraining(tiny_config(teacher_hidden_size=32, generator_num_attention_heads=2))
+    teacher: nn.Module = student if kind == "student" else student.amd
+    if kind == "one layer":
+        teacher = _OwnTeacher()
+        teacher.layer = student.amd.layers[1]
+    who = "is the student itself" if kind == "student" else r"shares \d+ parameters with the student"
+    with pytest.raises(ValueError, match=f"The teacher {who} .*`copy.deepcopy` of the student"):
+        AMDTrainer(student, pretraining_args(tmp_path), teacher_model=teacher, train_dataset=[{}])
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models of Transformers as they come
+# ---------------------------------------------------------------------------------------------------------------------
+
+_SMALL = {
+    "image_size": 16, "patch_size": 8, "num_frames": 4, "hidden_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "intermediate_size": 64, "decoder_hidden_size": 24, "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+}  # fmt: skip
+
+
+def _transformers(kind: str, folder: Path, **options: Any) -> nn.Module:
+    """A random model of Transformers, its default config but for the sizes, saved to `folder`."""
+    config_class = transformers.ViTMAEConfig if kind.startswith("ViTMAE") else transformers.VideoMAEConfig
+    model = getattr(transformers, kind)(config_class(**{**_SMALL, **options})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "position" not in name:
+                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(len(name)))
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("use_mean_pooling", [True, False])
+@pytest.mark.parametrize("decoder_intermediate_size", [96, 40])
+@pytest.mark.parametrize("kind", ["VideoMAEModel", "VideoMAEForPreTraining", "VideoMAEForVideoClassification"])
+def test_any_videomae_of_transformers_is_a_teacher_and_a_start(
+    kind: str, decoder_intermediate_size: int, use_mean_pooling: bool, tmp_path: Path
+) -> None:
+    model = _transformers(
+        kind, tmp_path, use_mean_pooling=use_mean_pooling, decoder_intermediate_size=decoder_intermediate_size
+    )
+    clips = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(2, 8, dtype=torch.bool)
+    with torch.no_grad():
+        encoder = model if kind == "VideoMAEModel" else model.videomae
+        expected = encoder(clips, bool_masked_pos=mask, output_hidden_states=True).hidden_states
+        found = load_teacher(tmp_path, layers=[1, 3])(clips, mask, feature_layers=[1, 3]).layer_features
+    for layer in (1, 3):
+        torch.testing.assert_close(found[layer], expected[layer], atol=1e-4, rtol=1e-4)
+    classifier = build_classifier(str(tmp_path), ["a", "b", "c"])
+    start = load_pretraining_start(str(tmp_path)) if decoder_intermediate_size == 96 else classifier
+    for ours in (classifier, start):
+        weight = ours.state_dict()["amd.layers.2.mlp.fc1.weight"]
+        assert torch.equal(weight, encoder.state_dict()["encoder.layer.2.intermediate.dense.weight"])
+
+
+@pytest.mark.parametrize("use_mean_pooling", [True, False])
+def test_pretraining_starts_from_a_videomae_with_or_without_a_final_norm(
+    use_mean_pooling: bool, tmp_path: Path
+) -> None:
+    model = _transformers(
+        "VideoMAEForPreTraining", tmp_path, use_mean_pooling=use_mean_pooling, decoder_intermediate_size=96
+    )
+    clips = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, True, False, True, True, False, True, False]] * 2)
+    ours = load_pretraining_start(tmp_path, student_mask_ratio=0.7, teacher_mask_ratio=0.4, mask_type="random")
+    new = {"amd.norm.weight", "amd.norm.bias"} if use_mean_pooling else set()
+    assert ours.conversion_report.new.keys() == new
+    with torch.no_grad():
+        if use_mean_pooling:  # Transformers' encoder ends without one, and ours gets a norm that is new
+            model.videomae.layernorm = torch.nn.LayerNorm(32, eps=1e-12)
+        expected = model(clips, bool_masked_pos=mask).logits
+        torch.testing.assert_close(ours(clips, mask, num_masked=5).logits, expected, atol=1e-4, rtol=1e-4)
+    student = load_pretraining_start(tmp_path, teacher_hidden_size=64, student_direct_layers=[1, 3],
+                                     student_generation_layers=[3], teacher_direct_layers=[1, 2],
+                                     teacher_generation_layers=[2])  # fmt: skip
+    assert {name for name in student.conversion_report.new if not name.startswith("alignment.")} == new
+    assert any(name.startswith("alignment.") for name in student.conversion_report.new)
+
+
+def test_classifier_by_its_first_token_says_what_it_can_be_used_for(tmp_path: Path) -> None:
+    _transformers("VideoMAEForVideoClassification", tmp_path, use_mean_pooling=False)
+    with pytest.raises(
+        ValueError, match="classifies by its first token .*as a teacher, or as the start of fine-tuning"
+    ):
+        amd_hf.sources.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("mask_ratio", [0.0, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("decoder_intermediate_size", [96, 40])
+@pytest.mark.parametrize("kind", ["ViTMAEModel", "ViTMAEForPreTraining"])
+def test_any_vit_mae_is_a_teacher(
+    kind: str, decoder_intermediate_size: int, mask_ratio: float, tmp_path: Path
+) -> None:
+    options = {"decoder_intermediate_size": decoder_intermediate_size, "mask_ratio": mask_ratio, "num_frames": 1}
+    model = _transformers(kind, tmp_path, **options)
+    teacher = load_teacher(tmp_path, layers=[1, 3])
+    weights = (model if kind == "ViTMAEModel" else model.vit).state_dict()
+    ours = teacher.state_dict()["embeddings.class_token"]
+    assert torch.equal(ours, weights["embeddings.cls_token"])
+    build_classifier(str(tmp_path), ["a", "b"])
+    if decoder_intermediate_size == 96:
+        config = amd_hf.sources.load_model(tmp_path).config
+        if kind == "ViTMAEForPreTraining":
+            assert config.student_mask_ratio == mask_ratio
+            assert config.teacher_mask_ratio == min(0.5, mask_ratio)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What leaves no trace in the tensors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_unusual_official_teacher_is_told_its_heads_by_options_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.pth"
+    torch.save({"model": random_state_dict(_OFFICIAL["pretraining"])}, path)
+    with pytest.raises(ValueError, match="--teacher_config.num_attention_heads VALUE") as caught:
+        FrozenTeacher.fit(str(path), tiny_config())
+    assert "--model." not in str(caught.value)
+    options = {"num_attention_heads": 3, "image_size": [16, 24], "num_frames": 4}
+    teacher = FrozenTeacher.fit(str(path), tiny_config(), options)
+    assert teacher.model.config.num_attention_heads == 3

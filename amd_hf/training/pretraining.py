@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..evaluation.similarity import LayerSimilarity, layer_similarity
 from ..flops import pretraining_flops
 from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
-from ..teacher import FrozenTeacher
+from ..teacher import FrozenTeacher, check_is_no_student
 from .base import VideoTrainer
 from .collators import pretraining_collator
 from .launching import shard_module
@@ -40,14 +40,17 @@ class AMDTrainer(VideoTrainer):
         args ([`AMDTrainingArguments`]): Arguments.
         teacher_model (`AMDModel`, `torch.nn.Module`, `str` or `Path`, *optional*):
             An encoder, a module of one's own behind the protocol of [`load_teacher`], or what [`load_teacher`] loads.
-            Without one this is plain masked-autoencoder pre-training (VideoMAE).
+            Without one this is plain masked-autoencoder pre-training (VideoMAE). A module is copied, so that it can be
+            used on as it was; the student, or what shares parameters with it, is refused.
+        teacher_config (`Mapping`, *optional*):
+            Options of [`AMDConfig`] that the teacher's file does not tell, as `num_attention_heads`.
         train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows from [`load_video_dataset`].
         data_collator, eval_collator (`Callable`, *optional*): Replace the built-in ones, which decode, crop and mask;
             `data_collator` alone serves evaluation too.
 
     Raises:
-        ValueError: If student and teacher do not fit (widths, layers, grids of tokens), or one process is to shard the
-            teacher.
+        ValueError: If student and teacher do not fit (widths, layers, grids of tokens), the teacher shares parameters
+            with the student, or one process is to shard the teacher.
     """
 
     args: AMDTrainingArguments
@@ -59,9 +62,14 @@ class AMDTrainer(VideoTrainer):
         teacher_model: nn.Module | str | Path | None = None,
         data_collator: Callable | None = None,
         eval_collator: Callable | None = None,
+        teacher_config: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
-        self.teacher = FrozenTeacher.fit(teacher_model, model.config) if teacher_model is not None else None
+        if isinstance(teacher_model, nn.Module):
+            check_is_no_student(teacher_model, model)
+        self.teacher = None
+        if teacher_model is not None:
+            self.teacher = FrozenTeacher.fit(teacher_model, model.config, teacher_config)
         self._teacher_fingerprint: str | None = None
         has_teacher = self.teacher is not None
         _freeze_what_no_loss_reaches(model, has_teacher)

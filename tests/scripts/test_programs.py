@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from amd_hf import AMDForVideoClassification, AMDVideoProcessor
+from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDVideoProcessor, export_checkpoint
 from amd_hf.recipes import run_program
 from tests.helpers.training import one_error_line, run_script, script_environment
 from tests.helpers.videos import text_file, truncate, write_list, write_video
@@ -189,6 +189,30 @@ def test_bad_videos_are_named_and_counted_and_the_run_ends_well(work: Work, tmp_
     assert "The pre-trained model is in" in run.stdout
 
 
+def test_plain_pretraining_runs_by_a_recipe_that_names_a_teacher(work: Work, program: Program, tmp_path: Path) -> None:
+    """As README says: no `--teacher`, and `--model.teacher_hidden_size null`."""
+    recipe = (work.root / "pretrain.yaml").read_text().replace("model:\n", "model:\n  teacher_hidden_size: 1024\n")
+    (tmp_path / "recipe.yaml").write_text(recipe + "teacher: MCG-NJU/videomae-large\n")
+    arguments = ["--recipe", str(tmp_path / "recipe.yaml"), "--data", str(work.data), "--max_steps", "1"]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--model.teacher_hidden_size", "null"]
+    trainer = program("pretrain").main(arguments)
+    assert trainer.teacher is None
+    assert trainer.model.alignment is None
+    assert AMDForPreTraining.from_pretrained(tmp_path / "out").config.teacher_hidden_size is None
+
+
+def test_teacher_is_told_what_its_file_does_not_tell(work: Work, program: Program, tmp_path: Path) -> None:
+    teacher = AMDForPreTraining.from_pretrained(work.root / "teacher")
+    torch.save({"model": export_checkpoint(teacher)}, tmp_path / "teacher.pth")  # as an author's file: no config
+    options = ["--teacher", str(tmp_path / "teacher.pth"), "--model.teacher_hidden_size", "16", "--max_steps", "1"]
+    options += ["--teacher_config.num_attention_heads", "2", "--teacher_config.image_size=16"]
+    options += ["--teacher_config.num_frames", "4", "--output_dir", str(tmp_path / "out")]
+    trainer = program("pretrain").main(work.pretraining(*options))
+    assert trainer.teacher.model.config.num_attention_heads == 2
+    name = "layers.1.mlp.fc1.weight"
+    assert torch.equal(trainer.teacher.model.state_dict()[name], teacher.amd.state_dict()[name])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Bad input: one line, exit code 2
 # ---------------------------------------------------------------------------------------------------------------------
@@ -223,6 +247,7 @@ def _ends_with(program: Any, arguments: list[str], capsys: pytest.CaptureFixture
         (["--teacher", "{tmp}/nowhere"], "There is no folder '{tmp}/nowhere', given as `--teacher`"),
         (["--teacher", "{work}/teacher"], "no alignment modules: build it with `--model.teacher_hidden_size`"),
         (["--teacher", "{work}/teacher", "--model.teacher_hidden_size", "20"], "teacher 16, student 20"),
+        (["--teacher", "{work}/teacher", "--model.teacher_hidden_size", "null"], "contradict each other"),
         (["--teacher", "{work}/data", "--model.teacher_hidden_size", "16"], "{work}/data has no config.json"),
         (["--init_from", "{tmp}/nowhere"], "There is no folder '{tmp}/nowhere', given as `--init_from`"),
         (["--per_device_train_batch_size", "32"], "16 videos, fewer than the 32 of one optimizer step"),
