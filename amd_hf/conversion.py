@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from logging import LogRecord
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from .checkpoint_keys import (
 )
 from .checkpoint_layouts import is_by_first_token, keep_encoder, read_source, told_task
 from .checkpoint_positions import export_tables, is_table, place_table
+from .checkpoint_report import ConversionReport
 from .checkpoint_views import find_views
 from .configuration_amd import AMDConfig
 from .modeling_amd import (
@@ -40,7 +40,6 @@ from .modeling_amd import (
     AMDPreTrainedModel,
 )
 from .modeling_amd_detection import AMDForActionDetection
-from .view_settings import ViewSettings
 
 
 logger = logging.get_logger(__name__)
@@ -66,54 +65,6 @@ _DROPPED_NAMES_OF_TASK = {
 }
 _NEW_AROUND_AN_ENCODER = ((r"(?!amd\.).+", "the checkpoint holds an encoder alone"),)
 _NEW_NAMES = ((r"alignment\.generators\.\d+\.mask_token", "the released code never saves it"),)
-
-
-@dataclass
-class ConversionReport:
-    """What became of each tensor, and where each size comes from.
-
-    Args:
-        source, wrapper, prefixes: Where the tensors were found.
-        task (`str`): `"pretraining"`, `"classification"`, `"detection"` or `"encoder"`.
-        sizes (`dict[str, str]`): Config option -> "value (read from the tensors | looked up by width | given | ...)".
-        assumed (`dict[str, str]`): Config option -> "value: why", of what no tensor tells and nobody said. Another
-            value would load as well, and give other numbers.
-        used (`dict[str, str]`): Official name -> our name.
-        dropped, new (`dict[str, str]`): Official name -> reason; our name -> reason.
-        ignored_entries (`list[str]`): Other entries of the file, such as the optimizer.
-        views (`ViewSettings`): How the model looks at videos, for [`~amd_hf.processors.build_processor`].
-        views_origin (`str`): Who says so.
-    """
-
-    source: str
-    task: str
-    wrapper: str | None = None
-    prefixes: list[str] = field(default_factory=list)
-    sizes: dict[str, str] = field(default_factory=dict)
-    assumed: dict[str, str] = field(default_factory=dict)
-    used: dict[str, str] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    new: dict[str, str] = field(default_factory=dict)
-    ignored_entries: list[str] = field(default_factory=list)
-    views: ViewSettings = field(default_factory=lambda: ViewSettings(sampling_mode=None))
-    views_origin: str = "nothing tells"
-
-    def __str__(self) -> str:
-        where = f" under `{self.wrapper}`" if self.wrapper else ""
-        prefixes = f", prefixes taken off: {' '.join(self.prefixes)}" if self.prefixes else ""
-        lines = [f"{self.source}: {self.task} checkpoint{where}{prefixes}", "sizes:"]
-        lines += [f"  {name} = {origin}" for name, origin in self.sizes.items()]
-        if self.assumed:
-            lines.append("ASSUMED, since no tensor tells it (--model.NAME VALUE where it is otherwise):")
-            lines += [f"  {name} = {why}" for name, why in self.assumed.items()]
-        lines.append(f"tensors used: {len(self.used)}")
-        for title, entries in (("dropped", self.dropped), ("newly initialised", self.new)):
-            lines.append(f"tensors {title}: {len(entries)}")
-            lines += [f"  {name}: {reason}" for name, reason in entries.items()]
-        if self.ignored_entries:
-            lines.append(f"other entries of the file, not read: {', '.join(self.ignored_entries)}")
-        lines.append(f"frames of a clip: {self.views_origin}")
-        return "\n".join(lines)
 
 
 def convert_checkpoint(
@@ -166,7 +117,8 @@ def convert_checkpoint(
         assumptions(built=config, task=task, sizes=sizes, checkpoint=checkpoint), dropped=beside,
         ignored_entries=checkpoint.left_out,
     )  # fmt: skip
-    report.views, report.views_origin = find_views(checkpoint, task, config, dataset)
+    of_task = (told or "classification") if task == "encoder" else task
+    report.views, report.views_origin = find_views(checkpoint, of_task, config, dataset)
     state_dict = _rename_all(checkpoint, task, config, report)
     if _FIRST_PROJECTION in checkpoint.tensors and config.teacher_hidden_size is not None:
         state_dict = _place_by_layer(state_dict, config, projection_by_position)

@@ -94,8 +94,8 @@ def _read_encoder(
         model = load_encoder(source, **(options or {}))
     except UntoldSizeError as error:
         raise ValueError(
-            f"The teacher {_name_of(source)}: {error.reason}: give `{error.option}` in `config` (on the command line "
-            f"`--teacher_config.{error.option} VALUE`)."
+            f"The teacher {_name_of(source)}: {error.reason}: give `--teacher_config.{error.option} VALUE` (from "
+            f'Python `{{"{error.option}": VALUE}}` as its config).'
         ) from error
     _check_loaded(model, _name_of(source))
     return model

@@ -47,6 +47,7 @@ _LAYERS = (
         "checkpoint_layouts",
         "checkpoint_mae",
         "checkpoint_positions",
+        "checkpoint_report",
         "checkpoint_views",
         "sources",
         "classifiers",

@@ -201,12 +201,18 @@ def test_plain_pretraining_runs_by_a_recipe_that_names_a_teacher(work: Work, pro
     assert AMDForPreTraining.from_pretrained(tmp_path / "out").config.teacher_hidden_size is None
 
 
-def test_teacher_is_told_what_its_file_does_not_tell(work: Work, program: Program, tmp_path: Path) -> None:
+def test_teacher_is_told_what_its_file_does_not_tell(
+    work: Work, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     teacher = AMDForPreTraining.from_pretrained(work.root / "teacher")
     torch.save({"model": export_checkpoint(teacher)}, tmp_path / "teacher.pth")  # as an author's file: no config
     options = ["--teacher", str(tmp_path / "teacher.pth"), "--model.teacher_hidden_size", "16", "--max_steps", "1"]
     options += ["--teacher_config.num_attention_heads", "2", "--teacher_config.image_size=16"]
     options += ["--teacher_config.num_frames", "4", "--output_dir", str(tmp_path / "out")]
+    line = _ends_with(program("pretrain"), work.pretraining(*options[:4], "--output_dir", str(tmp_path / "o")), capsys)
+    assert "width 16 is none of" in line
+    assert "give `--teacher_config.num_attention_heads VALUE`" in line
+    assert "--model." not in line
     trainer = program("pretrain").main(work.pretraining(*options))
     assert trainer.teacher.model.config.num_attention_heads == 2
     name = "layers.1.mlp.fc1.weight"
