@@ -626,6 +626,11 @@ class AMDPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, AMDDecoder | AMDGenerator):
             self._init_trunc_normal(module.mask_token, limit=config.initializer_range)
+            if isinstance(module, AMDDecoder) and not config.decoder_embed_bias:
+                # The released code initialises encoder and decoder, but not what lies between them: it stays at
+                # PyTorch's default, half as large as Xavier's. (MAE's, which has a bias, is Xavier's.)
+                bound = config.hidden_size**-0.5
+                init.uniform_(module.embed.weight, -bound, bound)
         elif isinstance(module, nn.Linear):
             self._init_linear(module)
 

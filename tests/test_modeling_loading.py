@@ -191,6 +191,7 @@ def test_pretraining_starts_from_xavier_uniform() -> None:
     model = AMDForPreTraining(tiny_config(**_WIDE))
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     embedding = linears.pop("amd.embeddings.projection")
+    linears.pop("decoder.embed")
     for name, module in linears.items():
         bound = math.sqrt(6 / sum(module.weight.shape))
         assert module.weight.abs().max().item() <= bound, name
@@ -200,6 +201,16 @@ def test_pretraining_starts_from_xavier_uniform() -> None:
     for tensor in embedding.parameters():
         assert 0.9 * bound < tensor.abs().max().item() <= bound
         assert tensor.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.15)
+
+
+def test_input_of_the_decoder_starts_as_torch_leaves_a_linear_layer() -> None:
+    """The released code initialises the encoder and the decoder, but not the projection between them; MAE's does."""
+    weight = AMDForPreTraining(tiny_config(**_WIDE)).decoder.embed.weight
+    usual = nn.Linear(128, 128, bias=False).weight
+    assert weight.std().item() == pytest.approx(usual.std().item(), rel=0.03)
+    assert weight.abs().max().item() == pytest.approx(usual.abs().max().item(), rel=0.01)
+    of_mae = AMDForPreTraining(tiny_config(**_WIDE, decoder_embed_bias=True)).decoder.embed
+    assert of_mae.weight.std().item() == pytest.approx(_xavier_std(of_mae.weight), rel=0.03)
 
 
 def test_mask_tokens_start_within_one_deviation() -> None:
