@@ -43,7 +43,8 @@ def render_page(model: ZooModel, zoo: Zoo, root: Path, classes: Collection[str])
     context: dict[str, Any] = {
         "model": model,
         "paper": zoo.paper,
-        "checkpoint": Markdown(model.checkpoint or ""),  # these two are Markdown in the file of facts
+        "log": Markdown(model.log or ""),  # these three are Markdown in the file of facts
+        "checkpoint": Markdown(model.checkpoint or ""),
         "teacher_where": Markdown(model.teacher.where),
         "metadata": Markdown(_metadata(model, zoo).to_yaml()),
         "size": model.size["title"],
@@ -135,6 +136,7 @@ def model_table(zoo: Zoo, root: Path) -> str:
     ]
     for model in zoo.models.values():
         checkpoint = f"[authors' file]({model.checkpoint})" if model.checkpoint else "not published"
+        checkpoint += f", [log]({model.log})" if model.log else ""
         figures = [f"{metric} {value}" for metric, value in model.results.items()]
         recipe = f"[{Path(model.recipe).name}]({model.recipe})" if (root / model.recipe).is_file() else "not yet"
         task = "pre-trained" if model.task == "pretraining" else "fine-tuned"

@@ -54,7 +54,8 @@ class ZooTeacher:
 
 @dataclass(frozen=True, eq=False)  # each is one object of the zoo, compared as such
 class ZooModel:
-    """One model of the paper; `checkpoint` is the authors' file, `results` their figures in percent by metric."""
+    """One model of the paper; `checkpoint` is the authors' file, `log` that of its training, `results` their figures
+    in percent by metric."""
 
     name: str
     task: str
@@ -64,6 +65,7 @@ class ZooModel:
     epochs: int
     recipe: str
     checkpoint: str | None
+    log: str | None = None
     sampling_rate: int | None = None
     pretrained: str | None = None
     finetuned: str | None = None
