@@ -29,7 +29,7 @@ from .cards.pages import is_weights_licence_unknown
 from .cards.privacy import is_secret_name, known_secrets, private_parts, secret_parts
 from .hub_sources import CONFIG_NAME, PROCESSOR_CODE, PROCESSOR_NAME, settings_problems, source_problems
 from .modeling_amd import AMDPreTrainedModel
-from .output_folders import MARKER_NAME, claim_folder, note_files
+from .output_folders import claim_folder, marker_beside, note_files
 from .sources import load_model
 
 
@@ -116,7 +116,7 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
     model = load_model(source)
     code = code_files(type(model))
     # The marker lies beside the folder, all of which is published.
-    marker = target.with_name(f".{target.name}{MARKER_NAME}")
+    marker = marker_beside(target)
     names = [*published, *(path.name for path in code)]
     claim_folder(target, "publishing", more=names, marker=marker, option="prepared_dir")
     for path in (*(source / name for name in published), *code):

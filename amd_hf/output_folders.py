@@ -30,7 +30,7 @@ LOCK_NAME = ".amd_hf_run.lock"
 _FORMAT = "amd_hf output"
 _OVERWRITE = ", or say `--overwrite true`"
 
-_CODE = ("configuration_amd.py", "modeling_amd*.py", "video_processing_amd.py", "video_reading_amd.py")
+_CODE = ("configuration_amd.py", "modeling_amd*.py", "video_*_amd.py")  # what travels with a model
 _WEIGHTS = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 RUN_FILES = (
@@ -77,6 +77,14 @@ def fingerprint(path: Path) -> dict[str, Any]:
         while block := file.read(1 << 20):
             digest.update(block)
     return {"size": path.stat().st_size, "blake2b": digest.hexdigest()}
+
+
+def marker_beside(folder: str | Path) -> Path:
+    """`.NAME.amd_hf_output.json` beside a folder, all of which is its user's; inside where nothing can be beside it."""
+    path = Path(os.path.abspath(folder))
+    is_writable = os.access(path.parent, os.W_OK) or not path.parent.exists()
+    is_inside = path == Path.cwd() or path == path.parent or not is_writable
+    return path / MARKER_NAME if is_inside else path.with_name(f".{path.name}{MARKER_NAME}")
 
 
 def _read_marker(path: Path) -> dict[str, Any]:
@@ -271,44 +279,64 @@ class OutputFiles:
         paths (`Iterable` of `str` or `Path`): The files; their folders are made on entering.
         made_by (`str`): The program.
         overwrite (`bool`, *optional*): Replace what is there, whoever made it; `None` where nobody can ask for that.
+        folder (`str` or `Path`, *optional*): The output folder that all of them are in: their marker then lies beside
+            it, see `marker_beside`; otherwise in the folder of each.
 
     Raises:
         ValueError: If one of them exists and is not, or no longer, what this package wrote there, and `overwrite` is
             false; or is no file at all. Names them; nothing is changed then.
     """
 
-    def __init__(self, paths: Iterable[str | Path], made_by: str, overwrite: bool | None = None) -> None:
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        made_by: str,
+        overwrite: bool | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
         # Devices (`/dev/stdout`), pipes: nothing is lost there, and there is nothing to remember.
         named = [Path(path) for path in paths]
         self._paths = [path for path in named if path.parts[:2] != ("/", "dev") and not path.is_fifo()]
         self._made_by = made_by
-        there = [path for path in self._paths if os.path.lexists(path)]
-        for path in there:
+        self._markers: dict[Path, list[tuple[str, Path]]] = {}  # of each marker the files, and their names in it
+        for path in self._paths:
+            marker = path.parent / MARKER_NAME if folder is None else marker_beside(folder)
+            name = path.name if folder is None else path.relative_to(folder).as_posix()
+            self._markers.setdefault(marker, []).append((name, path))
+        self.replaced = [path for path in self._paths if os.path.lexists(path)]
+        """Those that were there already."""
+        for path in self.replaced:
             if path.is_dir():
                 raise ValueError(f"{path}, where a file is to be written, is a folder: choose another name.")
-        foreign = [path for path in there if not _is_as_written(path)]
+        foreign = [str(path) for path in self.replaced if path not in self._unchanged()]
         if foreign and not overwrite:
             exist = "exists and is" if len(foreign) == 1 else "exist and are"
             raise ValueError(
-                f"{_some([str(path) for path in foreign])} {exist} not, or no longer, what this package wrote there: "
+                f"{_some(foreign)} {exist} not, or no longer, what this package wrote there: "
                 f"nothing was changed. Choose another name or folder{'' if overwrite is None else _OVERWRITE}."
             )
-        for marker in (folder / MARKER_NAME for folder in self._folders()):
+        for marker in self._markers:
             if os.path.lexists(marker) and not _read_marker(marker):
                 _refuse_false_marker(marker)
-        self.replaced = there
-        """Those that were there already."""
 
-    def _folders(self) -> list[Path]:
-        return sorted({path.parent for path in self._paths})
+    def _unchanged(self) -> set[Path]:
+        """Files that are what their marker says that we wrote."""
+        found = set()
+        for marker, files in self._markers.items():
+            known = _read_marker(marker).get("files", {})
+            for name, path in files:
+                entry = known.get(name)
+                if isinstance(entry, dict) and "written" in entry and path.is_file() and not path.is_symlink():
+                    if entry["written"] is None or entry["written"] == fingerprint(path):
+                        found.add(path)
+        return found
 
     def __enter__(self) -> OutputFiles:
         if self.replaced:
-            sys.stderr.write(
-                f"Replacing the outcome of an earlier run: {_some([str(path) for path in self.replaced])}\n"
-            )
-        for folder in self._folders():
-            folder.mkdir(parents=True, exist_ok=True)
+            names = [str(path) for path in self.replaced]
+            sys.stderr.write(f"Replacing the outcome of an earlier run: {_some(names)}\n")
+        for path in self._paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
         self._remember(is_written=False)  # ours whatever becomes of us
         return self
 
@@ -316,26 +344,15 @@ class OutputFiles:
         self._remember(is_written=True)
 
     def _remember(self, is_written: bool) -> None:
-        """Notes in each folder's marker what its files are; those that were not written in the end are forgotten."""
-        for folder in self._folders():
-            content = _read_marker(folder / MARKER_NAME) or {"files": {}}
-            for path in self._paths:
-                if path.parent != folder:
-                    continue
-                content["files"].pop(path.name, None)
-                if not is_written:
-                    content["files"][path.name] = {"made_by": self._made_by, "written": None}
-                elif path.is_file():
-                    content["files"][path.name] = {"made_by": self._made_by, "written": fingerprint(path)}
-            _write_marker(folder / MARKER_NAME, content)
-
-
-def _is_as_written(path: Path) -> bool:
-    """Whether a file is what its folder's marker says that we wrote."""
-    entry = _read_marker(path.parent / MARKER_NAME).get("files", {}).get(path.name)
-    if not isinstance(entry, dict) or "written" not in entry or path.is_symlink():
-        return False
-    return entry["written"] is None or entry["written"] == fingerprint(path)
+        """Notes in the markers what the files are; those that were not written in the end are forgotten."""
+        for marker, files in self._markers.items():
+            content = _read_marker(marker) or {"files": {}}
+            for name, path in files:
+                content["files"].pop(name, None)
+                if not is_written or path.is_file():
+                    written = fingerprint(path) if is_written else None
+                    content["files"][name] = {"made_by": self._made_by, "written": written}
+            _write_marker(marker, content)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     outputs = None
     if options.output_dir is not None:
         files = [Path(options.output_dir) / name for name in _OUTPUT_FILES]
-        outputs = OutputFiles(files, "check_videos.py", options.overwrite)
+        outputs = OutputFiles(files, "check_videos.py", options.overwrite, folder=options.output_dir)
     rows = data.load(options.split)
     looking_for = CheckOptions(
         min_frames=options.min_frames, decode_all=options.decode_all, time_limit=options.time_limit

@@ -186,7 +186,8 @@ def test_classifier(argv: Sequence[str] | None) -> list[MultiViewResult]:
 
 def result_files(folder: Path, options: TestOptions, *names: str) -> OutputFiles:
     """The files of a result, refused before the test where others' are in their place."""
-    return OutputFiles([folder / name for name in names], "evaluate.py", options.overwrite)
+    paths = [folder / name for name in names]
+    return OutputFiles(paths, "evaluate.py", options.overwrite, folder=options.output_dir)
 
 
 _TASKS: dict[str, Callable[..., Any]] = {"classification": test_classifier, "detection": test_detector}

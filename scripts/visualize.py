@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         raise ValueError("Say whose pictures of what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
     folder = Path(options.output_dir)
     names = ["reconstructions.png", *(["similarity.json", "similarity.png"] if options.teacher else [])]
-    outputs = OutputFiles([folder / name for name in names], "visualize.py", options.overwrite)
+    outputs = OutputFiles([folder / name for name in names], "visualize.py", options.overwrite, folder=folder)
     check_model_source(options.model_name_or_path, "model_name_or_path")
     check_model_source(options.teacher, "teacher")
     model = load_model(options.model_name_or_path, **model_options)

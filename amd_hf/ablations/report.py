@@ -60,7 +60,7 @@ def _outcome(grid: Grid, arm: str, store: StageStore) -> ArmOutcome:
 def report_files(folder: Path, overwrite: bool = False) -> OutputFiles:
     """The files of a report; see there for what is refused."""
     names = ("report.md", "report.json", "accuracy.png", "curves.png")
-    return OutputFiles([folder / name for name in names], "ablate.py", overwrite)
+    return OutputFiles([folder / name for name in names], "ablate.py", overwrite, folder=folder)
 
 
 def write_report(grid: Grid, store: StageStore, folder: Path, overwrite: bool = False) -> str:
