@@ -28,7 +28,6 @@ from typing import Any, NoReturn
 MARKER_NAME = ".amd_hf_output.json"
 LOCK_NAME = ".amd_hf_run.lock"
 _FORMAT = "amd_hf output"
-_OVERWRITE = ", or say `--overwrite true`"
 
 _CODE = ("configuration_amd.py", "modeling_amd*.py", "video_*_amd.py")  # what travels with a model
 _WEIGHTS = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -80,7 +79,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def marker_beside(folder: str | Path) -> Path:
-    """`.NAME.amd_hf_output.json` beside a folder, all of which is its user's; inside where nothing can be beside it."""
+    """`.NAME.amd_hf_output.json` beside a folder, whose content is its user's; inside where none can be beside."""
     path = Path(os.path.abspath(folder))
     is_writable = os.access(path.parent, os.W_OK) or not path.parent.exists()
     is_inside = path == Path.cwd() or path == path.parent or not is_writable
@@ -128,7 +127,6 @@ def claim_folder(
     more: Sequence[str] = (),
     marker: Path | None = None,
     option: str = "output_dir",
-    only_check: bool = False,
 ) -> list[str]:
     """Makes a folder, or empties the one that an earlier run of the same program left, and marks it as ours.
 
@@ -139,7 +137,6 @@ def claim_folder(
         more (`Sequence[str]`): Names that the program writes beside those known here.
         marker (`Path`, *optional*): The marker where it must not lie in the folder itself.
         option (`str`): The option that names the folder, for the message.
-        only_check (`bool`): Refuse what would be refused, change nothing.
 
     Returns:
         What was there of an earlier run, by relative name.
@@ -149,12 +146,7 @@ def claim_folder(
     """
     folder = Path(folder)
     marker = marker or folder / MARKER_NAME
-    if not os.path.lexists(folder):
-        found: list[str] = []
-    else:
-        found = _earlier_files(folder, made_by, keep, more, marker, option)
-    if only_check:
-        return found
+    found = _earlier_files(folder, made_by, keep, more, marker, option) if os.path.lexists(folder) else []
     if os.path.lexists(marker) and not _read_marker(marker):
         _refuse_false_marker(marker)
     _remove_files(folder, found)
@@ -219,8 +211,7 @@ def _sort_out(folder: Path, kinds: Sequence[str], keep: Sequence[str] = ()) -> t
     return files, strange
 
 
-def _fits(parts: Sequence[str], kind: Sequence[str]) -> bool:
-    """Whether a path, or the beginning of one, is of a kind; `*` does not reach beyond a folder."""
+def _fits(parts: Sequence[str], kind: Sequence[str]) -> bool:  # `*` does not reach beyond a folder
     return all(fnmatch.fnmatchcase(part, pattern) for part, pattern in zip(parts, kind, strict=False))
 
 
@@ -268,12 +259,7 @@ def _some(names: Sequence[str]) -> str:
 class OutputFiles:
     """Files that a program will write: checked when this is made, remembered as ours when they are written.
 
-    ```python
-    outputs = OutputFiles(["results/report.json"], "check_videos.py", overwrite=options.overwrite)  # may refuse
-    ...  # the work
-    with outputs:
-        Path("results/report.json").write_text(...)
-    ```
+    A program makes it first, does its work, and writes the files inside `with outputs:`.
 
     Args:
         paths (`Iterable` of `str` or `Path`): The files; their folders are made on entering.
@@ -304,16 +290,16 @@ class OutputFiles:
             name = path.name if folder is None else path.relative_to(folder).as_posix()
             self._markers.setdefault(marker, []).append((name, path))
         self.replaced = [path for path in self._paths if os.path.lexists(path)]
-        """Those that were there already."""
         for path in self.replaced:
             if path.is_dir():
                 raise ValueError(f"{path}, where a file is to be written, is a folder: choose another name.")
-        foreign = [str(path) for path in self.replaced if path not in self._unchanged()]
+        foreign = sorted(map(str, {*self.replaced} - self._unchanged()))
         if foreign and not overwrite:
             exist = "exists and is" if len(foreign) == 1 else "exist and are"
+            advice = "" if overwrite is None else ", or say `--overwrite true`"
             raise ValueError(
                 f"{_some(foreign)} {exist} not, or no longer, what this package wrote there: "
-                f"nothing was changed. Choose another name or folder{'' if overwrite is None else _OVERWRITE}."
+                f"nothing was changed. Choose another name or folder{advice}."
             )
         for marker in self._markers:
             if os.path.lexists(marker) and not _read_marker(marker):
@@ -394,13 +380,11 @@ def remove_folder(folder: Path) -> None:
     made_by = _read_marker(folder / MARKER_NAME).get("made_by")
     if made_by not in _KINDS:
         raise ValueError(f"{folder} carries no marker ({MARKER_NAME}): it is left as it is.")
-    claim_folder(folder, made_by, only_check=True)
-    left = remove_listed(folder, [*_sort_out(folder, _KINDS[made_by])[0], MARKER_NAME])
-    assert not left, left
+    files = _earlier_files(folder, made_by, (), (), folder / MARKER_NAME, "output_dir")
+    remove_listed(folder, [*files, MARKER_NAME])
 
 
-def main(folders: Sequence[str]) -> int:
-    """Removes the folders; the exit code is 1 where one was left."""
+def main(folders: Sequence[str]) -> int:  # the exit code: 1 where one was left
     code = 0
     for folder in folders:
         try:

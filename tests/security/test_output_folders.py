@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from amd_hf import AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, AMDModel
 from amd_hf.data.motion_people import write_motion_people
 from amd_hf.data.motion_shapes import write_motion_shapes
 from amd_hf.data.shape_images import write_shape_images
 from amd_hf.evaluation.features import _prepare_folder
-from amd_hf.output_folders import MARKER_NAME, OutputFiles, claim_folder, main, remove_folder
+from amd_hf.hub import code_files
+from amd_hf.output_folders import MARKER_NAME, OutputFiles, claim_folder, main, marker_beside, remove_folder
 from tests.helpers.training import ROOT, load_script
 
 
@@ -242,6 +244,26 @@ def test_programs_refuse_to_overwrite_others_files_before_they_do_anything(
     with pytest.raises(ValueError, match=rf"{name.rpartition('/')[2]} exists and is not, or no longer"):
         load_script(script).main([argument.format(tmp_path) for argument in arguments])
     assert set(_contents(tmp_path)) == {name}
+
+
+def test_marker_of_results_lies_beside_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        with OutputFiles([tmp_path / "out" / "a.csv"], "a.py", overwrite=False, folder=tmp_path / "out"):
+            (tmp_path / "out" / "a.csv").write_text("x")
+    assert os.listdir(tmp_path / "out") == ["a.csv"]
+    (tmp_path / "out" / "a.csv").write_text("mine")
+    with pytest.raises(ValueError, match="no longer"):
+        OutputFiles([tmp_path / "out" / "a.csv"], "a.py", overwrite=False, folder=tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), tmp_path, Path("/")):  # nothing is written above the current folder
+        assert marker_beside(folder).parent == folder.absolute()
+
+
+def test_every_code_file_that_travels_with_a_model_is_known_as_ours(tmp_path: Path) -> None:
+    claim_folder(tmp_path, "demo.py")
+    for kind in (AMDForPreTraining, AMDForVideoClassification, AMDForActionDetection, AMDModel):
+        _write(tmp_path / "teacher", *(path.name for path in code_files(kind)))
+    assert len(claim_folder(tmp_path, "demo.py")) > 4
 
 
 # ---------------------------------------------------------------------------------------------------------------------
