@@ -57,7 +57,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "demo_images.py": _DEMO,
     "demo_detection.py": (
         "results.json", "actions.json", "actions.mp4", "data/*.csv", "data/actions.pbtxt", "data/videos/*.mp4",
-        f"data/{MARKER_NAME}", *(f"detector/{name}" for name in _RUN),
+        f".data{MARKER_NAME}", *(f"detector/{name}" for name in _RUN),
     ),
     "publishing": (*_WEIGHTS, *_PROCESSORS, *_CODE, "README.md", "*.png", "LICENSE*", "NOTICE*"),
 }  # fmt: skip

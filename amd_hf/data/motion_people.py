@@ -128,12 +128,11 @@ def write_motion_people(
         raise ValueError(f"`num_videos` and `seconds` must be at least 1, got {num_videos} and {seconds}.")
     files = people_files(root, split)
     names = [f"{split}{number:03d}" for number in range(num_videos)]
-    outputs = OutputFiles(
-        [*(files.videos / f"{name}.mp4" for name in names), files.annotations, files.person_boxes, files.excluded],
-        "write_motion_people",
-    )
-    lists = OutputFiles([files.action_list], "write_motion_people")  # the same for all splits
-    with outputs, lists:
+    paths = [*(files.videos / f"{name}.mp4" for name in names), files.annotations, files.person_boxes, files.excluded]
+    actions = files.action_list  # the same for all splits
+    if not actions.is_file() or actions.read_text() != action_list_text(PEOPLE_ACTIONS):
+        paths.append(actions)
+    with OutputFiles(paths, "write_motion_people", folder=Path(root)):
         _write_films(files, names, split, seconds, seed, size)
     return files
 
@@ -179,12 +178,17 @@ def annotation_lines(place: str, persons: Sequence[Person]) -> list[str]:
 def write_action_list(path: Path, names: Sequence[str]) -> Path:
     """Write a `.pbtxt` list of actions in the form of AVA's."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(action_list_text(names))
+    return path
+
+
+def action_list_text(names: Sequence[str]) -> str:
+    """A list of actions in the form of AVA's."""
     items = [
         f'label {{\n  name: "{name}"\n  label_id: {number}\n  label_type: PERSON_MOVEMENT\n}}\n'
         for number, name in enumerate(names, start=1)
     ]
-    path.write_text("".join(items))
-    return path
+    return "".join(items)
 
 
 def _join(box: Sequence[float] | np.ndarray) -> str:

@@ -12,14 +12,22 @@ from typing import Any
 
 import pytest
 
-from amd_hf import AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, AMDModel
+from amd_hf import (
+    AMDFineTuningTrainer,
+    AMDForActionDetection,
+    AMDForPreTraining,
+    AMDForVideoClassification,
+    AMDModel,
+    load_video_dataset,
+)
 from amd_hf.data.motion_people import write_motion_people
 from amd_hf.data.motion_shapes import write_motion_shapes
 from amd_hf.data.shape_images import write_shape_images
 from amd_hf.evaluation.features import _prepare_folder
 from amd_hf.hub import code_files
 from amd_hf.output_folders import MARKER_NAME, OutputFiles, claim_folder, main, marker_beside, remove_folder
-from tests.helpers.training import ROOT, load_script
+from tests.helpers.models import tiny_config
+from tests.helpers.training import ROOT, finetuning_args, load_script
 
 
 def _contents(folder: Path) -> dict[str, bytes | str]:
@@ -257,6 +265,32 @@ def test_marker_of_results_lies_beside_their_folder(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     for folder in (Path(), tmp_path, Path("/")):  # nothing is written above the current folder
         assert marker_beside(folder).parent == folder.absolute()
+
+
+def test_what_the_parts_of_a_demo_really_leave_is_known_as_theirs(tmp_path: Path) -> None:
+    claim_folder(tmp_path, "demo_detection.py")
+    for split in ("train", "val"):
+        write_motion_people(tmp_path / "data", split, 1, 1, seed=0, size=32)
+    with OutputFiles([tmp_path / "actions.json"], "predict.py", overwrite=False):
+        (tmp_path / "actions.json").write_text("{}")
+    assert len(claim_folder(tmp_path, "demo_detection.py")) == 11
+    remove_folder(tmp_path)
+    claim_folder(tmp_path, "demo.py")
+    write_motion_shapes(tmp_path / "data", "train", 8, seed=0, num_frames=8, size=16, num_workers=0)
+    rows = load_video_dataset(tmp_path / "data", split="train")
+    config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None)
+    args = finetuning_args(
+        tmp_path / "scratch_classifier", max_steps=1, per_device_train_batch_size=2, sampling_rate=1
+    )
+    trainer = AMDFineTuningTrainer(AMDForVideoClassification(config), args, train_dataset=rows)
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+    trainer.finish_run()
+    assert len(claim_folder(tmp_path, "demo.py", keep=("data",))) > 5
+    remove_folder(tmp_path)
+    assert not tmp_path.exists()
+    tmp_path.mkdir()
 
 
 def test_every_code_file_that_travels_with_a_model_is_known_as_ours(tmp_path: Path) -> None:
