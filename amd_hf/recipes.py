@@ -15,6 +15,7 @@ import os
 import re
 import select
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -210,6 +211,7 @@ def run_program(main: Callable[[], Any]) -> None:
         if os.environ.get("AMD_HF_TRACEBACK"):
             raise
         line = f"error: {error_line(error, _names_of_options)}"
+        _tell_torchrun(line)
         sys.stderr.write(f"\n{line}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n{_launcher_note()}")
         raise SystemExit(error.exit_code if isinstance(error, RunStopped) else 2) from None
     except RuntimeError as error:
@@ -237,9 +239,27 @@ def _has_lost_its_reader() -> bool:
     return True
 
 
+def _tell_torchrun(line: str) -> None:
+    """Leaves an error where `torchrun` looks for it: its report of failed processes then ends with this line."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return
+    try:
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(
+            json.dumps({"message": line, "timestamp": int(time.time())})
+        )
+    except OSError:  # such as a full disk, of which the error itself may tell
+        sys.stderr.write("(torchrun could not be told of the error)\n")
+
+
 def _launcher_note() -> str:
     """What to make of the traceback that `accelerate launch` prints after a program that ended with an error."""
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+        return ""
+    try:
+        launcher = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:  # another system than Linux
+        launcher = []
+    if {"-q", "--quiet"} & set(launcher):
         return ""
     return (
         "(the traceback below, if any, is that of `accelerate launch` and says no more than that this program ended; "

@@ -72,6 +72,16 @@ class VideoSource(MediaFile):
             return self.data.startswith(_IMAGE_STARTS) or (self.data[:4] == b"RIFF" and self.data[8:12] == b"WEBP")
         return True
 
+    @property
+    def is_one_image(self) -> bool:
+        """Whether this is a single image, told by its suffix or, whatever its name says, by its first bytes."""
+        if self.frame_paths is not None:
+            return len(self.frame_paths) == 1
+        if self.path is None or self.is_images or not os.path.isfile(self.path):
+            return self.is_images
+        with open(self.path, "rb") as file:
+            return VideoSource(data=file.read(16)).is_images
+
     def check_exists(self, video_id: str | None = None) -> None:
         """Raise `VideoReadError` for a missing or empty file before a decoder words it in its own way."""
         if self.frame_paths is not None and len(self.frame_paths) == 0:

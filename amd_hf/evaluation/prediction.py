@@ -24,6 +24,7 @@ from ..data.readers.listing import list_folder
 from ..data.readers.rows import MEDIA_SUFFIXES
 from ..data.sampling import View
 from ..data.transforms import resize_short_side
+from ..data.video_source import VideoSource
 from .multiview import ViewOptions, clip_logits
 from .windows import Window, WindowOptions, sliding_windows
 
@@ -142,6 +143,12 @@ def window_clips(
     Raises:
         VideoReadError: If the video cannot be read; windows before the fault are given first.
     """
+    if options.num_frames > 1 and VideoSource.parse(path).is_one_image:
+        raise VideoReadError(
+            f"it is an image, and the model looks at clips of {options.num_frames} frames: give a video (a single "
+            "image says nothing of what moves)",
+            source=str(path),
+        )
     with open_video(path, decoder, time_limit=time_limit, is_limit_per_read=windows is not None) as reader:
         num_frames, height, width = len(reader), reader.height, reader.width
         cut: Sequence[Window | None] = [None]

@@ -142,6 +142,8 @@ def _videos(root: Path) -> None:
             length = 20 + 3 * number + video
             write_video(root / "videos_plain" / label / f"{video}.mp4", length, 48, 48)
             write_video(root / "videos" / f"{label}{video}.mp4", length, 48, 48)
+    for number in range(12):
+        write_video(root / "videos_long" / f"{number}.mp4", 90 + number, 48, 48)
     for split in ("train", "validation", "test"):
         shutil.copytree(root / "videos_plain", root / "videos_splits" / split)
     (root / "videos").rename(root / "folder")
@@ -235,8 +237,11 @@ def _grid(file: Path, original: Path) -> None:
     for name in {"seeds", "learning_rates"} & grid.keys():
         grid[name] = grid[name][:1]
     grid["data"] = {**grid["data"], **{name: 8 for name in numbers if name in grid["data"]}}
-    grid["recipes"] = {name: str(original.parent / path) for name, path in grid["recipes"].items()}
     file.parent.mkdir(exist_ok=True)
+    for path in grid["recipes"].values():
+        recipe = yaml.safe_load((original.parent / path).read_text()) | {"per_device_train_batch_size": 4}
+        (file.parent / path).parent.mkdir(exist_ok=True)
+        (file.parent / path).write_text(yaml.safe_dump(recipe))
     file.write_text(yaml.safe_dump(grid))
 
 
@@ -266,7 +271,7 @@ def prepare(command: Command, world: Path) -> tuple[str, list[str]]:
     arguments = _expand(arguments)
     for option in ("--output_dir", "--to_official"):
         if option in arguments:
-            _make_room(world / arguments[arguments.index(option) + 1], program, option)
+            _make_room(world / arguments[arguments.index(option) + 1])
     return program, [*arguments, *_small_options(program, arguments, is_detection)]
 
 
@@ -275,7 +280,8 @@ def _place_videos(world: Path, arguments: list[str], is_detection: bool) -> None
     has_splits = any(option in arguments for option in ("--split", "--train_split"))
     videos = world / "videos"
     videos.unlink(missing_ok=True)
-    videos.symlink_to("videos_films" if is_detection else "videos_splits" if has_splits else "videos_plain")
+    kind = "films" if is_detection else "long" if "--source" in arguments else "splits" if has_splits else "plain"
+    videos.symlink_to(f"videos_{kind}")
     if is_detection:  # elsewhere train.csv is a table of videos
         arguments[:] = ["annotated.csv" if word == "train.csv" else word for word in arguments]
     if any("in1k" in word for word in arguments):
@@ -295,7 +301,7 @@ def _expand(arguments: list[str]) -> list[str]:
     return found
 
 
-def _make_room(path: Path, program: str, option: str) -> None:
+def _make_room(path: Path) -> None:
     """Outputs of the world's own stand-ins give way; those of the page's earlier commands do so too."""
     if path.is_symlink() or path.is_file():
         path.unlink()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +20,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import save_file
 
-from amd_hf import AMDForPreTraining, AMDModel
+from amd_hf import AMDForPreTraining, AMDModel, AMDVideoProcessor
 from amd_hf.data.arguments import FineTuningDataArguments
+from amd_hf.data.decoding import VideoReadError, open_video
 from amd_hf.data.loading import takes_split
 from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.throughput import in_words
@@ -297,6 +301,36 @@ def test_ctrl_c_in_a_training_with_workers_leaves_one_line(work: Work, tmp_path:
     assert "interrupted; with checkpoints it goes on" in said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "last_words"),
+    [
+        ("accelerate launch --quiet --num_processes 1", r"nowhere.*\n\(set AMD_HF_TRACEBACK=1 .*\)\n$"),
+        ("accelerate launch --num_processes 1", r"\(the traceback below, if any, is that of `accelerate launch`"),
+        ("torchrun --nproc_per_node 2", r"traceback : error: There is no file or folder 'nowhere'[^\n]*\n=+\s*$"),
+    ],
+)
+def test_error_is_among_the_last_words_of_a_launcher(launcher: str, last_words: str, tmp_path: Path) -> None:
+    tools = Path(sys.executable).parent
+    words = launcher.split()
+    command = [str(tools / words[0]), *words[1:], str(ROOT / "scripts/pretrain.py"), "--data", "nowhere"]
+    run = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "out"), "--use_cpu", "true"], capture_output=True, text=True,
+        env={**script_environment(), "ACCELERATE_USE_CPU": "true"}, timeout=300,
+    )  # fmt: skip
+    assert run.returncode != 0
+    assert re.search(last_words, run.stderr), run.stderr[-2000:]
+    assert ("CalledProcessError" in run.stderr) == (launcher == "accelerate launch --num_processes 1")
+
+
+def test_error_is_left_where_torchrun_looks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    line = _ends_with(lambda: (tmp_path / "gone").read_text(), capsys)
+    assert json.loads((tmp_path / "error.json").read_text())["message"] == line
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Places that cannot be written, files and folders confused
 # ---------------------------------------------------------------------------------------------------------------------
@@ -550,6 +584,30 @@ def test_check_writes_only_where_it_is_told_to(
     assert {path.name for path in (tmp_path / "checked").iterdir()} >= {"report.json", "clean.csv"}
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.PNG", "photo.mp4"])
+def test_image_that_is_given_as_a_video_is_named(work: Work, program: Program, tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (40, 32), (200, 30, 30)).save(tmp_path / name, "PNG" if name.endswith("PNG") else "JPEG")
+    arguments = ["--model_name_or_path", str(work.root / "classifier"), "--use_cpu", "--videos", str(tmp_path / name)]
+    good, bad = program("predict").main([*arguments, work.video()])[::-1]
+    assert "predictions" in good
+    assert bad["error"].startswith("it is an image, and the model looks at clips of 4 frames")
+
+
+@pytest.mark.parametrize("name", ["song.mp3", "song.m4a", "song.flac"])
+def test_sound_with_a_cover_is_no_video(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "cover.jpg")
+    codec = {"mp3": "libmp3lame", "m4a": "aac", "flac": "flac"}[name.rpartition(".")[2]]
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=d=0.2", "-i", "cover.jpg", "-map", "0", "-map", "1",
+               "-c:a", codec, "-c:v", "copy", "-disposition:v", "attached_pic", name]  # fmt: skip
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("no ffmpeg")
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with pytest.raises(VideoReadError, match="no video stream: its only picture is the cover of a sound file"):
+        open_video(tmp_path / name)
+    with pytest.raises(VideoReadError, match="no video stream: its only picture is the cover of a sound file"):
+        AMDVideoProcessor()(tmp_path / name)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Paths
 # ---------------------------------------------------------------------------------------------------------------------
@@ -557,7 +615,6 @@ def test_check_writes_only_where_it_is_told_to(
 
 def test_paths_are_taken_wherever_names_are(tmp_path: Path) -> None:
     from amd_hf import AMDTrainer, convert_checkpoint, export_checkpoint, load_teacher, load_video_dataset
-    from amd_hf.data.decoding import open_video
     from amd_hf.sources import load_model
 
     video = write_video(tmp_path / "videos" / "1.mp4", 6, 32, 32)
