@@ -61,6 +61,7 @@ _LAYERS = (
     ("visualization", "detection_video", "cards", "ablations"),
     ("hub", "hub_reader", "hub_sources"),  # `Trainer.push_to_hub` publishes through it
     ("training",),
+    ("programs",),
     ("recipes",),
     ("registration",),
     ("__init__",),
