@@ -67,6 +67,17 @@ def load_teacher(
 
     >>> teacher = load_teacher("MCG-NJU/videomae-large", layers=[12, 24])
     ```"""
+    return _load_teacher(source, layers, config, dtype, None)
+
+
+def _load_teacher(
+    source: str | Path | Mapping[str, Any] | nn.Module,
+    layers: Sequence[int],
+    config: AMDConfig | Mapping[str, Any] | None,
+    dtype: torch.dtype | None,
+    student: AMDConfig | None,
+) -> nn.Module:
+    """See [`load_teacher`]; a `student` that does not fit is refused before anything is cut off."""
     if isinstance(source, nn.Module):
         if config is not None:
             raise TypeError("A teacher that is given as a module has its own config: leave `config` out.")
@@ -74,6 +85,8 @@ def load_teacher(
     else:
         model = _read_encoder(source, config)
     if isinstance(model, AMDPreTrainedModel):
+        if student is not None:
+            _check_fit(model.base_model.config, student)
         model = _cut_after(model.base_model, max(layers))
     if isinstance(source, nn.Module):
         model = _copied(model)
@@ -227,7 +240,8 @@ class FrozenTeacher(nn.Module):
         layers = sorted({*student_config.teacher_direct_layers, *student_config.teacher_generation_layers})
         if not layers:
             raise ValueError("No layer is aligned: `teacher_direct_layers` and `teacher_generation_layers` are empty.")
-        return cls(load_teacher(source, layers=layers, config=config or None), student_config, _name_of(source))
+        model = _load_teacher(source, layers, config or None, None, student_config)
+        return cls(model, student_config, _name_of(source))
 
     def forward(
         self,
@@ -327,12 +341,44 @@ def _split_visible(
     return split_tokens(student_mask.gather(1, teacher_ids), num_masked - num_teacher_masked)
 
 
+# What must be the same in teacher and student, and the student's option that says it.
+_SHARED = {
+    "image_height_width": "image_size",
+    "num_frames": "num_frames",
+    "tubelet_size": "tubelet_size",
+    "patch_size": "patch_size",
+    "num_channels": "num_channels",
+}
+
+
 def _check_fit(teacher: AMDConfig, student: AMDConfig) -> None:
-    pairs: list[tuple[str, Any, Any]] = [
-        (name, getattr(teacher, name), getattr(student, name))
-        for name in ("image_height_width", "num_frames", "tubelet_size", "patch_size", "num_channels")
-    ]
-    pairs.append(("width (`teacher_hidden_size`)", teacher.hidden_size, student.teacher_hidden_size))
-    different = [f"{name}: teacher {ours}, student {theirs}" for name, ours, theirs in pairs if ours != theirs]
-    if different:
-        raise ValueError("Teacher and student do not fit: " + "; ".join(different) + ".")
+    """Raises `ValueError` with all in which they do not fit, and the student's options with which they would."""
+    faults, options = [], {}
+    for name, option in _SHARED.items():
+        ours, theirs = getattr(teacher, name), getattr(student, name)
+        if ours != theirs:
+            faults.append(f"{name}: teacher {ours}, student {theirs}")
+            options[option] = getattr(teacher, option)
+    if teacher.hidden_size != student.teacher_hidden_size:
+        faults.append(
+            f"width (`teacher_hidden_size`): teacher {teacher.hidden_size}, student {student.teacher_hidden_size}"
+        )
+        options["teacher_hidden_size"] = teacher.hidden_size
+    depth, lists = teacher.num_hidden_layers, ("teacher_direct_layers", "teacher_generation_layers")
+    last = max(layer for name in lists for layer in [*getattr(student, name), 0])
+    if last > depth:
+        faults.append(f"the teacher has {depth} layers, but layer {last} is to be aligned")
+        for name in lists:  # as deep in this teacher as in the one that was thought of
+            layers = [round(layer * depth / last) for layer in getattr(student, name)]
+            if layers == sorted({layer for layer in layers if layer > 0}):
+                options[name] = layers
+    if faults:
+        advice = ", ".join(f"`{name}` {_as_word(value)}" for name, value in options.items())
+        raise ValueError(
+            f"Teacher and student do not fit: {'; '.join(faults)}. Of the student set together: {advice}."
+        )
+
+
+def _as_word(value: Any) -> str:
+    """A value as it is typed on a command line."""
+    return f'"{value}"' if isinstance(value, list | tuple) else str(value)

@@ -296,6 +296,32 @@ def test_mismatch_of_geometry_and_width_names_every_difference() -> None:
     ):
         assert difference in str(error.value)
     assert "num_channels" not in str(error.value)
+    assert "`teacher_hidden_size` 24" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("depth", "direct", "generation"),
+    [(12, [6, 12], [6, 12]), (6, [3, 6], [3, 6]), (32, None, None), (24, None, None)],
+)
+def test_teacher_of_another_size_is_one_error_that_names_all_options(
+    depth: int, direct: list[int] | None, generation: list[int] | None
+) -> None:
+    aligned = {"teacher_direct_layers": [12, 24], "teacher_generation_layers": [12, 24]}
+    student = tiny_config(teacher_hidden_size=60, **aligned)
+    teacher = AMDModel(tiny_teacher_config(num_hidden_layers=depth, num_frames=8))
+    with pytest.raises(ValueError, match="Teacher and student do not fit") as error:
+        FrozenTeacher.fit(teacher, student)
+    message = str(error.value)
+    wanted = {"num_frames": 8, "teacher_hidden_size": 48}
+    if direct is not None:
+        wanted |= {"teacher_direct_layers": direct, "teacher_generation_layers": generation}
+        assert f"the teacher has {depth} layers, but layer 24 is to be aligned" in message
+    for name, value in wanted.items():
+        assert f"`{name}` {value}" in message or f'`{name}` "{value}"' in message
+    assert ("teacher_direct_layers" in message) == (direct is not None)
+    # With what it asks for, the student fits.
+    grown = tiny_config(**{**aligned, **wanted, "generator_num_attention_heads": 3})
+    assert FrozenTeacher.fit(teacher, grown).direct_layers == tuple(direct or [12, 24])
 
 
 def test_student_without_alignment_modules_raises(teacher_model: AMDModel) -> None:
