@@ -359,6 +359,7 @@ _ALLOWED = {
     ("amd_hf/hub.py", "_copy"): "into a claimed folder, files that did not exist",
     ("amd_hf/hub.py", "_set_auto_map"): "into a claimed folder",
     ("amd_hf/hub.py", "_other_answers"): "a temporary folder",
+    ("amd_hf/programs.py", "_tell_torchrun"): "the file that torchrun names for it",
     ("amd_hf/hub_reader.py", "read"): "a temporary folder of its caller",
     ("amd_hf/ablations/store.py", "_compute_into_files"): "markers of its own, and a folder of its own",
     ("amd_hf/ablations/store.py", "remove_work"): "a stage's folder by its marker",
