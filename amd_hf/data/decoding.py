@@ -99,7 +99,7 @@ def open_video(
 
     Args:
         source: a row's `video` value (`{"path", "bytes"}` or `{"frames": [paths]}`), a path, or the bytes of a file.
-        decoder (`str`, *optional*): `decord`, `torchcodec` or `pyav`; by default the first of them that is installed.
+        decoder (`str`, *optional*): `pyav`, `torchcodec` or `decord`; by default the first of them that is installed.
             All give the same frames, within codec rounding; what a decoder is known to read wrongly goes to PyAV.
             Images and frames in image files need none: Pillow reads them.
         num_threads (`int`, defaults to 1): decoder threads; 0 lets the decoder choose. More than 1 oversubscribes the

@@ -20,10 +20,12 @@ class Decoder(NamedTuple):
 
 _HERE = __package__ + ".decoders"
 
-DECODERS = {  # the preferred one first
-    "decord": Decoder(f"{_HERE}.decord_reader:DecordVideoReader", "decord", "decord"),
-    "torchcodec": Decoder(f"{_HERE}.torchcodec_reader:TorchCodecVideoReader", "torchcodec", "torchcodec"),
+# The preferred one first. PyAV takes the least CPU to open and read 16 frames (105 ms, torchcodec 109, decord 123) and
+# the least memory in a decoding process (25 MB, torchcodec 380), and what others read wrongly comes to it anyway.
+DECODERS = {
     "pyav": Decoder("amd_hf.video_reading_amd:PyAVVideoReader", "av", "av"),
+    "torchcodec": Decoder(f"{_HERE}.torchcodec_reader:TorchCodecVideoReader", "torchcodec", "torchcodec"),
+    "decord": Decoder(f"{_HERE}.decord_reader:DecordVideoReader", "decord", "decord"),
 }
 IMAGE_READER = f"{_HERE}.images:ImageReader"
 
@@ -43,7 +45,7 @@ def reader_path(decoder: str | None) -> str:
     if decoder is None:
         decoder = next((name for name in DECODERS if _is_available(name)), None)
         if decoder is None:
-            raise ImportError("No video decoder is installed: run `pip install decord` or `pip install av`.")
+            raise ImportError("No video decoder is installed: run `pip install av`.")
     if decoder not in DECODERS:
         raise ValueError(f"`decoder` must be one of {sorted(DECODERS)} or None, not {decoder!r}.")
     entry = DECODERS[decoder]
