@@ -33,7 +33,12 @@ def label_names_of(rows: Any) -> list[str]:
         return list(names)
     labels = rows["label"]
     if len(labels) == 0 or any(label is None for label in labels):
-        raise ValueError("The videos have no labels: give class folders or a list file of lines `path label`.")
+        others = [name for name in rows.features if name not in ("video", "label", "video_id")]
+        raise ValueError(
+            "The videos have no labels: give class folders or a list file of lines `path label`, or name the "
+            "column of the labels of a table or of metadata: `--label_column NAME` (Python: `label_column=`)"
+            + (f"; the other columns are {others[:50]}." if others else ".")
+        )
     for label in labels:
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= _MAX_LABEL:
             raise ValueError(f"The label {label!r:.100} is no number of a class, from 0 to {_MAX_LABEL}.")

@@ -79,7 +79,7 @@ class DataArguments:
     def _load(self, split: str | None, streaming: bool, data: str | None, label_names: Sequence[str] | None) -> Any:
         source = self._source(data)
         names: str | Sequence[str] | None = self.class_names
-        if names is None and takes_label_names(choose_layout(source, split, self.layout)):
+        if names is None and takes_label_names(choose_layout(source, split, self.layout, unlabelled=True)):
             names = label_names
         return load_video_dataset(source, streaming=streaming, label_names=names, **self._others(split, source))
 
@@ -177,7 +177,7 @@ class PreTrainingDataArguments(TrainingDataArguments):
     """The videos to learn from without labels: a folder is walked whole, whatever its folders mean."""
 
     def _others(self, split: str | None, source: str) -> dict[str, Any]:
-        is_folder = choose_layout(source, split, self.layout) == "class_folders"
+        is_folder = choose_layout(source, split, self.layout, unlabelled=True) == "class_folders"
         return {**super()._others(split, source), "unlabelled": True if is_folder else self.unlabelled or None}
 
 

@@ -179,7 +179,8 @@ class ClassificationCollator:
         if unlabelled:
             raise ValueError(
                 f"{len(unlabelled)} of {len(rows)} videos of a batch have no label, the first is {unlabelled[0]!r}. "
-                "Classification needs class folders or a list file with labels."
+                "Classification needs class folders, a list file with labels, or the column that holds them: "
+                "`--label_column NAME` (Python: `label_column=`)."
             )
         if self.num_labels is not None:
             rows = [_with_fault(row, self.num_labels) for row in rows]

@@ -119,7 +119,7 @@ def load_video_dataset(
     }
     if not isinstance(name_or_path, str | os.PathLike):
         return _adapt(name_or_path, layout, given, streaming)
-    layout = choose_layout(name_or_path, split, layout)
+    layout = choose_layout(name_or_path, split, layout, unlabelled)
     rows = _read(name_or_path, layout, given, streaming, None)
     if not isinstance(rows, VideoRows):
         return rows
@@ -170,15 +170,17 @@ def load_image_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> 
     return load_video_dataset(name_or_path, media="image", **options)
 
 
-def choose_layout(name_or_path: str | os.PathLike[str], split: str | None = None, layout: str | None = None) -> str:
+def choose_layout(
+    name_or_path: str | os.PathLike[str], split: str | None = None, layout: str | None = None, unlabelled: bool = False
+) -> str:
     """The layout asked for, or else the one that `name_or_path` looks like.
 
     Raises:
         FileNotFoundError: there is nothing at `name_or_path`.
-        ValueError: an unknown layout.
+        ValueError: an unknown layout, or metadata that cannot be used though labels are wanted.
     """
     if layout is None:
-        return guess_layout(Path(name_or_path).expanduser(), split)
+        return guess_layout(Path(name_or_path).expanduser(), split, unlabelled)
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {list(LAYOUTS)} or None, not {layout!r}.")
     return layout
@@ -195,7 +197,7 @@ def takes_split(name_or_path: str | os.PathLike[str], layout: str | None = None)
     Raises:
         FileNotFoundError, ValueError: see `choose_layout`.
     """
-    layout = choose_layout(name_or_path, None, layout)
+    layout = choose_layout(name_or_path, None, layout, unlabelled=True)
     return "split" in _READERS[layout][1] and has_splits(Path(name_or_path).expanduser(), layout)
 
 
@@ -215,7 +217,7 @@ def validate_annotations(
         FileNotFoundError, ValueError: what cannot be said of a line: a missing or empty file, a header without a
             column, an unknown split, a layout without annotations.
     """
-    layout = choose_layout(name_or_path, arguments.get("split"), layout)
+    layout = choose_layout(name_or_path, arguments.get("split"), layout, bool(arguments.get("unlabelled")))
     if layout in _HAS_NO_LINES:
         raise ValueError(f"{name_or_path} holds class folders: there are no annotations to check.")
     problems = Problems(check_files=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from amd_hf.data.arguments import PreTrainingDataArguments
+from amd_hf.classifiers import label_names_of
+from amd_hf.data.arguments import FineTuningDataArguments, PreTrainingDataArguments
 from amd_hf.data.loading import load_video_dataset, validate_annotations
 from amd_hf.evaluation.prediction import find_videos
 from tests.helpers.training import run_script
@@ -328,6 +329,88 @@ def test_metadata_does_not_lead_out_of_its_folder(tmp_path: Path, name: str) -> 
     _write_metadata(folder / "metadata.jsonl", [{"file_name": "0.mp4"}, {"file_name": name}])
     with pytest.raises(ValueError, match="names? a file outside of (its|their) folder: line 2"):
         load_video_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "file_name;label\na.mp4;x\n",
+            r"its columns are \['file_name;label'\]. Its columns are separated by semicolons",
+        ),
+        ("\ufefffile_name;label\na.mp4;x\n", r"\['file_name;label'\]. Its columns are separated by semicolons"),
+        ("file_name\tlabel\na.mp4\tx\n", "Its columns are separated by tabs: write them with commas"),
+        ("File_Name,label\na.mp4,x\n", r"its columns are \['File_Name', 'label'\]. Rename 'File_Name'"),
+        ("filename,label\na.mp4,x\n", r"its columns are \['filename', 'label'\]. Rename 'filename'"),
+        ("path,label\na.mp4,x\n", "To read it as a table, give the file itself"),
+        ("", "it is empty"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_an_error(tmp_path: Path, text: str, words: str) -> None:
+    _touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
+    for options in ({}, {"layout": "videofolder"}):
+        with pytest.raises(ValueError, match=words) as caught:
+            load_video_dataset(tmp_path, **options)
+        assert str(tmp_path / "metadata.csv") in str(caught.value)
+        assert "Expected is a column `file_name` (or one `..._file_name`)" in str(caught.value)
+        assert "separated by commas" in str(caught.value)
+    for options in ({"layout": "class_folders"}, {"unlabelled": True}):
+        assert load_video_dataset(tmp_path, **options)["label"][:] == [None, None]
+    assert len(PreTrainingDataArguments(data=str(tmp_path)).load()) == 2
+    with pytest.raises(ValueError, match=words):
+        FineTuningDataArguments(data=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_unusable_metadata_of_other_forms_and_of_splits_is_an_error(tmp_path: Path, suffix: str) -> None:
+    _touch(tmp_path, "train/a.mp4", "train/b.mp4")
+    _write_metadata(tmp_path / "train" / f"metadata.{suffix}", [{"name": "a.mp4", "label": "x"}])
+    for split in ("train", None):
+        with pytest.raises(
+            ValueError, match=rf"metadata.{suffix} cannot be used: its columns are \['name', 'label'\]"
+        ):
+            load_video_dataset(tmp_path, split=split)
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,label\na.mp4,x\nb.mp4,y\n")
+    with pytest.raises(ValueError, match=rf"metadata.{suffix} cannot be used"):
+        load_video_dataset(tmp_path, split="train")
+
+
+@pytest.mark.parametrize("name", ["Label", "labels", "action", "class_name"])
+@pytest.mark.parametrize("path", ["file_name", "path"])
+def test_labels_in_another_column_are_hinted_at(
+    tmp_path: Path, name: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _touch(tmp_path, "a.mp4", "b.mp4")
+    file = tmp_path / ("metadata.csv" if path == "file_name" else "list.csv")
+    file.write_text(f"{path},{name}\na.mp4,x\nb.mp4,y\n")
+    source = tmp_path if path == "file_name" else file
+    rows = load_video_dataset(source)
+    hints = [record.getMessage() for record in caplog.records if "--label_column NAME" in record.getMessage()]
+    assert len(hints) == 1
+    assert f"its columns are ['{path}', '{name}']" in hints[0]
+    with pytest.raises(ValueError, match=r"`--label_column NAME` \(Python: `label_column=`\)") as caught:
+        label_names_of(rows)
+    assert path == "path" or f"the other columns are ['{name}']" in str(caught.value)
+    caplog.clear()
+    assert label_names_of(load_video_dataset(source, label_column=name)) == ["x", "y"]
+    assert "--label_column" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path;label\na.mp4;x\n", "first line is 'path;label'. Its columns are separated by semicolons"),
+        ("path\tlabel\na.mp4\tx\n", "separated by tabs"),
+        ("Path,Label\na.mp4,x\n", "has no column `path`: its first line is 'Path,Label'"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_table_with_another_separator_is_told(tmp_path: Path, text: str, words: str, suffix: str) -> None:
+    _touch(tmp_path, "a.mp4")
+    (tmp_path / f"list.{suffix}").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_video_dataset(tmp_path / f"list.{suffix}")
 
 
 def test_validator_reads_metadata(tmp_path: Path) -> None:

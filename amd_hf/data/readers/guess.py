@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from pathlib import Path
 
 from .hmdb51 import find_lists
 from .kinetics import COLUMNS, has_kinetics_annotations
-from .listing import folder_names, video_names
+from .listing import METADATA_NAMES, folder_names, video_names
 from .rows import MEDIA_SUFFIXES, is_video_file
 from .something_something import is_something_something
 from .text_files import csv_header
 from .ucf101 import LIST_FOLDER
-from .videofolder import find_metadata, is_metadata
+from .videofolder import check_metadata, find_metadata, is_metadata, unusable_metadata
 
 
-def guess_layout(path: Path, split: str | None = None) -> str:
+def guess_layout(path: Path, split: str | None = None, unlabelled: bool = False) -> str:
     """The name of the layout of what lies at `path`.
+
+    Args:
+        unlabelled (`bool`, defaults to `False`): no labels are wanted, so metadata that cannot be used is no fault.
 
     Raises:
         FileNotFoundError: nothing lies there.
-        ValueError: both archives and videos lie there.
+        ValueError: both archives and videos lie there, or metadata that cannot be used.
     """
     if path.is_dir():
-        return _guess_folder(path, split)
+        layout = _guess_folder(path, split)
+        if layout in ("videofolder", "class_folders") and not unlabelled:
+            check_metadata(path, split)
+        return layout
     if path.is_file():
         return _guess_file(path)
     if path.name.endswith(".tar"):  # a glob, or a missing shard
@@ -57,6 +64,8 @@ def _check_no_videos(folder: Path, places: list[Path], archive: Path, layout: st
     """A folder may hold the archive that its videos came in."""
     for place in places:
         if any(video_names(directory) for directory in (place, *(place / name for name in folder_names(place)))):
+            if archive.name in METADATA_NAMES:
+                raise unusable_metadata(archive)
             raise ValueError(
                 f"{folder} holds {archive.name} and videos: it is unclear which to read. Say layout={layout!r} or "
                 "layout='class_folders'."
@@ -80,6 +89,12 @@ def _guess_file(path: Path) -> str:
         if header >= COLUMNS:
             return "kinetics"
         if "path" in header:
+            return "table"
+    if suffix in (".csv", ".tsv"):
+        if path.name in METADATA_NAMES:
+            raise unusable_metadata(path)
+        # The reader of tables says what is missing, and which separator is none.
+        if {"path", "label"} & set(re.split("[,;\t|]", ",".join(csv_header(path)).lower())):
             return "table"
     return "frame_list" if _lists_folders_of_frames(path) else "list_file"
 

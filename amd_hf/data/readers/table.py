@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,11 @@ BAD_LABEL = Kind(
     "have a label that is neither a name nor an integer from 0",
     "Correct them.",
 )
+
+
+_LABEL_LIKE = re.compile(r"(?i)label|class|categor|action|activit|target|^cls$|^y$")
+
+logger = logging.getLogger(__name__)
 
 
 def read_table(
@@ -49,7 +56,10 @@ def read_table(
     records: list[tuple[int, dict[str, Any]]]
     records = list(json_records(file, found) if file.suffix == ".jsonl" else csv_records(file, {"path"}, found))
     names = read_label_names(label_names)
-    check_label_column(label_column, {name for _, record in records for name in record}, file)
+    columns = list(dict.fromkeys(name for _, record in records for name in record))
+    check_label_column(label_column, set(columns), file)
+    if label_column is None:
+        warn_of_other_labels(columns, file)
     entries = make_entries(records, "path", label_column or "label", file, names, found)
     rows = make_rows(entries, file, absolute_root, names, found)
     if problems is None:
@@ -93,3 +103,16 @@ def check_label_column(label_column: str | None, columns: set[str], source: obje
             f"{source} has no column {label_column!r}{near_name(label_column, columns)}, given as `label_column`; its "
             f"columns are {sorted(columns)[:50]}."
         )
+
+
+def warn_of_other_labels(columns: Sequence[str], source: object) -> None:
+    """Warn where there is no column `label`, but one whose name looks like it."""
+    if "label" in columns:
+        return
+    near = [name for name in columns if _LABEL_LIKE.search(name)]
+    if near:
+        logger.warning(
+            "%s has no column `label`, so its videos have no labels; its columns are %s. Name the one of the labels, "
+            "such as %s: `--label_column NAME` (Python: `label_column=`).",
+            source, list(columns)[:50], " or ".join(map(repr, near[:5])),
+        )  # fmt: skip

@@ -99,6 +99,15 @@ def csv_header(file: Path) -> list[str]:
             return []
 
 
+def separator_hint(header: Sequence[str]) -> str:
+    """What to do about a header that is one column because something else than commas separates its names."""
+    if len(header) == 1:
+        for character, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+            if character in header[0]:
+                return f" Its columns are separated by {name}: write them with commas (CSV, UTF-8)."
+    return ""
+
+
 def csv_records(file: Path, required: set[str], problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
     """Read a csv file with a header as (line number, record); lines of a wrong width go to `problems`.
 
@@ -108,7 +117,10 @@ def csv_records(file: Path, required: set[str], problems: Problems) -> Iterator[
     header, lines = read_csv(file, problems)
     if not required <= set(header):
         missing = ", ".join(f"`{name}`" for name in sorted(required - set(header)))
-        raise ValueError(f"The header of {file} has no column {missing}: its first line is {','.join(header)!r}.")
+        raise ValueError(
+            f"The header of {file} has no column {missing}: its first line is {shorten(','.join(header), 500)}."
+            f"{separator_hint(header)}"
+        )
     if len(set(header)) < len(header):
         twice = sorted({name for name in header if header.count(name) > 1})
         raise ValueError(f"The header of {file} names columns twice: {', '.join(map(repr, twice))}.")

@@ -22,12 +22,12 @@ from .class_folders import (
     sibling_splits,
 )
 from .entries import Entry, make_rows
-from .label_names import read_label_names
+from .label_names import read_label_names, shorten
 from .listing import METADATA_NAMES, UNNAMED, folder_names, list_folder
 from .problems import Kind, Problems
 from .rows import VideoRows
-from .table import check_label_column, make_entries
-from .text_files import csv_header, csv_records, json_records
+from .table import check_label_column, make_entries, warn_of_other_labels
+from .text_files import csv_header, csv_records, json_records, separator_hint
 
 
 _SUFFIX = "_file_name"
@@ -53,21 +53,64 @@ def find_metadata(folder: Path, split: str | None = None) -> list[Path]:
     return [folder / name / file for name in names for file in METADATA_NAMES if is_metadata(folder / name / file)]
 
 
+def check_metadata(folder: Path, split: str | None = None) -> None:
+    """Check that what is named as metadata can be used as such: labels that stand in it would be lost silently.
+
+    Raises:
+        ValueError: a file of this name lies where metadata is looked for, and has no column of file names.
+    """
+    places = {file.parent for file in find_metadata(folder, split)}
+    if not places:
+        splits = [name for name in folder_names(folder) if is_split_name(name)] if folder.is_dir() else []
+        places = {folder, *(folder / name for name in (splits if split is None else [split]))}
+    for file in (place / name for place in sorted(places) for name in METADATA_NAMES):
+        if file.is_file() and not is_metadata(file):
+            raise unusable_metadata(file)
+
+
+def unusable_metadata(file: Path) -> ValueError:
+    """The error about metadata without a column of file names."""
+    columns = _columns_of(file)
+    if columns is None:
+        fault = "it is no Parquet file that can be read."
+    elif not any(columns):
+        fault = "its first line names no columns." if file.stat().st_size else "it is empty."
+    else:
+        wanted = ("filename", "filenames", "videofilename", "videofilenames")
+        near = next((name for name in columns if _plain(name) in wanted), None)
+        fault = f"its columns are {shorten(columns, 500)}.{separator_hint(columns)}"
+        fault += f" Rename {near!r}." if near is not None else ""
+        fault += " To read it as a table, give the file itself." if "path" in columns else ""
+    commas = ", columns separated by commas" if file.suffix == ".csv" else ""
+    return ValueError(
+        f"The metadata {file} cannot be used: {fault} Expected is a column `file_name` (or one `..._file_name`) with "
+        f"the paths of the videos{commas}. To do without it, say layout='class_folders' (`--layout class_folders`), "
+        "or for videos without labels, `unlabelled=True` (`--unlabelled true`)."
+    )
+
+
 def is_metadata(file: Path) -> bool:
     """Whether a file is metadata of a `videofolder`: by its name, and a column `file_name` or `..._file_name`."""
     if file.name not in METADATA_NAMES or not file.is_file():
         return False
+    return any(_names_files(name) for name in _columns_of(file) or ())
+
+
+def _columns_of(file: Path) -> list[str] | None:
+    """The columns, by the first line or record; None of a Parquet file that cannot be read."""
     if file.suffix == ".csv":
-        columns = csv_header(file)
-    elif file.suffix == ".parquet":
+        return csv_header(file)
+    if file.suffix == ".parquet":
         try:
-            columns = pq.read_schema(file).names
+            return list(pq.read_schema(file).names)
         except (pa.ArrowException, OSError):
-            return False
-    else:
-        first = next(iter(json_records(file, Problems())), (0, {})) if file.stat().st_size else (0, {})
-        columns = list(first[1])
-    return any(_names_files(name) for name in columns)
+            return None
+    first = next(iter(json_records(file, Problems())), (0, {})) if file.stat().st_size else (0, {})
+    return list(first[1])
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def read_videofolder(
@@ -103,6 +146,7 @@ def read_videofolder(
     files = find_metadata(root, split) if path.is_dir() else [path]
     folder = find_split_folder(root, split)
     if not files:
+        check_metadata(root, split)
         raise FileNotFoundError(f"There is no {' or '.join(METADATA_NAMES)} with a column `file_name` in {folder}.")
     if len(files) > 1:
         choice = "Choose one with `split`." if len({file.parent for file in files}) > 1 else "Keep one of them."
@@ -113,6 +157,8 @@ def read_videofolder(
     columns = list(dict.fromkeys(name for _, record in records for name in record))
     path_column = _path_column(columns, file)
     check_label_column(label_column, set(columns), file)
+    if label_column is None:
+        warn_of_other_labels(columns, file)
     label_name = label_column or "label"
     listing = list_folder(folder, media)
     if split is None:
@@ -157,6 +203,8 @@ def _names_files(column: str) -> bool:
 def _path_column(columns: Sequence[str], file: Path) -> str:
     candidates = [name for name in columns if _names_files(name)]
     preferred = [name for name in ("file_name", f"video{_SUFFIX}") if name in candidates]
+    if not candidates:
+        raise unusable_metadata(file)
     if not preferred and len(candidates) != 1:
         raise ValueError(
             f"{file} must name the videos in a column `file_name` or `video{_SUFFIX}`; its columns are "
