@@ -26,9 +26,11 @@ class PacketLook:
     Attributes:
         uncertain (`bool`): some packet may show more or fewer frames than `count_shown` said.
         has_orientation (`bool`): packets tell how the picture is to be turned, which only some decoders heed.
+        has_gaps (`bool`): pictures that others refer to are absent. What decoders put in their place shifts the
+            frames around, or drops some, and depends on where decoding began.
     """
 
-    uncertain = False
+    uncertain = has_gaps = False
     _size: bytes = b""
     has_orientation = False
 
@@ -76,6 +78,7 @@ class _H264Look(PacketLook):
         self._frame_num_bits: int | None = None  # None: no header was seen yet
         self._has_fields = self._has_planes = False
         self._is_idr = False
+        self._last_number: int | None = None  # `frame_num` of the last picture that others refer to
         headers = _sets_of_avcc(start) if self._length_size else _nal_units(memoryview(start), 0)
         for unit in headers:
             if unit and unit[0] & 0x1F == 7:
@@ -89,8 +92,7 @@ class _H264Look(PacketLook):
             if kind in (1, 2, 5) and unit[1] & 0x80:  # the slice starts with the picture's first macroblock
                 num_pictures += 1
                 self._is_idr |= kind == 5
-                if self._has_fields and self._is_field(bytes(unit[1:24])):
-                    self.uncertain = True
+                self._read_slice(bytes(unit[:24]))
             elif kind == 7:
                 self._read_sequence(bytes(unit))
             elif kind == 6:
@@ -111,15 +113,28 @@ class _H264Look(PacketLook):
         self._note_size(unit)  # also of where the bits of a slice are
         self._frame_num_bits, self._has_planes, self._has_fields = frame_num_bits, has_planes, has_fields
 
-    def _is_field(self, header: bytes) -> bool:
-        bits = _Bits(header)
+    def _read_slice(self, unit: bytes) -> None:
+        if self._frame_num_bits is None:
+            return
+        bits = _Bits(unit[1:])
         try:
             for _ in ("first_mb_in_slice", "slice_type", "pic_parameter_set_id"):
                 bits.golomb()
-            bits.skip((2 if self._has_planes else 0) + (self._frame_num_bits or 0))
-            return bits.read(1) == 1
+            bits.skip(2 if self._has_planes else 0)
+            number = bits.read(self._frame_num_bits)
+            is_field = self._has_fields and bits.read(1) == 1
         except IndexError:
-            return True
+            self.uncertain = True
+            return
+        self.uncertain |= is_field
+        # Pictures that are referred to are numbered one after the other; one that is not has the next one's number,
+        # and the second field of a frame that of the first.
+        if unit[0] & 0x1F != 5 and self._last_number is not None:
+            is_next = number == (self._last_number + 1) % (1 << self._frame_num_bits)
+            if not (is_next or (is_field and number == self._last_number)):
+                self.uncertain = self.has_gaps = True
+        if unit[0] & 0x60:  # others refer to it
+            self._last_number = number
 
 
 def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool]:

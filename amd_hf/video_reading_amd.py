@@ -579,8 +579,10 @@ class VideoPackets:
         self.has_orientation = look.has_orientation
         stamps, decoded = np.array(pts, dtype=np.int64), np.array(num_decoded, dtype=np.int64)
         is_sound = is_sound and not look.uncertain and exact_keys[:1] == [0]
+        if look.has_gaps:
+            self._kept = None  # a decoder that was used before fills gaps in another way: each time it is a new one
         shown = self._count(stamps, decoded, np.array(is_hidden, dtype=bool), is_sound, max_frames)
-        if codec in _CODECS_WITH_EXACT_KEYS:
+        if codec in _CODECS_WITH_EXACT_KEYS and not look.has_gaps:
             may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
             self.order = self._find_order(stamps, shown, exact_keys, may_reorder, len(exact_keys) == num_keys)
 
@@ -712,6 +714,8 @@ class PyAVVideoReader(BaseVideoReader):
         with self._faults_of_the_file("pyav"):
             frame = packets.first_frame()
             matrix = _display_matrix(frame)
+        is_turned = _orientation(frame)[0]
+        self._frame_shape = (frame.width, frame.height) if is_turned else (frame.height, frame.width)
         if matrix is None:
             return is_usual_frame(frame)
         (a, b), (c, d) = matrix

@@ -40,6 +40,16 @@ def test_reader_shows_what_ffmpeg_shows(kind_files: KindFiles, name: str, reader
     assert difference.max() <= _TOLERANCE, difference.tolist()
 
 
+@pytest.mark.parametrize("reader", DECODER_NAMES)
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.family == "lost pictures"])
+def test_frame_does_not_depend_on_what_was_read_before(kind_files: KindFiles, name: str, reader: str) -> None:
+    expected = kind_files.frames(name)
+    with open_video(kind_files.path(name), require_decoder(reader)) as video:
+        assert len(video) == len(expected)
+        for index in (0, *np.random.default_rng(0).permutation(len(expected))):
+            assert np.abs(video.frames([index])[0].astype(int) - expected[index]).max() <= _TOLERANCE, index
+
+
 _CASES = Path(__file__).parents[2] / "../shared/cases"
 _CASE_FILES = {  # which of its video streams is the film
     "paff_field_packets/camera.mts": 0,

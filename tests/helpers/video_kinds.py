@@ -111,6 +111,16 @@ def _cut(suffix: str, *arguments: str, inputs: Sequence[str] = (), **options: An
     return lambda path: copied(path, _with(**options), suffix, *arguments, inputs=inputs)
 
 
+def _lost(which: str, parameters: str = "keyint=5:bframes=2:scenecut=0") -> Callable[[Path], object]:
+    """Packets that are gone: `which` is FFmpeg's expression of their number n in the order of decoding."""
+    escaped = which.replace(",", "\\,")
+    return _cut(".mp4", "-bsf:v", f"noise=drop='{escaped}'", options={"x264-params": parameters})
+
+
+def _cropped(edges: str) -> Callable[[Path], object]:
+    return _cut(".mp4", "-bsf:v", f"h264_metadata={edges}")
+
+
 def _headless(num_bytes: int, codec: str = "libx264", **options: Any) -> Callable[[Path], object]:
     """A recording that begins anywhere: the first packets refer to what is not there."""
 
@@ -145,6 +155,19 @@ KINDS: dict[str, VideoKind] = {
     "h264_refresh_mp4": VideoKind(".mp4", "intra refresh", _x264(_REFRESH)),
     "h264_refresh_ts": VideoKind(".ts", "intra refresh", _x264(_REFRESH)),
     "h264_one_key_mp4": VideoKind(".mp4", "one key frame", _x264("keyint=infinite:bframes=3:b-pyramid=normal")),
+    # Pictures that are absent: of all kinds, of those that others refer to, the ones that begin a group
+    "h264_lost_mkv": VideoKind(".mkv", "lost pictures", _lost("not(mod(n+2,6))"), None),
+    "h264_lost_mp4": VideoKind(".mp4", "lost pictures", _lost("not(mod(n+2,6))"), None),
+    "h264_lost_ts": VideoKind(".ts", "lost pictures", _lost("not(mod(n+2,6))"), None),
+    "h264_lost_second_mkv": VideoKind(".mkv", "lost pictures", _lost("eq(n,1)"), None),
+    "h264_lost_keys_mkv": VideoKind(".mkv", "lost pictures", _lost("key*not(eq(n,0))"), None),
+    "h264_lost_from_all_references_mkv": VideoKind(
+        ".mkv", "lost pictures", _lost("not(mod(n+2,6))", "keyint=10:bframes=0:ref=2"), None
+    ),
+    # Edges that the header cuts off: FFmpeg's rounds the left one
+    "cropped_left_mp4": VideoKind(".mp4", "cropped", _cropped("crop_left=8:crop_right=4:crop_top=6:crop_bottom=2")),
+    "cropped_left_mkv": VideoKind(".mkv", "cropped", _cropped("crop_left=4")),
+    "cropped_top_mp4": VideoKind(".mp4", "cropped", _cropped("crop_top=6:crop_bottom=2")),
     # Turned and mirrored
     "rotated_90_mp4": VideoKind(".mp4", "rotated", _turned(0, 1, -1, 0)),
     "rotated_180_mp4": VideoKind(".mp4", "rotated", _turned(-1, 0, 0, -1)),

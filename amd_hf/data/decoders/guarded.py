@@ -28,6 +28,7 @@ class GuardedReader(BaseVideoReader):
     ) -> None:
         super().__init__(source, video_id, limits, num_threads)
         self._frame_times: np.ndarray | None = None
+        self._expected_size: tuple[int, int] | None = None
         # PyAV looks at the packets first. What it cannot read nobody can, and it says which files are safe to hand on:
         # the other decoders' FFmpeg would open whatever a playlist names.
         probe = PyAVVideoReader(source, video_id, limits, num_threads)
@@ -41,6 +42,7 @@ class GuardedReader(BaseVideoReader):
                 if num_frames != len(probe):
                     raise ValueError(f"it counts {num_frames} frames where there are {len(probe)}")
             self._frame_times = probe.frame_times
+            self._expected_size = probe.height, probe.width
         except VideoReadError as error:
             self._use_substitute(error)
             return
@@ -91,7 +93,10 @@ class GuardedReader(BaseVideoReader):
         if self._substitute is None:
             try:
                 with self._faults_of_the_file(self.decoder_name):
-                    return self._read_natively(indices)
+                    frames = self._read_natively(indices)
+                    if frames.shape[1:3] != self._expected_size:  # the edges that a header crops, as it sees them
+                        raise ValueError(f"its frames are {frames.shape[1:3]}, not {self._expected_size}")
+                    return frames
             except VideoReadError as error:
                 self._use_substitute(error)
         assert self._substitute is not None
