@@ -70,6 +70,8 @@ class MediaFile:
 
     def check_exists(self, video_id: str | None = None) -> None:
         """Raise `VideoReadError` for a missing or empty file before a decoder words it in its own way."""
+        if self.path is not None and os.path.isdir(self.path):
+            raise VideoReadError(f"{self.path!r} is a folder: give a video file in it", video_id, str(self))
         if self.path is not None and not os.path.isfile(self.path):
             hint = " (names are files, addresses are not opened: download it first)" if "://" in self.path else ""
             raise VideoReadError(f"there is no file {self.path!r}{hint}", video_id, str(self))
@@ -84,6 +86,11 @@ CONTAINER_FORMATS = (
     "mp3", "wav", "flac", "aac", "aiff",  # of these, that they hold no video
 )  # fmt: skip
 """FFmpeg's names of the containers that are read: those that hold their frames and name no other file or address."""
+
+IMAGE_FAULT = (
+    "it is an image, not a video, and does not tell when it is shown: say `--media image`, or use an image model"
+)
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"II*\0", b"MM\0*", b"BM")
 
 _PLAYLIST_STARTS = {
     b"#EXTM3U": "an HLS playlist (m3u8)",
@@ -146,10 +153,9 @@ def open_container(source: MediaFile) -> Iterator[Any]:
             # Names and comments in the file may be in any encoding: they are of no interest here.
             opened = av.open(file, container_options=options, metadata_errors="ignore", io_open=_refuse_to_open)
         except av.FFmpegError as error:
-            raise VideoReadError(
-                f"pyav: {error.strerror or error} (it is damaged, or in none of the formats that are read)",
-                source=str(source),
-            ) from error
+            unreadable = f"pyav: {error.strerror or error} (it is damaged, or in none of the formats that are read)"
+            fault = IMAGE_FAULT if _is_image(source, file) else unreadable
+            raise VideoReadError(fault, source=str(source)) from error
         yield stack.enter_context(opened)
 
 
@@ -171,6 +177,13 @@ def _refuse_playlists(source: MediaFile, file: Any) -> None:
                 f"it is {meaning}, which holds no frames but names where they are: give the video itself",
                 source=str(source),
             )
+
+
+def _is_image(source: MediaFile, file: Any) -> bool:
+    file.seek(0)
+    start = file.read(12)
+    is_stream = str(source).lower().endswith((".mjpg", ".mjpeg"))  # JPEG images, one after another
+    return not is_stream and (start.startswith(_IMAGE_STARTS) or (start[:4], start[8:]) == (b"RIFF", b"WEBP"))
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +193,8 @@ def test_damaged_tar_gives_what_is_before_the_damage_and_a_row_that_says_so(tmp_
     kept = {"no tar": 0, "empty": 0, "cut in a video": 3}.get(damage, 2)
     ids = [f"a.tar/{number}" for number in range(kept)]
     assert [row["video_id"] for row in rows] == [*ids, "a.tar/damaged", "b.tar/0"]
-    assert "the archive is damaged after the sample" in _fault(rows[-2])
+    place = f"after the sample {kept - 1}" if kept else "before its first sample"
+    assert f"the archive is damaged {place}" in _fault(rows[-2])
     if damage == "cut in a video":
         assert "ends 736 bytes before the end of the video" in _fault(rows[2])
     with pytest.raises(ValueError, match=r"1 of \d samples of .*a\.tar cannot be used"):
@@ -241,3 +246,20 @@ def test_parquet_names_that_differ_from_its_own_raise(tmp_path: Path) -> None:
     assert load_video_dataset(tmp_path, split="test", label_names=OWN_LABELS).features["label"].names == OWN_LABELS
     with pytest.raises(ValueError, match=r"has the splits \['train', 'validation', 'test'\], not 'dev'"):
         load_video_dataset(tmp_path, split="dev")
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
+)
+def test_compressed_tar_is_called_so(tmp_path: Path, name: str, compress: Callable[[bytes], bytes]) -> None:
+    path = write_tar(tmp_path / "a.tar", [("0.mp4", b"a"), ("0.cls", b"1")])
+    path.write_bytes(compress(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"the archive is compressed \({name}\): uncompress it") as caught:
+        load_video_dataset(path)
+    assert "None" not in str(caught.value)
+
+
+def test_tar_without_any_sample_names_none_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"x" * 2048)
+    with pytest.raises(ValueError, match="the archive is damaged before its first sample: "):
+        load_video_dataset(tmp_path / "a.tar")

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from amd_hf import AMDVideoProcessor
 from amd_hf.data.decoding import VideoReadError, open_video
@@ -81,7 +82,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "text": ("a.mp4", text_file, "damaged, or in none of the formats that are read"),
     "empty": ("a.webm", lambda path: path.touch() or path, "it holds zero bytes"),
     "missing": ("a.mkv", lambda path: path, "there is no file"),
-    "a folder": ("a.mp4", _directory, "there is no file"),
+    "a folder": ("a.mp4", _directory, "is a folder: give a video file in it"),
     "cut": ("a.mp4", lambda path: truncate(write_video(path)), "damaged, or in none"),
     "cut behind its header": (
         "a.mp4", lambda path: truncate(write_video(path, moov_first=True), 0.8),
@@ -109,3 +110,15 @@ def test_each_reader_and_the_processor_say_the_same(tmp_path: Path, fault: str) 
     assert "\n" not in message
     with pytest.raises(VideoReadError, match=words), open_video(path, "pyav", time_limit=60.0):
         pass
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tiff"])
+def test_image_given_as_a_video_is_called_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    words = "it is an image, not a video, .*: say `--media image`, or use an image model"
+    with pytest.raises(VideoReadError, match=words) as caught:
+        AMDVideoProcessor()(str(path))
+    with open_video(path) as video, pytest.raises(VideoReadError, match=words) as of_times:
+        _ = video.frame_times
+    assert str(caught.value) == str(of_times.value)

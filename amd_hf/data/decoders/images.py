@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...video_reading_amd import BaseVideoReader, VideoLimits
+from ...video_reading_amd import IMAGE_FAULT, BaseVideoReader, VideoLimits
 from ..video_source import VideoSource
 
 
@@ -50,7 +50,8 @@ class ImageReader(BaseVideoReader):
 
     @property
     def frame_times(self) -> np.ndarray:
-        raise self._error("image files do not tell when they are shown")
+        is_one = self.source.frame_paths is None
+        raise self._error(IMAGE_FAULT if is_one else "image files do not tell when they are shown")
 
     def _file(self, index: int) -> tuple[str | io.BytesIO, str]:
         """What Pillow opens for a frame, and its name in errors."""

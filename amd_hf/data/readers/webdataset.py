@@ -42,6 +42,14 @@ _MAX_HEADER_BYTES = 1 << 20  # of a long name or of the records in front of a me
 _MAX_MEMBERS = 1000  # of a sample
 _FAULTS_OF_ARCHIVES = (tarfile.TarError, OSError, EOFError, ValueError, LookupError, OverflowError, RecursionError)
 
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\3\4": "zip",
+}
+
 _Members = dict[str, tuple[int, int]]  # suffix: offset and size of its bytes
 
 _BAD_SAMPLE = Kind("cannot be used", "cannot be used", "Write the shards anew without them.")
@@ -250,12 +258,24 @@ def _samples(shard: str) -> Iterator[tuple[str, _Members, str | None]]:
             sample = sample or _Sample(key)
             sample.add(member, suffix)
     except _FAULTS_OF_ARCHIVES as error:
-        last = printable(sample.key) if sample is not None else None
-        fault = f"the archive is damaged after the sample {last}: {printable(str(error))}"
+        place = f"after the sample {printable(sample.key)}" if sample is not None else "before its first sample"
+        fault = _compression_fault(shard) or f"the archive is damaged {place}: {printable(str(error))}"
     if sample is not None:
         yield sample.finish(seen)
     if fault is not None:
         yield "damaged", {}, fault
+
+
+def _compression_fault(shard: str) -> str | None:
+    try:
+        with open(shard, "rb") as file:
+            start = file.read(6)
+    except OSError:
+        return None
+    name = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
+    if name is None:
+        return None
+    return f"the archive is compressed ({name}): uncompress it to a plain tar, of which videos are read in place"
 
 
 class _Sample:
