@@ -29,7 +29,7 @@ from .cards.pages import is_weights_licence_unknown
 from .cards.privacy import is_secret_name, known_secrets, private_parts, secret_parts
 from .hub_sources import CONFIG_NAME, PROCESSOR_CODE, PROCESSOR_NAME, settings_problems, source_problems
 from .modeling_amd import AMDPreTrainedModel
-from .output_folders import claim_folder, marker_beside, note_files
+from .output_folders import claim_folder, marker_beside, noting
 from .sources import load_model
 
 
@@ -119,12 +119,12 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
     marker = marker_beside(target)
     names = [*published, *(path.name for path in code)]
     claim_folder(target, "publishing", more=names, marker=marker, option="prepared_dir")
-    for path in (*(source / name for name in published), *code):
-        _copy(path.resolve(), target / path.name)
-    _set_auto_map(target / CONFIG_NAME, model.config.auto_map)
-    if (target / PROCESSOR_NAME).is_file():
-        _set_auto_map(target / PROCESSOR_NAME, PROCESSOR_CODE)
-    note_files(target, "publishing", marker)
+    with noting(target, "publishing", more=names, marker=marker):
+        for path in (*(source / name for name in published), *code):
+            _copy(path.resolve(), target / path.name)
+        _set_auto_map(target / CONFIG_NAME, model.config.auto_map)
+        if (target / PROCESSOR_NAME).is_file():
+            _set_auto_map(target / PROCESSOR_NAME, PROCESSOR_CODE)
     prepared = PreparedFolder(target, files=_sizes(target))
     prepared.left_out = sorted({path.name for path in source.iterdir()} - prepared.files.keys())
     _refuse_if_any(source, folder_problems(target, model, repo_id))

@@ -3,8 +3,8 @@
 `.amd_hf_output.json` in a folder is our marker. It says which program claimed the folder (`made_by`), and of single
 files which program wrote them and what they were when it was done (`files`: size and hash). From it follow the rules:
 
-- `claim_folder`: a folder is emptied only if it carries our marker and holds nothing but files of the names that the
-  program writes; links are not followed and count as strange.
+- `claim_folder`: a folder is emptied only if it carries our marker and holds nothing but files that `noting` noted and
+  nobody has changed since, of names that the program writes; links are not followed and count as strange.
 - `OutputFiles`: a file that exists is replaced only if it is still what we wrote, or if the user says `--overwrite`.
 - `claim_split`: a split of rendered data is added to only with the settings that it was begun with.
 
@@ -19,7 +19,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -29,7 +30,8 @@ MARKER_NAME = ".amd_hf_output.json"
 LOCK_NAME = ".amd_hf_run.lock"
 _FORMAT = "amd_hf output"
 
-_CODE = ("configuration_amd.py", "modeling_amd*.py", "video_*_amd.py")  # what travels with a model
+# What travels with a model: the files beside this one that are named so.
+_CODE = tuple(sorted(path.name for path in Path(__file__).parent.glob("*_amd*.py")))
 _WEIGHTS = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 RUN_FILES = (
@@ -46,22 +48,33 @@ _RUN = (
     LOCK_NAME,
     MARKER_NAME,
 )
-_ARMS = ("teacher", "distilled", "no_teacher", "*_classifier")
+_ARMS = (
+    "teacher", "distilled", "no_teacher",
+    *(f"{start}_classifier" for start in ("distilled", "no_teacher", "scratch", "one_frame")),
+)  # fmt: skip
 _DEMO = (
     "results.json", "results.txt", "losses.png", "reconstructions.png", "similarity.json", "similarity.png",
     *(f"{arm}/{name}" for arm in _ARMS for name in _RUN),
-    *(f"data/{name}" for name in ("*.json", "*/*.mp4", "*/*/*.mp4", "*/*.png", "*/*/*.png")),
+    *(
+        f"data/{split}{name}"
+        for split in ("unlabelled", "train", "tuning", "validation")
+        for name in (".json", "/*.mp4", "/*/*.mp4", "/*.png", "/*/*.png")
+    ),
 )  # fmt: skip
 _KINDS: dict[str, tuple[str, ...]] = {
     "demo.py": _DEMO,
     "demo_images.py": _DEMO,
     "demo_detection.py": (
-        "results.json", "actions.json", "actions.mp4", "data/*.csv", "data/actions.pbtxt", "data/videos/*.mp4",
-        f".data{MARKER_NAME}", *(f"detector/{name}" for name in _RUN),
+        "results.json", "actions.json", "actions.mp4", "data/actions.pbtxt", f".data{MARKER_NAME}",
+        *(f"data/{split}{name}.csv" for split in ("train", "validation") for name in ("", "_persons", "_excluded")),
+        *(f"data/videos/{split}[0-9]*.mp4" for split in ("train", "validation")),
+        *(f"detector/{name}" for name in _RUN),
     ),
     "publishing": (*_WEIGHTS, *_PROCESSORS, *_CODE, "README.md", "*.png", "LICENSE*", "NOTICE*"),
 }  # fmt: skip
 """Per program the names that it writes, `*` standing for a part of a name: all else in its folder is strange."""
+
+_OTHERS = {"made_by": "others", "written": {}}  # the note of a file that is not ours: equal to no fingerprint
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -94,6 +107,11 @@ def _read_marker(path: Path) -> dict[str, Any]:
         return {}
     is_ours = isinstance(content, dict) and content.get("format") == _FORMAT
     return content if is_ours and isinstance(content.get("files"), dict) else {}
+
+
+def _notes(marker: Path) -> dict[str, dict[str, Any]]:
+    """What a marker says of single files."""
+    return {name: entry for name, entry in _read_marker(marker).get("files", {}).items() if isinstance(entry, dict)}
 
 
 def _write_marker(path: Path, content: dict[str, Any]) -> None:
@@ -130,10 +148,12 @@ def claim_folder(
 ) -> list[str]:
     """Makes a folder, or empties the one that an earlier run of the same program left, and marks it as ours.
 
+    What the program writes into it then is to be written inside `with noting(...)`: else it counts as others'.
+
     Args:
         folder (`str` or `Path`): The folder.
         made_by (`str`): The program, whose names of files are known here.
-        keep (`Sequence[str]`): Entries of the folder that stay and are not looked at.
+        keep (`Sequence[str]`): Entries of the folder that stay, whatever they hold.
         more (`Sequence[str]`): Names that the program writes beside those known here.
         marker (`Path`, *optional*): The marker where it must not lie in the folder itself.
         option (`str`): The option that names the folder, for the message.
@@ -142,27 +162,47 @@ def claim_folder(
         What was there of an earlier run, by relative name.
 
     Raises:
-        ValueError: If anything is there that the program did not make. Nothing is changed then.
+        ValueError: If anything is there that the program did not make, or that was changed since. Nothing is changed
+            then.
     """
     folder = Path(folder)
     marker = marker or folder / MARKER_NAME
-    found = _earlier_files(folder, made_by, keep, more, marker, option) if os.path.lexists(folder) else []
+    found: list[str] = []
+    kept: dict[str, dict[str, Any]] = {}
+    if os.path.lexists(folder):
+        found = _earlier_files(folder, made_by, keep, more, marker, option)
+        known = _notes(marker)
+        names, _ = _sort_out(folder, (*_KINDS[made_by], *more))
+        kept = {name: known.get(name, _OTHERS) for name in names if name.split("/")[0] in keep}
     if os.path.lexists(marker) and not _read_marker(marker):
         _refuse_false_marker(marker)
     _remove_files(folder, found)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_marker(marker, {"made_by": made_by, "files": {}})
+    _write_marker(marker, {"made_by": made_by, "files": kept})
     return found
 
 
-def note_files(folder: Path, made_by: str, marker: Path | None = None) -> None:
-    """Notes in the marker of a claimed folder what its files are: one that somebody changes is no longer ours."""
-    files = {
-        path.name: {"made_by": made_by, "written": fingerprint(path)}
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MARKER_NAME
-    }
-    _write_marker(marker or folder / MARKER_NAME, {"made_by": made_by, "files": files})
+@contextmanager
+def noting(
+    folder: str | Path, made_by: str, *, more: Sequence[str] = (), marker: Path | None = None
+) -> Iterator[None]:
+    """Around a stage that writes into a claimed folder: notes at its end, also by an error, what its new files are.
+
+    Only what is noted, and is still what it was, is ever removed. A folder that this program has not claimed is left
+    without notes.
+    """
+    folder = Path(folder)
+    marker = marker or folder / MARKER_NAME
+    try:
+        yield
+    finally:
+        content = _read_marker(marker)
+        if content.get("made_by") == made_by:
+            files = content["files"]
+            for name in _sort_out(folder, (*_KINDS[made_by], *more))[0]:
+                if name not in files:
+                    files[name] = {"made_by": made_by, "written": fingerprint(folder / name)}
+            _write_marker(marker, content)
 
 
 def _earlier_files(
@@ -178,9 +218,12 @@ def _earlier_files(
             f"{folder} holds other things ({_some(entries)}), not the marked outcome of {made_by}. {advice}"
         )
     files, strange = _sort_out(folder, (*_KINDS[made_by], *more), keep)
-    written = {name: entry.get("written") for name, entry in _read_marker(marker).get("files", {}).items()}
-    changed = [name for name in files if written.get(name) and written[name] != fingerprint(folder / name)]
-    strange += [f"{name} (changed since it was written)" for name in changed]
+    known = _notes(marker)
+    for name in files:
+        if known.get(name, _OTHERS).get("made_by") == _OTHERS["made_by"]:
+            strange.append(f"{name} (not noted as its own)")
+        elif known[name].get("written") != fingerprint(folder / name):
+            strange.append(f"{name} (changed since it was written)")
     if strange:
         raise ValueError(f"{folder} holds other things ({_some(strange)}) beside the outcome of {made_by}. {advice}")
     return files

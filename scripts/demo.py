@@ -29,7 +29,7 @@ from amd_hf.data.collators import ClassificationCollator
 from amd_hf.data.motion_shapes import MOTION_CLASSES, write_motion_shapes
 from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
 from amd_hf.flops import count_flops
-from amd_hf.output_folders import claim_folder
+from amd_hf.output_folders import claim_folder, noting
 from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import clip_loader
 from amd_hf.training.precision import cpu_bf16_speedup
@@ -63,6 +63,7 @@ class DemoOptions:
 class Demo:
     """The stages, their times and their results; on videos, unless a subclass says otherwise."""
 
+    program = "demo.py"
     recipe_prefix = ""  # of the recipes' names
     class_names: Sequence[str] = MOTION_CLASSES
     media = "video"
@@ -86,7 +87,8 @@ class Demo:
         """Runs a stage under a headline and keeps its time."""
         print(f"\n=== {name} ===", flush=True)
         start = time.perf_counter()
-        outcome = stage(*arguments)
+        with noting(self.folder, self.program):
+            outcome = stage(*arguments)
         self.seconds[name] = time.perf_counter() - start
         return outcome
 
@@ -216,18 +218,20 @@ def main(
     kind: type[Demo] = Demo,
     options_type: type[DemoOptions] = DemoOptions,
     description: str | None = __doc__,
-    program: str = "demo.py",
 ) -> Demo:
     options, _ = parse_recipe((options_type,), argv, description, has_model_options=False)
     demo = kind(options)
     # Rendered data stays: it is added to where its settings are the same, else refused.
-    if replaced := claim_folder(demo.folder, program, keep=("data",)):
+    if replaced := claim_folder(demo.folder, demo.program, keep=("data",)):
         print(f"Replacing the outcome of an earlier demo in {demo.folder}: {len(replaced)} files")
     demo.run()
     report = f"{demo.table()}\n"
     prediction = demo.predict()
-    (demo.folder / "results.json").write_text(json.dumps({**demo.results, "seconds": demo.seconds}, indent=2) + "\n")
-    (demo.folder / "results.txt").write_text(report)
+    with noting(demo.folder, demo.program):
+        (demo.folder / "results.json").write_text(
+            json.dumps({**demo.results, "seconds": demo.seconds}, indent=2) + "\n"
+        )
+        (demo.folder / "results.txt").write_text(report)
     print(f"\n=== results ===\n{report}\n=== predict.py on one example of the validation set ===\n{prediction}")
     print(f"The distilled, fine-tuned model: {demo.folder / 'distilled_classifier'}")
     print(f"Loss curves: {demo.folder / 'losses.png'}")

@@ -22,10 +22,11 @@ import predict
 
 from amd_hf.data.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_motion_people
 from amd_hf.evaluation.detection_report import constant_scores, shuffle_boxes, unshuffle_boxes
-from amd_hf.output_folders import claim_folder
+from amd_hf.output_folders import claim_folder, noting
 from amd_hf.recipes import parse_recipe, run_program
 
 
+PROGRAM = "demo_detection.py"
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "demo" / "detection.yaml"
 LOWEST_MAP, HIGHEST_GAIN = 0.8, 0.1
 
@@ -45,22 +46,24 @@ class DemoOptions:
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     options, _ = parse_recipe((DemoOptions,), argv, __doc__, has_model_options=False)
     folder = Path(options.output_dir)
-    if replaced := claim_folder(folder, "demo_detection.py"):
+    if replaced := claim_folder(folder, PROGRAM):
         print(f"Replacing the outcome of an earlier demo in {folder}: {len(replaced)} files")
     start = time.perf_counter()
-    train, validation = (
-        write_motion_people(folder / "data", split, number, options.seconds, seed=options.seed)
-        for split, number in (("train", options.num_films), ("validation", options.num_validation))
-    )
+    with noting(folder, PROGRAM):
+        train, validation = (
+            write_motion_people(folder / "data", split, number, options.seconds, seed=options.seed)
+            for split, number in (("train", options.num_films), ("validation", options.num_validation))
+        )
     rendered = time.perf_counter()
     print(f"{options.num_films + options.num_validation} films rendered in {rendered - start:.0f} s", flush=True)
-    trainer = finetune.main(training_arguments(options, folder, train, validation))
-    rows = trainer.eval_dataset
-    results = {
-        "detector": trainer.test(rows),
-        "the same with boxes shuffled within each key frame": unshuffle_boxes(trainer.test(shuffle_boxes(rows))),
-    }
-    results["constant scores"] = constant_scores(results["detector"])
+    with noting(folder, PROGRAM):
+        trainer = finetune.main(training_arguments(options, folder, train, validation))
+        rows = trainer.eval_dataset
+        results = {
+            "detector": trainer.test(rows),
+            "the same with boxes shuffled within each key frame": unshuffle_boxes(trainer.test(shuffle_boxes(rows))),
+        }
+        results["constant scores"] = constant_scores(results["detector"])
     found = {name: result.average_precisions() for name, result in results.items()}
     seconds = time.perf_counter() - rendered
     print(f"\n{'frame mAP at IoU 0.5':<54}{'mean':>6}" + "".join(f"{action:>9}" for action in PEOPLE_ACTIONS))
@@ -68,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         of_classes = "".join(f"{values['average_precision'][action]:>9.3f}" for action in PEOPLE_ACTIONS)
         print(f"{name:<54}{values['map']:>6.3f}{of_classes}")
     print(f"\ntraining and tests: {seconds:.0f} s")
-    draw(folder, validation)
     means = {name: values["map"] for name, values in found.items()}
-    (folder / "results.json").write_text(json.dumps({**means, "seconds": seconds}, indent=2) + "\n")
+    with noting(folder, PROGRAM):
+        draw(folder, validation)
+        (folder / "results.json").write_text(json.dumps({**means, "seconds": seconds}, indent=2) + "\n")
     return means
 
 

@@ -29,6 +29,7 @@ class ImageDemoOptions(demo.DemoOptions):
 class ImageDemo(demo.Demo):
     """The stages of the demo, on images."""
 
+    program = "demo_images.py"
     recipe_prefix = "image_"
     class_names = SHAPE_CLASSES
     media = "image"
@@ -40,4 +41,4 @@ class ImageDemo(demo.Demo):
 
 
 if __name__ == "__main__":
-    run_program(lambda: demo.main(None, ImageDemo, ImageDemoOptions, __doc__, "demo_images.py"))
+    run_program(lambda: demo.main(None, ImageDemo, ImageDemoOptions, __doc__))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import pytest
 from amd_hf import (
     AMDFineTuningTrainer,
     AMDForActionDetection,
+    AMDForImageClassification,
     AMDForPreTraining,
     AMDForVideoClassification,
     AMDModel,
@@ -25,7 +28,16 @@ from amd_hf.data.motion_shapes import write_motion_shapes
 from amd_hf.data.shape_images import write_shape_images
 from amd_hf.evaluation.features import _prepare_folder
 from amd_hf.hub import code_files
-from amd_hf.output_folders import MARKER_NAME, OutputFiles, claim_folder, main, marker_beside, remove_folder
+from amd_hf.output_folders import (
+    MARKER_NAME,
+    RUN_FILES,
+    OutputFiles,
+    claim_folder,
+    main,
+    marker_beside,
+    noting,
+    remove_folder,
+)
 from tests.helpers.models import tiny_config
 from tests.helpers.training import ROOT, finetuning_args, load_script
 
@@ -43,6 +55,10 @@ def _write(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"mine: {name}")
+
+
+def _made_by(folder: Path) -> str:
+    return json.loads((folder / MARKER_NAME).read_text())["made_by"]
 
 
 class _Started(Exception):
@@ -66,7 +82,7 @@ def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
         monkeypatch.setattr(module.Demo, "run", begin)
         return lambda folder: module.main(["--output_dir", str(folder)])
     monkeypatch.setattr(module.demo.Demo, "run", begin)
-    kind = (module.ImageDemo, module.ImageDemoOptions, module.__doc__, "demo_images.py")
+    kind = (module.ImageDemo, module.ImageDemoOptions, module.__doc__)
     return lambda folder: module.demo.main(["--output_dir", str(folder)], *kind)
 
 
@@ -112,7 +128,8 @@ def test_demo_takes_a_new_and_an_empty_folder_and_its_own(demo: Callable[[Path],
             folder.mkdir()
         with pytest.raises(_Started):
             demo(folder)
-        _write(folder, "results.json")
+        with noting(folder, _made_by(folder)):
+            _write(folder, "results.json")
         with pytest.raises(_Started):
             demo(folder)
         assert not (folder / "results.json").exists()
@@ -126,11 +143,82 @@ def test_what_somebody_put_into_the_outcome_of_a_demo_stays(
 ) -> None:
     with pytest.raises(_Started):
         demo(tmp_path)
-    _write(tmp_path, "results.json", strange)
+    with noting(tmp_path, _made_by(tmp_path)):
+        _write(tmp_path, "results.json", strange)
     before = _contents(tmp_path)
     with pytest.raises(ValueError, match=strange.rpartition("/")[2] if "/" not in strange else strange.split("/")[0]):
         demo(tmp_path)
     assert _contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("demo.py", "my_classifier/model.safetensors"),
+        ("demo.py", "scratch_classifier/model.safetensors"),
+        ("demo.py", "losses.png"),
+        ("demo_images.py", "teacher/README.md"),
+        ("demo_detection.py", "data/videos/holiday.mp4"),
+        ("demo_detection.py", "data/videos/train007.mp4"),
+        ("demo_detection.py", "data/my_boxes.csv"),
+        ("demo_detection.py", "detector/README.md"),
+        ("publishing", "mine.png"),
+        ("publishing", "LICENSE"),
+    ],
+)
+def test_file_of_a_name_that_a_program_writes_is_its_users_unless_it_is_noted(
+    program: str, name: str, tmp_path: Path
+) -> None:
+    first = "config.json" if program == "publishing" else "results.json"
+    claim_folder(tmp_path, program)
+    with noting(tmp_path, program):
+        _write(tmp_path, first)
+    _write(tmp_path, name)
+    before = _contents(tmp_path)
+    for remove in (lambda: claim_folder(tmp_path, program), lambda: remove_folder(tmp_path)):
+        with pytest.raises(ValueError, match=name.split("/")[0]):
+            remove()
+        assert _contents(tmp_path) == before
+    (tmp_path / name).unlink()
+    (tmp_path / first).write_text("edited")
+    with pytest.raises(ValueError, match=rf"{first} \(changed since it was written\)"):
+        claim_folder(tmp_path, program)
+    assert (tmp_path / first).read_text() == "edited"
+
+
+def test_stage_that_fails_notes_what_it_wrote(tmp_path: Path) -> None:
+    claim_folder(tmp_path, "demo.py")
+
+    def fail() -> None:
+        with noting(tmp_path, "demo.py"):
+            _write(tmp_path, "teacher/config.json")
+            raise _Started
+
+    with pytest.raises(_Started):
+        fail()
+    assert claim_folder(tmp_path, "demo.py") == ["teacher/config.json"]
+
+
+def test_what_others_put_into_data_that_stays_is_never_taken_for_the_demos(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    mine = folder / "data" / "train" / "mine.mp4"
+    for number in range(3):
+        claim_folder(folder, "demo.py", keep=("data",))
+        with noting(folder, "demo.py"):
+            _write(folder, f"data/train/{number:06d}.mp4")
+        _write(folder, "data/train/mine.mp4")
+    with pytest.raises(ValueError, match=r"data/train/mine\.mp4"):
+        remove_folder(folder)
+    assert len(_contents(folder)) == 5
+    mine.unlink()
+    remove_folder(folder)
+    assert not folder.exists()
+
+
+def test_folder_that_is_not_claimed_gets_no_notes(tmp_path: Path) -> None:
+    with noting(tmp_path, "demo.py"):
+        _write(tmp_path, "results.json")
+    assert set(_contents(tmp_path)) == {"results.json"}
 
 
 def test_links_are_neither_followed_nor_removed(demo: Callable[[Path], Any], tmp_path: Path) -> None:
@@ -159,7 +247,8 @@ def test_make_clean_removes_what_a_demo_made_and_nothing_else(tmp_path: Path) ->
     ours, others, mixed = tmp_path / "ours", tmp_path / "others", tmp_path / "mixed"
     for folder in (ours, mixed):
         claim_folder(folder, "demo.py")
-        _write(folder, "results.json", "teacher/model.safetensors", "data/train/up/000001.mp4", "data/train.json")
+        with noting(folder, "demo.py"):
+            _write(folder, "results.json", "teacher/model.safetensors", "data/train/up/000001.mp4", "data/train.json")
     _write(others, "results.json")
     _write(mixed, "teacher/thesis.tex")
     program = [sys.executable, "-S", str(ROOT / "amd_hf" / "output_folders.py")]  # -S: without any package
@@ -267,37 +356,51 @@ def test_marker_of_results_lies_beside_their_folder(tmp_path: Path, monkeypatch:
         assert marker_beside(folder).parent == folder.absolute()
 
 
+def test_outcome_of_the_detection_demo_is_replaced_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    folder = tmp_path / "out"
+    sizes = ["--num_films", "4", "--num_validation", "1", "--seconds", "5", "--max_steps", "2"]
+    load_script("demo_detection").main(["--output_dir", str(folder), *sizes])
+    left = set(_contents(folder)) - {MARKER_NAME}
+    assert {"actions.mp4", "results.json", "detector/model.safetensors", "detector/video_reading_amd.py"} <= left
+    program = [sys.executable, "-S", str(ROOT / "amd_hf" / "output_folders.py"), str(folder)]
+    (folder / "detector" / "README.md").open("a").write("My words.")
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "detector/README.md (changed" in done.stderr
+    assert set(_contents(folder)) - {MARKER_NAME} == left
+    (folder / "detector" / "README.md").unlink()
+    shutil.copytree(folder, tmp_path / "copy")
+    assert set(claim_folder(tmp_path / "copy", "demo_detection.py")) == left - {"detector/README.md"}
+    assert subprocess.run(program).returncode == 0
+    assert not folder.exists()
+
+
 def test_what_the_parts_of_a_demo_really_leave_is_known_as_theirs(tmp_path: Path) -> None:
-    claim_folder(tmp_path, "demo_detection.py")
-    for split in ("train", "val"):
-        write_motion_people(tmp_path / "data", split, 1, 1, seed=0, size=32)
-    with OutputFiles([tmp_path / "actions.json"], "predict.py", overwrite=False):
-        (tmp_path / "actions.json").write_text("{}")
-    assert len(claim_folder(tmp_path, "demo_detection.py")) == 11
-    remove_folder(tmp_path)
-    claim_folder(tmp_path, "demo.py")
-    write_motion_shapes(tmp_path / "data", "train", 8, seed=0, num_frames=8, size=16, num_workers=0)
-    rows = load_video_dataset(tmp_path / "data", split="train")
+    folder = tmp_path / "out"
+    claim_folder(folder, "demo.py")
+    with noting(folder, "demo.py"):
+        write_motion_shapes(folder / "data", "train", 8, seed=0, num_frames=8, size=16, num_workers=0)
+    rows = load_video_dataset(folder / "data", split="train")
     config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None)
-    args = finetuning_args(
-        tmp_path / "scratch_classifier", max_steps=1, per_device_train_batch_size=2, sampling_rate=1
-    )
-    trainer = AMDFineTuningTrainer(AMDForVideoClassification(config), args, train_dataset=rows)
-    trainer.train()
-    trainer.save_model()
-    trainer.save_state()
-    trainer.finish_run()
-    assert len(claim_folder(tmp_path, "demo.py", keep=("data",))) > 5
-    remove_folder(tmp_path)
-    assert not tmp_path.exists()
-    tmp_path.mkdir()
+    args = finetuning_args(folder / "scratch_classifier", max_steps=1, per_device_train_batch_size=2, sampling_rate=1)
+    with noting(folder, "demo.py"):
+        trainer = AMDFineTuningTrainer(AMDForVideoClassification(config), args, train_dataset=rows)
+        trainer.train()
+        trainer.save_model()
+        trainer.save_state()
+        trainer.finish_run()
+    assert len(claim_folder(folder, "demo.py", keep=("data",))) > 5
+    remove_folder(folder)
+    assert not folder.exists()
 
 
-def test_every_code_file_that_travels_with_a_model_is_known_as_ours(tmp_path: Path) -> None:
-    claim_folder(tmp_path, "demo.py")
-    for kind in (AMDForPreTraining, AMDForVideoClassification, AMDForActionDetection, AMDModel):
-        _write(tmp_path / "teacher", *(path.name for path in code_files(kind)))
-    assert len(claim_folder(tmp_path, "demo.py")) > 4
+def test_run_refuses_to_replace_exactly_the_code_that_travels() -> None:
+    kinds = (AMDForPreTraining, AMDForVideoClassification, AMDForActionDetection, AMDForImageClassification, AMDModel)
+    travelling = {path.name for kind in kinds for path in code_files(kind)}
+    assert {name for name in RUN_FILES if name.endswith(".py")} == travelling
 
 
 # ---------------------------------------------------------------------------------------------------------------------
