@@ -5,7 +5,8 @@ files which program wrote them and what they were when it was done (`files`: siz
 
 - `claim_folder`: a folder is emptied only if it carries our marker and holds nothing but files that `noting` noted and
   nobody has changed since, of names that the program writes; links are not followed and count as strange.
-- `OutputFiles`: a file that exists is replaced only if it is still what we wrote, or if the user says `--overwrite`.
+- `OutputFiles` (output_files.py): a file that exists is replaced only if it is still what we wrote, or if
+  the user says `--overwrite`.
 - `claim_split`: a split of rendered data is added to only with the settings that it was begun with.
 
 All of them refuse before anything is changed, and say what is in the way. As a program (`make clean`) the file removes
@@ -22,7 +23,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 
@@ -99,7 +99,7 @@ def marker_beside(folder: str | Path) -> Path:
     return path / MARKER_NAME if is_inside else path.with_name(f".{path.name}{MARKER_NAME}")
 
 
-def _read_marker(path: Path) -> dict[str, Any]:
+def read_marker(path: Path) -> dict[str, Any]:
     """What a marker says; `{}` where there is none, or none of ours."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -111,17 +111,17 @@ def _read_marker(path: Path) -> dict[str, Any]:
 
 def _notes(marker: Path) -> dict[str, dict[str, Any]]:
     """What a marker says of single files."""
-    return {name: entry for name, entry in _read_marker(marker).get("files", {}).items() if isinstance(entry, dict)}
+    return {name: entry for name, entry in read_marker(marker).get("files", {}).items() if isinstance(entry, dict)}
 
 
-def _write_marker(path: Path, content: dict[str, Any]) -> None:
+def write_marker(path: Path, content: dict[str, Any]) -> None:
     """Writes a marker; a file of that name that is none of ours is never replaced."""
-    if os.path.lexists(path) and not _read_marker(path):
-        _refuse_false_marker(path)
+    if os.path.lexists(path) and not read_marker(path):
+        refuse_false_marker(path)
     _replace(path, (json.dumps({"format": _FORMAT, **content}, indent=1, sort_keys=True) + "\n").encode())
 
 
-def _refuse_false_marker(path: Path) -> NoReturn:
+def refuse_false_marker(path: Path) -> NoReturn:
     raise ValueError(f"{path} is no marker of this package, though it has its name: move it away, or remove it.")
 
 
@@ -174,11 +174,11 @@ def claim_folder(
         known = _notes(marker)
         names, _ = _sort_out(folder, (*_KINDS[made_by], *more))
         kept = {name: known.get(name, _OTHERS) for name in names if name.split("/")[0] in keep}
-    if os.path.lexists(marker) and not _read_marker(marker):
-        _refuse_false_marker(marker)
+    if os.path.lexists(marker) and not read_marker(marker):
+        refuse_false_marker(marker)
     _remove_files(folder, found)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_marker(marker, {"made_by": made_by, "files": kept})
+    write_marker(marker, {"made_by": made_by, "files": kept})
     return found
 
 
@@ -196,13 +196,13 @@ def noting(
     try:
         yield
     finally:
-        content = _read_marker(marker)
+        content = read_marker(marker)
         if content.get("made_by") == made_by:
             files = content["files"]
             for name in _sort_out(folder, (*_KINDS[made_by], *more))[0]:
                 if name not in files:
                     files[name] = {"made_by": made_by, "written": fingerprint(folder / name)}
-            _write_marker(marker, content)
+            write_marker(marker, content)
 
 
 def _earlier_files(
@@ -213,9 +213,9 @@ def _earlier_files(
         raise ValueError(f"`--{option}` {folder} is no folder: nothing was changed. Choose another name.")
     entries = sorted(entry.name for entry in os.scandir(folder) if entry.name != MARKER_NAME)
     advice = f"Nothing was changed: give `--{option}` a new folder, or move that away."
-    if entries and _read_marker(marker).get("made_by") != made_by:
+    if entries and read_marker(marker).get("made_by") != made_by:
         raise ValueError(
-            f"{folder} holds other things ({_some(entries)}), not the marked outcome of {made_by}. {advice}"
+            f"{folder} holds other things ({some_of(entries)}), not the marked outcome of {made_by}. {advice}"
         )
     files, strange = _sort_out(folder, (*_KINDS[made_by], *more), keep)
     known = _notes(marker)
@@ -225,7 +225,7 @@ def _earlier_files(
         elif known[name].get("written") != fingerprint(folder / name):
             strange.append(f"{name} (changed since it was written)")
     if strange:
-        raise ValueError(f"{folder} holds other things ({_some(strange)}) beside the outcome of {made_by}. {advice}")
+        raise ValueError(f"{folder} holds other things ({some_of(strange)}) beside the outcome of {made_by}. {advice}")
     return files
 
 
@@ -290,98 +290,8 @@ def _is_plain(path: Path, folder: Path) -> bool:
     return path.is_file() and not any(part.is_symlink() for part in between)
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Single files
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class OutputFiles:
-    """Files that a program will write: checked when this is made, remembered as ours when they are written.
-
-    A program makes it first, does its work, and writes the files inside `with outputs:`.
-
-    Args:
-        paths (`Iterable` of `str` or `Path`): The files; their folders are made on entering.
-        made_by (`str`): The program.
-        overwrite (`bool`, *optional*): Replace what is there, whoever made it; `None` where nobody can ask for that.
-        folder (`str` or `Path`, *optional*): The output folder that all of them are in: their marker then lies beside
-            it, see `marker_beside`; otherwise in the folder of each.
-
-    Raises:
-        ValueError: If one of them exists and is not, or no longer, what this package wrote there, and `overwrite` is
-            false; or is no file at all. Names them; nothing is changed then.
-    """
-
-    def __init__(
-        self,
-        paths: Iterable[str | Path],
-        made_by: str,
-        overwrite: bool | None = None,
-        folder: str | Path | None = None,
-    ) -> None:
-        # Devices (`/dev/stdout`), pipes: nothing is lost there, and there is nothing to remember.
-        named = [Path(path) for path in paths]
-        self._paths = [path for path in named if path.parts[:2] != ("/", "dev") and not path.is_fifo()]
-        self._made_by = made_by
-        self._markers: dict[Path, list[tuple[str, Path]]] = {}  # of each marker the files, and their names in it
-        for path in self._paths:
-            marker = path.parent / MARKER_NAME if folder is None else marker_beside(folder)
-            name = path.name if folder is None else path.relative_to(folder).as_posix()
-            self._markers.setdefault(marker, []).append((name, path))
-        self.replaced = [path for path in self._paths if os.path.lexists(path)]
-        for path in self.replaced:
-            if path.is_dir():
-                raise ValueError(f"{path}, where a file is to be written, is a folder: choose another name.")
-        foreign = sorted(map(str, {*self.replaced} - self._unchanged()))
-        if foreign and not overwrite:
-            exist = "exists and is" if len(foreign) == 1 else "exist and are"
-            advice = "" if overwrite is None else ", or say `--overwrite true`"
-            raise ValueError(
-                f"{_some(foreign)} {exist} not, or no longer, what this package wrote there: "
-                f"nothing was changed. Choose another name or folder{advice}."
-            )
-        for marker in self._markers:
-            if os.path.lexists(marker) and not _read_marker(marker):
-                _refuse_false_marker(marker)
-
-    def _unchanged(self) -> set[Path]:
-        """Files that are what their marker says that we wrote."""
-        found = set()
-        for marker, files in self._markers.items():
-            known = _read_marker(marker).get("files", {})
-            for name, path in files:
-                entry = known.get(name)
-                if isinstance(entry, dict) and "written" in entry and path.is_file() and not path.is_symlink():
-                    if entry["written"] is None or entry["written"] == fingerprint(path):
-                        found.add(path)
-        return found
-
-    def __enter__(self) -> OutputFiles:
-        if self.replaced:
-            names = [str(path) for path in self.replaced]
-            sys.stderr.write(f"Replacing the outcome of an earlier run: {_some(names)}\n")
-        for path in self._paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._remember(is_written=False)  # ours whatever becomes of us
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._remember(is_written=True)
-
-    def _remember(self, is_written: bool) -> None:
-        """Notes in the markers what the files are; those that were not written in the end are forgotten."""
-        for marker, files in self._markers.items():
-            content = _read_marker(marker) or {"files": {}}
-            for name, path in files:
-                content["files"].pop(name, None)
-                if not is_written or path.is_file():
-                    written = fingerprint(path) if is_written else None
-                    content["files"][name] = {"made_by": self._made_by, "written": written}
-            _write_marker(marker, content)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -420,7 +330,7 @@ def remove_folder(folder: Path) -> None:
     Raises:
         ValueError: If it carries no marker of ours, or holds anything else. Nothing is changed then.
     """
-    made_by = _read_marker(folder / MARKER_NAME).get("made_by")
+    made_by = read_marker(folder / MARKER_NAME).get("made_by")
     if made_by not in _KINDS:
         raise ValueError(f"{folder} carries no marker ({MARKER_NAME}): it is left as it is.")
     files = _earlier_files(folder, made_by, (), (), folder / MARKER_NAME, "output_dir")

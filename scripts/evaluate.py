@@ -39,7 +39,7 @@ from amd_hf.evaluation.report import (
     draw_confusion_matrix,
     write_report,
 )
-from amd_hf.output_folders import OutputFiles
+from amd_hf.output_files import OutputFiles
 from amd_hf.processors import override_notes, read_settings, view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.sources import load_model

@@ -33,7 +33,7 @@ from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.evaluation.prediction import find_videos, predict_videos
 from amd_hf.evaluation.prediction_formats import FORMATS, HEADERS, as_dict
 from amd_hf.evaluation.windows import WindowOptions
-from amd_hf.output_folders import OutputFiles
+from amd_hf.output_files import OutputFiles
 from amd_hf.processors import override_notes, read_settings, view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.video_sampling_amd import SAMPLING_MODES

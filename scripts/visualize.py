@@ -23,7 +23,7 @@ from amd_hf.data.collators import PreTrainingCollator
 from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.evaluation.similarity import layer_similarity
 from amd_hf.masking import MaskGenerator
-from amd_hf.output_folders import OutputFiles
+from amd_hf.output_files import OutputFiles
 from amd_hf.processors import view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.sources import load_model

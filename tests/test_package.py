@@ -21,6 +21,7 @@ _LAYERS = (
         "errors",
         "configuration_amd",
         "options_files",
+        "output_files",
         "output_folders",
         "recipe_files",
         "video_fetching_amd",

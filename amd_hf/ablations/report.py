@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cards.escaping import escape_markdown
-from ..output_folders import OutputFiles
+from ..output_files import OutputFiles
 from .grid import Grid
 from .statistics import Interval, mean_interval, paired_difference
 from .store import StageStore

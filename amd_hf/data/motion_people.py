@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..output_folders import OutputFiles
+from ..output_files import OutputFiles
 from .motion_shapes import (
     _FRAMES_PER_SECOND,
     SceneLaw,

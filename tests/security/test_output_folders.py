@@ -28,10 +28,10 @@ from amd_hf.data.motion_shapes import write_motion_shapes
 from amd_hf.data.shape_images import write_shape_images
 from amd_hf.evaluation.features import _prepare_folder
 from amd_hf.hub import code_files
+from amd_hf.output_files import OutputFiles
 from amd_hf.output_folders import (
     MARKER_NAME,
     RUN_FILES,
-    OutputFiles,
     claim_folder,
     main,
     marker_beside,
