@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_launchers_start_the_programs(
     settings = dict(word.split("=") for word in words if "=" in word)
     started = time.perf_counter()
     # The interpreter's own launchers, whatever lies on the path.
-    tools = Path(shutil.which("accelerate") or "").parent
+    tools = Path(sys.executable).parent
     program = [str(tools / word) if word in ("accelerate", "torchrun") else word for word in words if "=" not in word]
     run = subprocess.run(
         [*program, "scripts/finetune.py", *arguments], cwd=folder, capture_output=True, text=True, timeout=400,
