@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -117,6 +120,20 @@ def _prepare_worker(worker_id: int) -> None:
     gc.freeze()
     # Clusters send SIGTERM to all processes of a job: the one that trains needs the rest of its step to save it.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_AFTER_SIGTERM))
+    sys.excepthook = _report_unless_the_receiver_has_gone
+
+
+def _report_unless_the_receiver_has_gone(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """`sys.excepthook` of a worker, whose thread that hands over tensors reports through it.
+
+    A main process that ends (Ctrl-C) while it takes one breaks that connection: it has said why it ends, and the
+    worker ends with it.
+    """
+    is_of_main_thread = threading.current_thread() is threading.main_thread()
+    if is_of_main_thread or not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 class EpochDataLoader(VideoDataLoader):

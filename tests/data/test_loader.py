@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,20 @@ def test_worker_never_frees_what_its_parent_left_behind(tmp_path: Path) -> None:
     finally:
         gc.enable()
     assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
+
+
+def test_receiver_that_goes_while_it_takes_a_tensor_is_no_news_of_a_worker() -> None:
+    # As after Ctrl-C: the thread of a worker that hands over tensors reports whatever breaks by `sys.excepthook`.
+    code = """if True:
+        import sys, threading
+        from amd_hf.data.loader import build_eval_loader
+        def report(rows):
+            for error in (ConnectionResetError("gone"), EOFError(), ValueError("a real fault")):
+                thread = threading.Thread(target=sys.excepthook, args=(type(error), error, None))
+                thread.start()
+                thread.join()
+            return rows
+        list(build_eval_loader(range(2), 2, report, num_workers=1))
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr.splitlines() == ["ValueError: a real fault"]
