@@ -118,15 +118,15 @@ def write_marker(path: Path, content: dict[str, Any]) -> None:
     """Writes a marker; a file of that name that is none of ours is never replaced."""
     if os.path.lexists(path) and not read_marker(path):
         refuse_false_marker(path)
-    _replace(path, (json.dumps({"format": _FORMAT, **content}, indent=1, sort_keys=True) + "\n").encode())
+    replace_file(path, (json.dumps({"format": _FORMAT, **content}, indent=1, sort_keys=True) + "\n").encode())
 
 
 def refuse_false_marker(path: Path) -> NoReturn:
     raise ValueError(f"{path} is no marker of this package, though it has its name: move it away, or remove it.")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: under another name first."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     unfinished.write_bytes(content)
     unfinished.replace(path)
@@ -316,7 +316,7 @@ def claim_split(folder: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{folder} holds files that this program did not write; choose another folder.")
     else:
         note.parent.mkdir(parents=True, exist_ok=True)
-        _replace(note, text.encode())
+        replace_file(note, text.encode())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDVideoProcessor
 from amd_hf.hub import prepare_folder
-from tests.helpers.hub import CARD, CODE, PUBLISHED
+from tests.helpers.hub import CARD, CODE, PUBLISHED, save_classifier
 from tests.helpers.models import randomize, tiny_config
 
 
@@ -19,9 +19,7 @@ from tests.helpers.models import randomize, tiny_config
 def saved(tmp_path: Path) -> Path:
     """A folder as a run leaves it: the model, its card, and what is not to be published."""
     folder = tmp_path / "out"
-    model = randomize(AMDForVideoClassification(tiny_config(image_size=16)))
-    model.save_pretrained(folder)
-    AMDVideoProcessor.for_model(model.config).save_pretrained(folder)
+    save_classifier(folder)
     (folder / "README.md").write_text(CARD)
     (folder / "losses.png").write_bytes(b"\x89PNG")
     (folder / "checkpoint-3").mkdir()

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import RunStopped
+from ..output_folders import replace_file
 from .grid import Stage
 
 
@@ -128,9 +129,7 @@ class StageStore:
     @staticmethod
     def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        unfinished.write_text(text)
-        unfinished.replace(path)
+        replace_file(path, text.encode())
 
 
 def _marker_of(folder: Path) -> Path:

@@ -30,7 +30,7 @@ import av
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..output_folders import claim_split
+from ..output_folders import claim_split, replace_file
 
 
 if TYPE_CHECKING:
@@ -327,12 +327,6 @@ def write_motion_shapes(
     return [path for path, _, _ in jobs]
 
 
-def _replace(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
 def _run_all(
     write: partial[None], jobs: list[tuple[Path, int, int]], num_workers: int | None, description: str
 ) -> None:
@@ -353,7 +347,7 @@ def _write_video(
 ) -> None:
     path, label, index = job
     clip_seed = int(np.random.SeedSequence([*entropy, index]).generate_state(1, np.uint64)[0])
-    _replace(path, encode_video(render_clip(label, clip_seed, num_frames, size, law)))
+    replace_file(path, encode_video(render_clip(label, clip_seed, num_frames, size, law)))
 
 
 def encode_video(clip: np.ndarray) -> bytes:

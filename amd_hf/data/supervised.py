@@ -37,7 +37,7 @@ DEFAULT_TIME_LIMIT = 60.0
 _START_LIMIT = 300.0  # seconds for imports, which may come over a slow network
 _CLOSE_LIMIT = 5.0
 
-# `amd_hf/__init__.py` takes seconds and hundreds of megabytes (PyTorch, Transformers), which decoding does not need.
+# The package of this process, wherever the new one would look for it, and nothing of it but what decoding needs.
 _START = """
 import sys, types
 package = types.ModuleType("amd_hf")

@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 from ..data.loader import build_eval_loader
 from ..data.own_datasets import as_video_rows
 from ..modeling_amd import AMDModel
+from ..output_folders import replace_file
 from .multiview import ViewCollator, ViewOptions
 
 
@@ -239,9 +240,7 @@ def _gather(
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

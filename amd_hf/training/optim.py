@@ -76,13 +76,15 @@ def keep_key_biases(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
             gradient = getattr(getattr(product, "bias", None), "grad", None)
             if gradient is None:
                 continue
+            if not hasattr(gradient, "device_mesh"):
+                gradient.chunk(3)[1].zero_()
+                continue
+            # FSDP2: each process has a part of it. Imported here since it takes a second.
+            from torch.distributed.tensor import distribute_tensor
+
             mask = torch.ones(gradient.shape, dtype=gradient.dtype, device=gradient.device)
             mask.chunk(3)[1].zero_()
-            if hasattr(gradient, "device_mesh"):  # FSDP2; imported here since it takes a second
-                from torch.distributed.tensor import distribute_tensor
-
-                mask = distribute_tensor(mask, gradient.device_mesh, gradient.placements)
-            gradient.mul_(mask)
+            gradient.mul_(distribute_tensor(mask, gradient.device_mesh, gradient.placements))
 
     optimizer.register_step_pre_hook(clear)
 

@@ -8,7 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from amd_hf import AMDForVideoClassification, AMDVideoProcessor
+from tests.helpers.models import randomize, tiny_config
 
 
 CODE = {
@@ -24,6 +28,13 @@ CODE = {
 
 PUBLISHED = {*CODE, "config.json", "model.safetensors", "video_preprocessor_config.json", "README.md"}
 CARD = "---\nlibrary_name: transformers\npipeline_tag: video-classification\nlicense: mit\n---\n# A model\n"
+
+
+def save_classifier(folder: Path) -> None:
+    """Writes a tiny classifier with random weights and its processor, as a run leaves them."""
+    model = randomize(AMDForVideoClassification(tiny_config(image_size=16)))
+    model.save_pretrained(folder)
+    AMDVideoProcessor.for_model(model.config).save_pretrained(folder)
 
 
 class HubStandIn:

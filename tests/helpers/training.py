@@ -7,16 +7,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from transformers import TrainerCallback
 
 from amd_hf import AMDConfig, AMDFineTuningArguments, AMDForPreTraining, AMDModel, AMDTrainingArguments
+from amd_hf.programs import run_program
 from amd_hf.training.precision import cpu_bf16_speedup
 from tests.helpers.models import nested_masks, random_clips
 
@@ -165,3 +167,12 @@ def one_error_line(stderr: str) -> str:
     assert "Traceback" not in stderr
     (line,) = re.findall(r"^error: .*$", stderr, flags=re.MULTILINE)
     return line
+
+
+def ends_with_one_line(main: Callable[[], Any], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """The one line with which a program refuses to go on."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as outcome:
+        run_program(main)
+    assert outcome.value.code == code
+    return one_error_line(capsys.readouterr().err)

@@ -30,21 +30,18 @@ from amd_hf.training.throughput import in_words
 from amd_hf.visualization import spread_over_classes
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config
-from tests.helpers.training import ROOT, load_script, one_error_line, pretraining_args, script_environment
+from tests.helpers.training import (
+    ROOT,
+    ends_with_one_line,
+    load_script,
+    pretraining_args,
+    script_environment,
+)
 from tests.helpers.videos import write_list, write_video
 from tests.scripts.conftest import Work
 
 
 Program = Callable[[str], Any]
-
-
-def _ends_with(main: Callable[[], Any], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
-    """The one line with which a program refuses to go on."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as outcome:
-        run_program(main)
-    assert outcome.value.code == code
-    return one_error_line(capsys.readouterr().err)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -71,7 +68,7 @@ def test_names_of_other_programs_are_led_to_ours(
     program: Program, capsys: pytest.CaptureFixture[str], name: str, arguments: list[str], hint: str
 ) -> None:
     output = ["--output_dir", "out"] if name in ("pretrain", "finetune") else []
-    line = _ends_with(lambda: program(name).main([*arguments, *output]), capsys)
+    line = ends_with_one_line(lambda: program(name).main([*arguments, *output]), capsys)
     assert hint in line
     assert arguments[0].partition("=")[0] in line
 
@@ -85,7 +82,7 @@ def test_errors_name_the_options_of_the_program_and_not_the_arguments_of_python(
     folder = str(tmp_path / "videos")
 
     def refused(*arguments: str) -> str:
-        return _ends_with(lambda: program("check_videos").main(list(arguments)), capsys)
+        return ends_with_one_line(lambda: program("check_videos").main(list(arguments)), capsys)
 
     miniatures.kinetics(tmp_path / "k400")
     assert "`--split`" in refused("--data", folder)
@@ -95,7 +92,7 @@ def test_errors_name_the_options_of_the_program_and_not_the_arguments_of_python(
     names = ["--class_names", str(tmp_path / "names.txt")]
     assert "`--class_names` has no meaning" in refused("--data", ucf101, "--split", "train", *names)
     write_list(tmp_path / "labels.csv", ["path,label", f"{folder}/train/a/1.mp4,a", f"{folder}/train/b/1.mp4,c"])
-    assert "`--model.hidden_size` 18 must be a multiple" in _ends_with(
+    assert "`--model.hidden_size` 18 must be a multiple" in ends_with_one_line(
         lambda: program("pretrain").main(
             ["--data", folder, "--output_dir", str(tmp_path / "out"), "--model.hidden_size", "18",
              "--model.num_attention_heads", "4"]
@@ -146,7 +143,7 @@ def test_a_broken_pipe_that_is_not_the_output_is_an_error(capsys: pytest.Capture
     def main() -> None:
         raise BrokenPipeError("a worker has gone")
 
-    assert _ends_with(main, capsys) == "error: a worker has gone"
+    assert ends_with_one_line(main, capsys) == "error: a worker has gone"
 
 
 def test_interruption_says_how_to_go_on_only_where_that_is_possible(
@@ -212,7 +209,7 @@ def test_error_is_left_where_torchrun_looks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    line = _ends_with(lambda: (tmp_path / "gone").read_text(), capsys)
+    line = ends_with_one_line(lambda: (tmp_path / "gone").read_text(), capsys)
     assert json.loads((tmp_path / "error.json").read_text())["message"] == line
 
 
@@ -282,7 +279,7 @@ _WEIGHTS = {"weight": torch.zeros(100_000)}
 def test_errors_of_the_system_are_said_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], main: Any, message: str
 ) -> None:
-    line = _ends_with(lambda: main(tmp_path), capsys)
+    line = ends_with_one_line(lambda: main(tmp_path), capsys)
     assert re.search(message, line), line
     assert "Errno" not in line
 
@@ -316,7 +313,7 @@ def test_a_file_for_a_folder_or_a_folder_for_a_file_is_one_clear_line(
     words = [word.format(**places) for word in arguments]
     if name in ("evaluate", "extract_features") and "--output_dir" not in words:
         words += ["--output_dir", str(tmp_path / "out")]
-    line = _ends_with(lambda: program(name).main(words), capsys)
+    line = ends_with_one_line(lambda: program(name).main(words), capsys)
     assert "Errno" not in line
     assert len(line) < 400, line
     assert any(str(place) in line for place in places.values()), line
@@ -333,7 +330,7 @@ def test_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr("amd_hf.training.base_args.get_available_reporting_integrations", lambda: [])
     arguments = ["--data", "nowhere", "--output_dir", str(tmp_path / "out"), "--report_to", tracker]
-    line = _ends_with(lambda: program("pretrain").main(arguments), capsys)
+    line = ends_with_one_line(lambda: program("pretrain").main(arguments), capsys)
     assert line == (
         f"error: `--report_to` names {tracker}, whose package is not installed: `pip install {tracker}`, or "
         "`--report_to none`."

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from amd_hf import AMDForVideoClassification, AMDVideoProcessor
-from tests.helpers.hub import CARD, PUBLISHED, hub_stand_in
-from tests.helpers.models import randomize, tiny_config
+from tests.helpers.hub import CARD, PUBLISHED, hub_stand_in, save_classifier
 from tests.helpers.training import ROOT, one_error_line
 
 
@@ -22,9 +20,7 @@ _NO_HUB = "http://127.0.0.1:9"  # nobody listens there
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "my_model"
-    model = randomize(AMDForVideoClassification(tiny_config(image_size=16)))
-    model.save_pretrained(folder)
-    AMDVideoProcessor.for_model(model.config).save_pretrained(folder)
+    save_classifier(folder)
     (folder / "README.md").write_text(CARD)
     (folder / "optimizer.pt").write_bytes(b"state")
     return folder

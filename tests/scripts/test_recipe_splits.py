@@ -11,23 +11,14 @@ import pytest
 
 from amd_hf.data.arguments import FineTuningDataArguments
 from amd_hf.data.loading import takes_split
-from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.recipes import parse_recipe
 from tests.helpers import miniatures
-from tests.helpers.training import ROOT, one_error_line
+from tests.helpers.training import ROOT, ends_with_one_line
 from tests.helpers.videos import write_list, write_video
 from tests.scripts.conftest import Work
 
 
 Program = Callable[[str], Any]
-
-
-def _ends_with(main: Callable[[], Any], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
-    """The one line with which a program refuses to go on."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as outcome:
-        run_program(main)
-    assert outcome.value.code == code
-    return one_error_line(capsys.readouterr().err)
 
 
 _RECIPE = ["--recipe", str(ROOT / "configs/finetune/amd_vit_small_k400.yaml")]
@@ -99,7 +90,7 @@ def test_split_that_the_user_gives_for_a_list_is_refused_by_its_option(
     miniatures.tables(tmp_path)
     for option, load in (("train_split", "load_training"), ("eval_split", "load_evaluation")):
         data = _data("--data", str(tmp_path / "train.txt"), f"--{option}", "train")
-        line = _ends_with(lambda load=load, data=data: getattr(data, load)(), capsys)  # type: ignore[misc]
+        line = ends_with_one_line(lambda load=load, data=data: getattr(data, load)(), capsys)  # type: ignore[misc]
         assert f"`--{option}` has no meaning for the layout 'list_file'" in line
 
 
@@ -135,7 +126,7 @@ def test_fine_tuning_by_the_papers_recipe_takes_a_list_file(
     assert re.search(r"warning: .*train.txt has no splits, .*evaluation while training.*`--eval_data`", said)
     assert (tmp_path / "out" / "model.safetensors").is_file()
     capsys.readouterr()
-    line = _ends_with(
+    line = ends_with_one_line(
         lambda: program("finetune").main([*arguments[:-1], str(tmp_path / "other"), "--eval_strategy", "epoch"]),
         capsys,
     )

@@ -451,12 +451,15 @@ def test_features_are_not_written_over_others_files(name: str, tmp_path: Path) -
 
 _ALWAYS = {"rmtree", "unlink", "rmdir", "removedirs", "replace", "rename", "renames", "move", "copyfile", "copy2",
            "copytree", "write_text", "write_bytes", "touch", "truncate", "savefig", "save", "save_pretrained",
-           "save_file", "write_table", "to_csv", "to_parquet", "to_json", "rotate_checkpoints"}  # fmt: skip
+           "save_file", "replace_file", "write_table", "to_csv", "to_parquet", "to_json",
+           "rotate_checkpoints"}  # fmt: skip
 _OF_MODULES = {("os", "remove"), ("torch", "save"), ("shutil", "copy"), ("np", "save"), ("np", "savez")}
 
 # (file, function): every place that deletes, renames or writes, and what keeps it from others' files.
 _ALLOWED = {
-    ("amd_hf/output_folders.py", "_replace"): "the mechanism itself",
+    ("amd_hf/output_folders.py", "replace_file"): "the mechanism itself",
+    ("amd_hf/output_folders.py", "write_marker"): "the mechanism itself: no marker but ours is replaced",
+    ("amd_hf/output_folders.py", "claim_split"): "the mechanism itself",
     ("amd_hf/output_folders.py", "_remove_files"): "the mechanism itself: only names that were found to be ours",
     ("amd_hf/output_folders.py", "remove_listed"): "the mechanism itself",
     ("amd_hf/hub.py", "_copy"): "into a claimed folder, files that did not exist",
@@ -472,7 +475,7 @@ _ALLOWED = {
     ("amd_hf/ablations/report.py", "_draw_bars"): "OutputFiles of the report",
     ("amd_hf/ablations/report.py", "_draw_curves"): "OutputFiles of the report",
     ("amd_hf/ablations/playback.py", "write_playback_clips"): "claim_split",
-    ("amd_hf/data/motion_shapes.py", "_replace"): "claim_split, files that are missing",
+    ("amd_hf/data/motion_shapes.py", "_write_video"): "claim_split, files that are missing",
     ("amd_hf/data/motion_shapes.py", "encode_video"): "into memory",
     ("amd_hf/data/motion_people.py", "_write_films"): "OutputFiles",
     ("amd_hf/data/motion_people.py", "write_action_list"): "OutputFiles of its caller",

@@ -16,15 +16,15 @@ import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
-from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer, AMDForVideoClassification, AMDVideoProcessor
+from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer, AMDForVideoClassification
 from amd_hf.cards.file_texts import texts_of
 from amd_hf.cards.metadata import card_problems
 from amd_hf.cards.privacy import hide_secrets, is_secret_name, private_parts, redact, secret_parts
 from amd_hf.cards.runs import write_run_card
 from amd_hf.hub import prepare_folder
 from amd_hf.recipes import parse_recipe
-from tests.helpers.hub import CARD
-from tests.helpers.models import randomize, tiny_config
+from tests.helpers.hub import CARD, save_classifier
+from tests.helpers.models import tiny_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows
 
 
@@ -233,9 +233,7 @@ def test_names_are_taken_out_of_texts_but_not_of_hub_ids(home: Path) -> None:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "out"
-    model = randomize(AMDForVideoClassification(tiny_config(image_size=16)))
-    model.save_pretrained(folder)
-    AMDVideoProcessor.for_model(model.config).save_pretrained(folder)
+    save_classifier(folder)
     (folder / "README.md").write_text(CARD)
     return folder
 

@@ -22,7 +22,6 @@ from amd_hf import (
     AMDFineTuningTrainer,
     AMDForVideoClassification,
     AMDModel,
-    AMDVideoProcessor,
     convert_checkpoint,
     load_teacher,
     load_video_dataset,
@@ -35,7 +34,8 @@ from amd_hf.options_files import load_yaml
 from amd_hf.recipes import parse_recipe
 from amd_hf.sources import load_model
 from amd_hf.training.checkpoints import seal_checkpoint
-from tests.helpers.models import randomize, tiny_config
+from tests.helpers.hub import save_classifier
+from tests.helpers.models import tiny_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows
 from tests.helpers.videos import write_video
 
@@ -107,9 +107,7 @@ def test_pickle_given_as_a_checkpoint_runs_nothing(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "theirs"
-    model = randomize(AMDForVideoClassification(tiny_config(image_size=16)))
-    model.save_pretrained(path)
-    AMDVideoProcessor.for_model(model.config).save_pretrained(path)
+    save_classifier(path)
     return path
 
 
