@@ -1,0 +1,1 @@
+"""Official checkpoints and those of Transformers, read and written."""

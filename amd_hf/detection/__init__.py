@@ -1,0 +1,1 @@
+"""Action detection, whole: data, boxes, training, evaluation, drawing."""

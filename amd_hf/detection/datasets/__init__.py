@@ -1,0 +1,1 @@
+"""Annotated films: AVA and your own."""

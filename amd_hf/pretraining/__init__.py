@@ -1,0 +1,1 @@
+"""The paper: masks, losses and the trainer that distils."""

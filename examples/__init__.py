@@ -1,0 +1,1 @@
+"""Demos, and the data that they render."""
