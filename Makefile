@@ -23,17 +23,17 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: install ## The main job on rendered videos: distil, fine-tune, test and use a small model (minutes, no GPU)
-	$(BIN)/python scripts/demo.py --output_dir demo_output
+	$(BIN)/python examples/demo.py --output_dir demo_output
 
 demo-detection: install ## Action detection on rendered films: fine-tune, test, draw (a few minutes, no GPU)
-	$(BIN)/python scripts/demo_detection.py --output_dir demo_detection_output
+	$(BIN)/python examples/demo_detection.py --output_dir demo_detection_output
 
 demo-images: install ## The same on rendered images (no GPU)
-	$(BIN)/python scripts/demo_images.py --output_dir demo_images_output
+	$(BIN)/python examples/demo_images.py --output_dir demo_images_output
 
 study: install ## All tables of docs/evidence.md (hours; started again it goes on where it was)
 	for grid in main parts teacher_ratio layers targets teacher_size length labels; do \
-	    $(BIN)/python scripts/ablate.py --grid configs/ablations/$$grid.yaml --output_dir ablation_output || exit 1; \
+	    $(BIN)/python studies/ablate.py --grid configs/ablations/$$grid.yaml --output_dir ablation_output || exit 1; \
 	done
 
 test: install ## Run the tests (under 10 minutes on 2 cores)
@@ -58,6 +58,6 @@ format: install ## Format the code
 	$(BIN)/ruff format .
 
 clean: ## Remove the virtual environment and everything made; folders of the demos only as the demos left them
-	$(PYTHON) amd_hf/output_folders.py demo_output demo_images_output demo_detection_output
+	$(PYTHON) amd_hf/outputs/folders.py demo_output demo_images_output demo_detection_output
 	[ ! -e $(VENV)/.installed ] || rm -rf $(VENV)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

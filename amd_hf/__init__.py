@@ -8,24 +8,25 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from .moved_modules import find_moved_modules
 from .registration import register_with_transformers
 
 
 if TYPE_CHECKING:  # what `_LAZY_NAMES` does at run time, for editors and type checkers; a test compares the two
+    from .checkpoints.conversion import convert_checkpoint, export_checkpoint
     from .configuration_amd import AMDConfig
-    from .conversion import convert_checkpoint, export_checkpoint
     from .cpu import optimize_for_cpu
     from .data.loading import load_image_dataset, load_video_dataset
-    from .data.readers.ava import load_action_dataset
+    from .detection.datasets.ava import load_action_dataset
+    from .detection.trainer import AMDDetectionTrainer
+    from .detection.training_arguments import AMDDetectionArguments
+    from .finetuning.arguments import AMDFineTuningArguments
+    from .finetuning.trainer import AMDFineTuningTrainer
     from .modeling_amd import AMDForImageClassification, AMDForPreTraining, AMDForVideoClassification, AMDModel
     from .modeling_amd_detection import AMDForActionDetection
-    from .teacher import load_teacher
-    from .training.detection import AMDDetectionTrainer
-    from .training.detection_args import AMDDetectionArguments
-    from .training.finetuning import AMDFineTuningTrainer
-    from .training.finetuning_args import AMDFineTuningArguments
-    from .training.pretraining import AMDTrainer
-    from .training.pretraining_args import AMDTrainingArguments
+    from .pretraining.arguments import AMDTrainingArguments
+    from .pretraining.trainer import AMDTrainer
+    from .teachers.loading import load_teacher
     from .video_processing_amd import AMDVideoProcessor
 
 __version__ = "0.1.0.dev0"
@@ -39,24 +40,25 @@ _LAZY_NAMES = {
     "AMDForImageClassification": "modeling_amd",
     "AMDForActionDetection": "modeling_amd_detection",
     "AMDVideoProcessor": "video_processing_amd",
-    "AMDTrainer": "training.pretraining",
-    "AMDTrainingArguments": "training.pretraining_args",
-    "AMDFineTuningTrainer": "training.finetuning",
-    "AMDFineTuningArguments": "training.finetuning_args",
-    "load_teacher": "teacher",
+    "AMDTrainer": "pretraining.trainer",
+    "AMDTrainingArguments": "pretraining.arguments",
+    "AMDFineTuningTrainer": "finetuning.trainer",
+    "AMDFineTuningArguments": "finetuning.arguments",
+    "load_teacher": "teachers.loading",
     "optimize_for_cpu": "cpu",
-    "convert_checkpoint": "conversion",
-    "export_checkpoint": "conversion",
+    "convert_checkpoint": "checkpoints.conversion",
+    "export_checkpoint": "checkpoints.conversion",
     "load_video_dataset": "data.loading",
     "load_image_dataset": "data.loading",
-    "AMDDetectionTrainer": "training.detection",
-    "AMDDetectionArguments": "training.detection_args",
-    "load_action_dataset": "data.readers.ava",
+    "AMDDetectionTrainer": "detection.trainer",
+    "AMDDetectionArguments": "detection.training_arguments",
+    "load_action_dataset": "detection.datasets.ava",
 }
 
 __all__ = list(_LAZY_NAMES)
 
 register_with_transformers()
+find_moved_modules()
 
 # `transformers.logging` governs what this package logs too: level, handlers and propagation are those of its loggers.
 logging.getLogger(__name__).parent = logging.getLogger("transformers")

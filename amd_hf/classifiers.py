@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers.utils import logging
 
-from .checkpoint_keys import PATCH_EMBEDDING, adapt_input_channels
+from .checkpoints.conversion import without_load_report
+from .checkpoints.keys import PATCH_EMBEDDING, adapt_input_channels
 from .configuration_amd import AMDConfig
-from .conversion import without_load_report
 from .modeling_amd import AMDForImageClassification, AMDForVideoClassification
 from .sources import load_model, load_start
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers.utils import logging
 
+from .checkpoints.conversion import without_load_report
 from .configuration_amd import AMDConfig
-from .conversion import without_load_report
 from .modeling_amd_detection import AMDForActionDetection
 from .sources import load_model, load_processor, load_start
 from .video_processing_amd import AMDVideoProcessor

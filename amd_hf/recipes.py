@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
-from .cards.privacy import redact_command
+from .hub.cards.privacy import redact_command
 from .options_files import load_yaml, read_options
 from .programs import remember_names, run_program
 

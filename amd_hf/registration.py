@@ -56,7 +56,7 @@ def _register_video_processor() -> None:
 
 
 def _register_old_layout() -> None:
-    from .saved_layouts import register_old_layout
+    from .checkpoints.saved_layouts import register_old_layout
 
     register_old_layout()
 

@@ -10,10 +10,10 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
-from .checkpoint_files import Checkpoint
-from .checkpoint_layouts import is_by_first_token, keep_encoder, read_source, told_task
+from .checkpoints.conversion import convert_checkpoint
+from .checkpoints.files import Checkpoint
+from .checkpoints.layouts import is_by_first_token, keep_encoder, read_source, told_task
 from .configuration_amd import AMDConfig
-from .conversion import convert_checkpoint
 from .modeling_amd import (
     AMDForImageClassification,
     AMDForPreTraining,

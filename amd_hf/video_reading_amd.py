@@ -1,9 +1,9 @@
 """Reading the frames of a video file: exact, by index, with PyAV alone.
 
 This file travels with published checkpoints as Hub remote code, beside the video processor, and the decoding process
-of `amd_hf.data.supervised` loads it without PyTorch. Whatever reads a video (the processor, `pipeline`, training,
-prediction, the readers of other decoders) sees it through this file: the same stream, the same rotation, the same
-count of frames.
+of `amd_hf.data.workers.supervised` loads it without PyTorch. Whatever reads a video (the processor, `pipeline`,
+training, prediction, the readers of other decoders) sees it through this file: the same stream, the same rotation,
+the same count of frames.
 """
 
 from __future__ import annotations

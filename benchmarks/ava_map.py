@@ -17,8 +17,8 @@ import time
 
 import numpy as np
 
-from amd_hf.evaluation.ava_map import FrameMeanAveragePrecision
-from amd_hf.evaluation.detection import DetectionResult
+from amd_hf.detection.evaluation import DetectionResult
+from amd_hf.detection.mean_average_precision import FrameMeanAveragePrecision
 
 
 _LIMIT_SECONDS, _LIMIT_BYTES = 120, 6e9

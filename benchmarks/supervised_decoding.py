@@ -32,11 +32,11 @@ from data_loading import _FINE_TUNING, _PRE_TRAINING, _VIEWS  # noqa: E402
 from videos import make_videos  # noqa: E402
 
 from amd_hf import AMDConfig  # noqa: E402
-from amd_hf.data import supervised  # noqa: E402
 from amd_hf.data.collators import ClassificationCollator, PreTrainingCollator  # noqa: E402
-from amd_hf.data.decoding import available_decoders  # noqa: E402
+from amd_hf.data.video.decoding import available_decoders  # noqa: E402
+from amd_hf.data.workers import supervised  # noqa: E402
 from amd_hf.evaluation.multiview import ViewCollator  # noqa: E402
-from amd_hf.masking import MaskGenerator  # noqa: E402
+from amd_hf.pretraining.masking import MaskGenerator  # noqa: E402
 
 
 Row = dict[str, Any]

@@ -4,7 +4,7 @@ Renders MotionShapes (eight classes that only motion tells apart) as real mp4 fi
 labels, distils a student from it, fine-tunes the student with few labels and tests it over several views. Beside it,
 with the same steps and settings: the student pre-trained without a teacher, and the student from scratch.
 
-python scripts/demo.py --output_dir demo_output
+python examples/demo.py --output_dir demo_output
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from accelerate.utils import set_seed
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
 from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.motion_shapes import MOTION_CLASSES, write_motion_shapes
 from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
 from amd_hf.flops import count_flops
-from amd_hf.output_folders import claim_folder, noting
+from amd_hf.outputs.figures import plot_losses
+from amd_hf.outputs.folders import claim_folder, noting
+from amd_hf.pretraining.visualization import draw_reconstructions, reconstruct_clips, save_similarity
 from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import clip_loader
+from amd_hf.training.monitoring.summary import count_parameters
 from amd_hf.training.precision import cpu_bf16_speedup
-from amd_hf.training.summary import count_parameters
-from amd_hf.visualization import draw_reconstructions, plot_losses, reconstruct_clips, save_similarity
+from examples.motion_shapes import MOTION_CLASSES, write_motion_shapes
 
 
 RECIPES = Path(__file__).resolve().parents[1] / "configs" / "demo"

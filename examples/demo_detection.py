@@ -4,7 +4,7 @@ Renders MotionPeople (several moving shapes at a time, each with its own actions
 on the CPU and tests it on other films, with boxes as a person detector finds them. Beside its mAP stand that of
 constant scores and that of the same detector whose boxes have changed places: it must read each box, not the clip.
 
-python scripts/demo_detection.py --output_dir demo_detection_output
+python examples/demo_detection.py --output_dir demo_detection_output
 
 Exit code 1 where the detector does not reach 0.8, or shuffled boxes gain more than 0.1 over constant scores.
 """
@@ -20,10 +20,10 @@ from pathlib import Path
 import finetune
 import predict
 
-from amd_hf.data.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_motion_people
-from amd_hf.evaluation.detection_report import constant_scores, shuffle_boxes, unshuffle_boxes
-from amd_hf.output_folders import claim_folder, noting
+from amd_hf.detection.report import constant_scores, shuffle_boxes, unshuffle_boxes
+from amd_hf.outputs.folders import claim_folder, noting
 from amd_hf.recipes import parse_recipe, run_program
+from examples.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_motion_people
 
 
 PROGRAM = "demo_detection.py"

@@ -3,7 +3,7 @@
 Renders ShapeImages (twelve classes: six shapes, filled or striped) as PNG files in class folders, and does with them
 what `demo.py` does with videos, by the same code and with the same three arms: an image is a clip of one frame.
 
-python scripts/demo_images.py --output_dir demo_images_output
+python examples/demo_images.py --output_dir demo_images_output
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import demo
 
-from amd_hf.data.shape_images import SHAPE_CLASSES, write_shape_images
 from amd_hf.recipes import run_program
+from examples.shape_images import SHAPE_CLASSES, write_shape_images
 
 
 @dataclass

@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..output_files import OutputFiles
-from .motion_shapes import (
+from amd_hf.detection.datasets.ava_files import format_timestamp
+from amd_hf.outputs.files import OutputFiles
+from examples.motion_shapes import (
     _FRAMES_PER_SECOND,
     SceneLaw,
     _coverage,
@@ -34,7 +35,6 @@ from .motion_shapes import (
     _Track,
     encode_video,
 )
-from .readers.ava_files import format_timestamp
 
 
 PEOPLE_ACTIONS: tuple[str, ...] = ("left", "right", "up", "down", "nearer", "farther")

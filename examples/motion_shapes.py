@@ -30,7 +30,7 @@ import av
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..output_folders import claim_split, replace_file
+from amd_hf.outputs.folders import claim_split, replace_file
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..output_folders import claim_split
+from amd_hf.outputs.folders import claim_split
 
 
 _OVERSAMPLING = 3  # points per pixel and axis, averaged

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.checking import FAULTS, OK, CheckOptions, CleanList, VideoCheck, check_videos, write_clean_list
-from amd_hf.output_files import OutputFiles
+from amd_hf.outputs.files import OutputFiles
 from amd_hf.recipes import parse_recipe, run_program
 
 

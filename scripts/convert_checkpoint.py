@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from amd_hf import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoint
-from amd_hf.checkpoint_files import CONFIG_ENTRY, VIEWS_ENTRY
+from amd_hf.checkpoints.files import CONFIG_ENTRY, VIEWS_ENTRY
 from amd_hf.classifiers import classifier_class
 from amd_hf.processors import build_processor, load_processor, override_notes, read_settings
 from amd_hf.recipes import parse_recipe, run_program
-from amd_hf.training.summary import describe_model
+from amd_hf.training.monitoring.summary import describe_model
 from amd_hf.video_sampling_amd import SAMPLING_MODES
 from amd_hf.view_settings import DATA_SETS
 

@@ -20,15 +20,15 @@ from accelerate import Accelerator
 
 from amd_hf.classifiers import load_trained_classifier
 from amd_hf.cpu import prepare_for_inference
-from amd_hf.data.action_arguments import ActionDataArguments
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
+from amd_hf.data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from amd_hf.detection.arguments import ActionDataArguments
+from amd_hf.detection.evaluation import DetectionResult, evaluation_clip_loader, run_detection_test
+from amd_hf.detection.report import DETECTIONS_FILE, write_detection_report
 from amd_hf.detectors import load_detection_processor, load_trained_detector
 from amd_hf.evaluation.checks import check_head_is_trained
-from amd_hf.evaluation.detection import DetectionResult, evaluation_clip_loader, run_detection_test
-from amd_hf.evaluation.detection_report import DETECTIONS_FILE, write_detection_report
 from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from amd_hf.evaluation.probes import run_linear_probe
 from amd_hf.evaluation.report import (
@@ -39,11 +39,11 @@ from amd_hf.evaluation.report import (
     draw_confusion_matrix,
     write_report,
 )
-from amd_hf.output_files import OutputFiles
+from amd_hf.outputs.files import OutputFiles
 from amd_hf.processors import override_notes, read_settings, view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.sources import load_model
-from amd_hf.training.summary import describe_model
+from amd_hf.training.monitoring.summary import describe_model
 from amd_hf.video_sampling_amd import SAMPLING_MODES
 
 

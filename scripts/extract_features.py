@@ -16,13 +16,13 @@ from accelerate import Accelerator
 
 from amd_hf.cpu import prepare_for_inference
 from amd_hf.data.arguments import DataArguments
-from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
+from amd_hf.data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from amd_hf.evaluation.features import FeatureOptions, extract_features
 from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.processors import view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.sources import load_model
-from amd_hf.training.summary import describe_model
+from amd_hf.training.monitoring.summary import describe_model
 from amd_hf.video_sampling_amd import SAMPLING_MODES
 
 

@@ -18,15 +18,15 @@ from transformers import set_seed
 
 from amd_hf import AMDDetectionArguments, AMDDetectionTrainer, AMDFineTuningArguments, AMDFineTuningTrainer
 from amd_hf.classifiers import build_classifier, check_labels_fit, import_function
-from amd_hf.data.action_arguments import ActionTrainingArguments
 from amd_hf.data.arguments import FineTuningDataArguments, training_label_names
-from amd_hf.data.readers.ava import action_names
+from amd_hf.detection.arguments import ActionTrainingArguments
+from amd_hf.detection.datasets.ava import action_names
+from amd_hf.detection.report import write_detection_report
 from amd_hf.detectors import build_detector
-from amd_hf.evaluation.detection_report import write_detection_report
+from amd_hf.finetuning.recipe_check import departures, read_recipe
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.training.checkpoints import find_checkpoint
-from amd_hf.training.recipe_check import departures, read_recipe
-from amd_hf.training.summary import describe_metrics, describe_run
+from amd_hf.training.monitoring.summary import describe_metrics, describe_run
+from amd_hf.training.resuming.checkpoints import find_checkpoint
 
 
 @dataclass

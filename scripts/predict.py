@@ -23,17 +23,17 @@ from tqdm.auto import tqdm
 from amd_hf import AMDConfig
 from amd_hf.classifiers import load_trained_classifier
 from amd_hf.cpu import prepare_for_inference
-from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
-from amd_hf.detection_video import draw_detections
+from amd_hf.data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from amd_hf.detection.drawing import draw_detections
+from amd_hf.detection.evaluation import evaluation_clip_loader
+from amd_hf.detection.prediction import as_json, detect_in_video, read_boxes_of_video
 from amd_hf.detectors import load_detection_processor, load_trained_detector
 from amd_hf.evaluation.checks import check_head_is_trained
-from amd_hf.evaluation.detection import evaluation_clip_loader
-from amd_hf.evaluation.detection_prediction import as_json, detect_in_video, read_boxes_of_video
 from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.evaluation.prediction import find_videos, predict_videos
 from amd_hf.evaluation.prediction_formats import FORMATS, HEADERS, as_dict
 from amd_hf.evaluation.windows import WindowOptions
-from amd_hf.output_files import OutputFiles
+from amd_hf.outputs.files import OutputFiles
 from amd_hf.processors import override_notes, read_settings, view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
 from amd_hf.video_sampling_amd import SAMPLING_MODES

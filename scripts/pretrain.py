@@ -19,12 +19,12 @@ from amd_hf import (
     AMDTrainingArguments,
 )
 from amd_hf.data.arguments import PreTrainingDataArguments
+from amd_hf.finetuning.recipe_check import departures, read_recipe
+from amd_hf.pretraining.visualization import save_similarity
 from amd_hf.recipes import check_model_source, is_on_command_line, parse_recipe, run_program
 from amd_hf.sources import load_pretraining_start
-from amd_hf.training.checkpoints import find_checkpoint
-from amd_hf.training.recipe_check import departures, read_recipe
-from amd_hf.training.summary import describe_metrics, describe_run
-from amd_hf.visualization import save_similarity
+from amd_hf.training.monitoring.summary import describe_metrics, describe_run
+from amd_hf.training.resuming.checkpoints import find_checkpoint
 
 
 logger = logging.get_logger("amd_hf.pretrain")

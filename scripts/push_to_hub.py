@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from amd_hf.hub import prepare_folder, upload
+from amd_hf.hub.publishing import prepare_folder, upload
 from amd_hf.recipes import parse_recipe, run_program
 
 

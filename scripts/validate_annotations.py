@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from amd_hf.data.action_arguments import ActionDataArguments
 from amd_hf.data.arguments import DataArguments
-from amd_hf.data.readers.problems import Problems
+from amd_hf.data.datasets.problems import Problems
+from amd_hf.detection.arguments import ActionDataArguments
 from amd_hf.recipes import parse_recipe, read_task, run_program
 
 

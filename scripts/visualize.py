@@ -20,16 +20,21 @@ from amd_hf import AMDForPreTraining
 from amd_hf.data.arguments import DataArguments
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import PreTrainingCollator
-from amd_hf.data.decoding import check_decode_time_limit, decode_time_limit_option
-from amd_hf.evaluation.similarity import layer_similarity
-from amd_hf.masking import MaskGenerator
-from amd_hf.output_files import OutputFiles
+from amd_hf.data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from amd_hf.outputs.files import OutputFiles
+from amd_hf.pretraining.masking import MaskGenerator
+from amd_hf.pretraining.similarity import layer_similarity
+from amd_hf.pretraining.visualization import (
+    draw_reconstructions,
+    reconstruct_clips,
+    save_similarity,
+    spread_over_classes,
+)
 from amd_hf.processors import view_settings
 from amd_hf.recipes import check_model_source, parse_recipe, run_program
 from amd_hf.sources import load_model
-from amd_hf.teacher import FrozenTeacher
+from amd_hf.teachers.loading import FrozenTeacher
 from amd_hf.video_sampling_amd import SAMPLING_MODES
-from amd_hf.visualization import draw_reconstructions, reconstruct_clips, save_similarity, spread_over_classes
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Runs a grid of arms and seeds and says what pays: means, paired differences, 95% intervals, pictures.
 
-python scripts/ablate.py --grid configs/ablations/main.yaml --output_dir ablation_output
+python studies/ablate.py --grid configs/ablations/main.yaml --output_dir ablation_output
 
 Killed and started again, it goes on where it was: every stage is kept under a hash of its settings. Each core works on
 a stage of its own. All arms are printed, whatever they are. See docs/evidence.md.
@@ -22,17 +22,17 @@ from accelerate.utils import set_seed
 from datasets import concatenate_datasets
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
-from amd_hf.ablations.grid import LABELLED_SPLITS, Stage, read_grid
-from amd_hf.ablations.playback import write_playback_clips
-from amd_hf.ablations.report import report_files, write_report
-from amd_hf.ablations.store import StageStore
-from amd_hf.ablations.workers import compute_study, missing_stages
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.motion_shapes import SceneLaw, write_motion_shapes
 from amd_hf.evaluation.probes import run_linear_probe
 from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import process_cache
+from examples.motion_shapes import SceneLaw, write_motion_shapes
+from studies.grid import LABELLED_SPLITS, Stage, read_grid
+from studies.playback import write_playback_clips
+from studies.report import report_files, write_report
+from studies.store import StageStore
+from studies.workers import compute_study, missing_stages
 
 
 HELD_OUT_CLIPS = 32

@@ -11,10 +11,10 @@ import torch
 from torchvision.transforms.v2 import functional
 from tqdm.auto import tqdm
 
-from ..data.decoding import VideoReadError, open_video
-from ..data.motion_shapes import encode_video
-from ..evaluation.prediction import find_videos
-from ..output_folders import claim_split
+from amd_hf.data.video.decoding import VideoReadError, open_video
+from amd_hf.evaluation.prediction import find_videos
+from amd_hf.outputs.folders import claim_split
+from examples.motion_shapes import encode_video
 
 
 PLAYBACK_CLASSES: tuple[str, ...] = ("faster", "forward", "reversed", "slower")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cards.escaping import escape_markdown
-from ..output_files import OutputFiles
-from .grid import Grid
-from .statistics import Interval, mean_interval, paired_difference
-from .store import StageStore
+from amd_hf.hub.cards.escaping import escape_markdown
+from amd_hf.outputs.files import OutputFiles
+from studies.grid import Grid
+from studies.statistics import Interval, mean_interval, paired_difference
+from studies.store import StageStore
 
 
 MEASURES = {"accuracy": "fine-tuned", "probe": "linear probe"}

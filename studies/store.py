@@ -14,9 +14,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import RunStopped
-from ..output_folders import replace_file
-from .grid import Stage
+from amd_hf.errors import RunStopped
+from amd_hf.outputs.folders import replace_file
+from studies.grid import Stage
 
 
 Compute = Callable[[Stage, Path, dict[str, Path]], dict[str, Any]]

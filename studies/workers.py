@@ -11,9 +11,9 @@ import transformers
 from torch.multiprocessing.spawn import ProcessException
 from tqdm.auto import tqdm
 
-from ..errors import RunStopped
-from .grid import Stage
-from .store import StageStore
+from amd_hf.errors import RunStopped
+from studies.grid import Stage
+from studies.store import StageStore
 
 
 _MOST_PROCESSES = 8  # each holds PyTorch and decoded videos, some 1.5 GB

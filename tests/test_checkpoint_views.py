@@ -20,9 +20,9 @@ from amd_hf import (
     convert_checkpoint,
     export_checkpoint,
 )
-from amd_hf.cards.zoo import load_zoo
-from amd_hf.data.action_arguments import ActionTrainingArguments
 from amd_hf.data.arguments import FineTuningDataArguments, TrainingDataArguments
+from amd_hf.detection.arguments import ActionTrainingArguments
+from amd_hf.hub.cards.zoo import load_zoo
 from amd_hf.processors import build_processor, read_settings
 from amd_hf.recipes import parse_recipe
 from amd_hf.training.processors import settings_of_run

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amd_hf.csv_text import csv_line, guard_cell, original_cell
 from amd_hf.data.checking import write_clean_list
-from amd_hf.data.readers.table import read_table
-from amd_hf.evaluation.ava_files import score_submission
-from amd_hf.evaluation.detection import DetectionResult
-from amd_hf.evaluation.detection_report import write_detection_report
+from amd_hf.data.datasets.layouts.table import read_table
+from amd_hf.detection.evaluation import DetectionResult
+from amd_hf.detection.report import write_detection_report
+from amd_hf.detection.scores import score_submission
 from amd_hf.evaluation.multiview import MultiViewResult
 from amd_hf.evaluation.prediction import VideoPrediction
 from amd_hf.evaluation.prediction_formats import HEADERS, as_csv_lines, as_dict
 from amd_hf.evaluation.report import draw_confusion_matrix, write_class_table
+from amd_hf.outputs.csv_text import csv_line, guard_cell, original_cell
 
 
 FORMULAS = [

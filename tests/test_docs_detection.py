@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from amd_hf import AMDDetectionArguments
-from amd_hf.data.action_arguments import ActionTrainingArguments
-from amd_hf.data.motion_people import write_motion_people
-from amd_hf.evaluation.detection_prediction import read_boxes_of_video
+from amd_hf.detection.arguments import ActionTrainingArguments
+from amd_hf.detection.prediction import read_boxes_of_video
+from examples.motion_people import write_motion_people
 from tests.helpers.training import ROOT, load_script
 
 

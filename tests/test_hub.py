@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDVideoProcessor
-from amd_hf.hub import prepare_folder
+from amd_hf.hub.publishing import prepare_folder
 from tests.helpers.hub import CARD, CODE, PUBLISHED, save_classifier
 from tests.helpers.models import randomize, tiny_config
 
@@ -31,7 +31,7 @@ def saved(tmp_path: Path) -> Path:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the last check, a process that takes seconds, where a test is of files alone."""
-    monkeypatch.setattr("amd_hf.hub._other_answers", lambda *_: [])
+    monkeypatch.setattr("amd_hf.hub.publishing._other_answers", lambda *_: [])
 
 
 def _prepare(saved: Path) -> Path:
@@ -149,7 +149,7 @@ def test_missing_weight_is_refused(saved: Path) -> None:
 
 
 def test_code_that_answers_otherwise_is_refused(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import amd_hf.hub as hub
+    import amd_hf.hub.publishing as hub
 
     other = tmp_path / "code"
     other.mkdir()

@@ -17,7 +17,7 @@ from amd_hf import (
     convert_checkpoint,
     export_checkpoint,
 )
-from amd_hf.data.boxes import extend_boxes
+from amd_hf.detection.boxes import extend_boxes
 from amd_hf.detectors import build_detector, detection_processor, load_trained_detector
 from tests.helpers.models import random_clips, randomize, tiny_config
 

@@ -15,8 +15,8 @@ from transformers.image_utils import PILImageResampling
 from transformers.video_utils import VideoMetadata
 
 from amd_hf import AMDVideoProcessor
+from amd_hf.data.augment.transforms import center_crop_clip, resize_short_side
 from amd_hf.data.sampling import sample_clip
-from amd_hf.data.transforms import center_crop_clip, resize_short_side
 from tests.helpers.models import tiny_config
 from tests.helpers.videos import frame_numbers, write_video
 

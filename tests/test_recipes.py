@@ -148,7 +148,7 @@ def test_training_arguments_take_dictionaries_lists_and_numbers_from_a_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whether TensorBoard is installed where the tests run is another matter.
-    monkeypatch.setattr("amd_hf.training.base_args.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("amd_hf.training.arguments.get_available_reporting_integrations", lambda: ["tensorboard"])
     (tmp_path / "r.yaml").write_text(
         "learning_rate: 1e-3\nbase_learning_rate: null\nreport_to: [tensorboard]\nuse_cpu: true\n"
         "accelerator_config: {split_batches: false}\nmin_base_learning_rate: 1e-6\nadam_beta2: 0.9\n"

@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from amd_hf import AMDFineTuningTrainer, AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer
-from amd_hf.cards.metadata import card_problems
-from amd_hf.cards.privacy import absolute_paths
-from amd_hf.cards.runs import changed_options, licence_of, write_run_card
+from amd_hf.hub.cards.metadata import card_problems
+from amd_hf.hub.cards.privacy import absolute_paths
+from amd_hf.hub.cards.runs import changed_options, licence_of, write_run_card
 from tests.helpers.models import tiny_config
 from tests.helpers.training import (
     StackRows,
@@ -153,10 +153,10 @@ def test_card_of_a_classifier_has_its_accuracies_in_the_metadata(tmp_path: Path)
 
 def test_command_is_that_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = _finetuned(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["/somewhere/else/scripts/demo.py", "--output_dir", "/mnt/a/my run"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/else/examples/demo.py", "--output_dir", "/mnt/a/my run"])
     card = write_run_card(trainer).read_text()
     (command,) = re.findall(r"```bash\n(.+)\n```", card)
-    assert shlex.split(command)[:3] == ["python", "scripts/demo.py", "--output_dir"]
+    assert shlex.split(command)[:3] == ["python", "examples/demo.py", "--output_dir"]
     assert "/mnt" not in card
 
 

@@ -16,7 +16,7 @@ from amd_hf import (
     convert_checkpoint,
     export_checkpoint,
 )
-from amd_hf.checkpoint_files import CONFIG_ENTRY
+from amd_hf.checkpoints.files import CONFIG_ENTRY
 from amd_hf.classifiers import build_classifier, load_trained_classifier
 from amd_hf.sources import check_processor, load_model, load_processor
 from tests.helpers.models import tiny_config

@@ -19,7 +19,7 @@ import amd_hf.sources
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer, load_teacher
 from amd_hf.classifiers import build_classifier
 from amd_hf.sources import load_pretraining_start
-from amd_hf.teacher import FrozenTeacher
+from amd_hf.teachers.loading import FrozenTeacher
 from tests.helpers.checkpoints import classifier_shapes, pretraining_shapes, random_state_dict
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config, tiny_teacher_config
 from tests.helpers.reference import encode
@@ -193,7 +193,7 @@ def test_teacher_whose_biases_are_all_zero_is_warned_about(
     std: float, is_warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     randomize(AMDModel(tiny_teacher_config()), std=std).save_pretrained(tmp_path)
-    logger = logging.getLogger("amd_hf.teacher")
+    logger = logging.getLogger("amd_hf.teachers.loading")
     logger.addHandler(caplog.handler)
     try:
         load_teacher(tmp_path, layers=[4])

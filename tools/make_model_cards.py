@@ -1,7 +1,7 @@
 """Write the pages of the paper's model zoo and the README's model table from the package's one file of facts.
 
-python scripts/make_model_cards.py
-python scripts/make_model_cards.py --check
+python tools/make_model_cards.py
+python tools/make_model_cards.py --check
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import amd_hf
-from amd_hf.cards.pages import model_table, render_page
-from amd_hf.cards.zoo import load_zoo
+from amd_hf.hub.cards.pages import model_table, render_page
+from amd_hf.hub.cards.zoo import load_zoo
 from amd_hf.recipes import parse_recipe, run_program
 
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE_MARKS = ("<!-- model table: start (scripts/make_model_cards.py) -->", "<!-- model table: end -->")
+TABLE_MARKS = ("<!-- model table: start (tools/make_model_cards.py) -->", "<!-- model table: end -->")
 
 
 @dataclass

@@ -16,9 +16,18 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from .checkpoint_files import Checkpoint
-from .checkpoint_geometry import assumptions, config_from_tensors
-from .checkpoint_keys import (
+from ..configuration_amd import AMDConfig
+from ..modeling_amd import (
+    AMDForImageClassification,
+    AMDForPreTraining,
+    AMDForVideoClassification,
+    AMDModel,
+    AMDPreTrainedModel,
+)
+from ..modeling_amd_detection import AMDForActionDetection
+from .files import Checkpoint
+from .geometry import assumptions, config_from_tensors
+from .keys import (
     PATCH_EMBEDDING,
     join_biases,
     rename,
@@ -27,19 +36,10 @@ from .checkpoint_keys import (
     to_convolution_embedding,
     to_linear_embedding,
 )
-from .checkpoint_layouts import is_by_first_token, keep_encoder, read_source, told_task
-from .checkpoint_positions import export_tables, is_table, place_table
-from .checkpoint_report import ConversionReport
-from .checkpoint_views import find_views
-from .configuration_amd import AMDConfig
-from .modeling_amd import (
-    AMDForImageClassification,
-    AMDForPreTraining,
-    AMDForVideoClassification,
-    AMDModel,
-    AMDPreTrainedModel,
-)
-from .modeling_amd_detection import AMDForActionDetection
+from .layouts import is_by_first_token, keep_encoder, read_source, told_task
+from .positions import export_tables, is_table, place_table
+from .report import ConversionReport
+from .views import find_views
 
 
 logger = logging.get_logger(__name__)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from .checkpoint_files import Checkpoint
-from .checkpoint_positions import read_positions
-from .configuration_amd import AMDConfig
-from .errors import UntoldSizeError
+from ..configuration_amd import AMDConfig
+from ..errors import UntoldSizeError
+from .files import Checkpoint
+from .positions import read_positions
 
 
 # Heads leave no trace in the tensors: every published ViT of these widths has these (DESIGN section 1).

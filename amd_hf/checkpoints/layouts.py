@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from .checkpoint_files import Checkpoint, load_tensor_file, read_checkpoint
-from .checkpoint_keys import is_videomae, videomae_to_official
-from .checkpoint_mae import is_mae, is_vit_mae, mae_settings, mae_to_official, vit_mae_to_mae
+from .files import Checkpoint, load_tensor_file, read_checkpoint
+from .keys import is_videomae, videomae_to_official
+from .mae import is_mae, is_vit_mae, mae_settings, mae_to_official, vit_mae_to_mae
 
 
 TRANSFORMERS_TYPES = ("videomae", "vit_mae")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .configuration_amd import AMDConfig
-from .modeling_amd import AMDPositionTable, AMDPreTrainedModel
+from ..configuration_amd import AMDConfig
+from ..modeling_amd import AMDPositionTable, AMDPreTrainedModel
 
 
 _TOLERANCE = 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .view_settings import ViewSettings
+from ..view_settings import ViewSettings
 
 
 @dataclass

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .checkpoint_files import Checkpoint
-from .configuration_amd import AMDConfig
-from .view_settings import DATA_SETS, ViewSettings, data_set_settings, settings_from_dict
+from ..configuration_amd import AMDConfig
+from ..view_settings import DATA_SETS, ViewSettings, data_set_settings, settings_from_dict
+from .files import Checkpoint
 
 
 # No proof, but worth a hint: the classes of the paper's data sets.

@@ -1,6 +1,6 @@
 """Data path: from encoded videos to uint8 clips.
 
-The order of use is `loading` (rows), `decoding` (frames of a row), `sampling` (which frames), `transforms` (crops) and
+The order of use is `loading` (rows), `video` (frames of a row), `sampling` (which frames), `augment` (crops) and
 `collators` (batches, made inside the workers of a data loader). `open_video` and `evaluation_views` are here too;
 nothing is imported until it is asked for, so that `import amd_hf` pulls in neither `datasets` nor a decoder.
 """
@@ -11,7 +11,7 @@ import importlib
 from typing import Any
 
 
-_PLACES = {"open_video": "decoding", "evaluation_views": "sampling"}
+_PLACES = {"open_video": "video.decoding", "evaluation_views": "sampling"}
 
 __all__ = ["evaluation_views", "open_video"]  # noqa: F822 - found by `__getattr__`
 

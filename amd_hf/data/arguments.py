@@ -11,15 +11,8 @@ from typing import Any, ClassVar
 import datasets
 
 from ..classifiers import label_names_of
-from .loading import (
-    LAYOUTS,
-    choose_layout,
-    load_video_dataset,
-    takes_label_names,
-    takes_split,
-    validate_annotations,
-)
-from .readers.problems import Problems
+from .datasets.problems import Problems
+from .loading import LAYOUTS, choose_layout, load_video_dataset, takes_label_names, takes_split, validate_annotations
 
 
 @dataclass

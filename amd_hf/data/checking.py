@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..csv_text import csv_line, guard_cell
+from ..outputs.csv_text import csv_line, guard_cell
 from ..video_reading_amd import VideoLimits
-from .container_ends import find_missing_bytes
-from .own_datasets import as_video_rows
-from .supervised import SupervisedReader
-from .video_readers import IMAGE_READER, reader_path
-from .video_source import VideoReadError, VideoSource
+from .datasets.own import as_video_rows
+from .video.container_ends import find_missing_bytes
+from .video.readers import IMAGE_READER, reader_path
+from .video.source import VideoReadError, VideoSource
+from .workers.supervised import SupervisedReader
 
 
 OK = "ok"

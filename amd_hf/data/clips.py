@@ -12,11 +12,9 @@ from torchvision.transforms.v2 import functional
 
 from ..configuration_amd import AMDConfig
 from ..view_settings import ViewSettings
-from .decoding import DecodedVideoCache, open_video
-from .erasing import NO_BOX, draw_erase_box
-from .rand_augment import RandAugment, apply_operations
-from .sampling import SAMPLING_MODES, sample_clip, sample_generator
-from .transforms import (
+from .augment.erasing import NO_BOX, draw_erase_box
+from .augment.rand_augment import RandAugment, apply_operations
+from .augment.transforms import (
     INTERPOLATIONS,
     Box,
     center_crop_clip,
@@ -25,6 +23,8 @@ from .transforms import (
     resize_short_side,
     resize_square,
 )
+from .sampling import SAMPLING_MODES, sample_clip, sample_generator
+from .video.decoding import DecodedVideoCache, open_video
 
 
 AUGMENTATIONS = ("multi_scale_crop", "random_resized_crop", "center_crop")

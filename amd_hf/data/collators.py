@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .clips import ClipLoader
-from .decoding import VideoReadError
+from .video.decoding import VideoReadError
 
 
 Row = Mapping[str, Any]

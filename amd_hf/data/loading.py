@@ -10,22 +10,22 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .own_datasets import as_video_rows
-from .readers.class_folders import read_class_folders
-from .readers.guess import guess_layout
-from .readers.hmdb51 import read_hmdb51
-from .readers.kinetics import read_kinetics
-from .readers.label_names import near_name, read_label_names
-from .readers.list_file import read_frame_list, read_list_file
-from .readers.parquet import read_hub, read_parquet
-from .readers.problems import Problems
-from .readers.rows import MEDIA_SUFFIXES, VideoRows
-from .readers.something_something import read_something_something
-from .readers.splits import has_splits
-from .readers.table import read_table
-from .readers.ucf101 import read_ucf101
-from .readers.videofolder import read_videofolder
-from .readers.webdataset import read_webdataset
+from .datasets.guess import guess_layout
+from .datasets.label_names import near_name, read_label_names
+from .datasets.layouts.class_folders import read_class_folders
+from .datasets.layouts.hmdb51 import read_hmdb51
+from .datasets.layouts.kinetics import read_kinetics
+from .datasets.layouts.list_file import read_frame_list, read_list_file
+from .datasets.layouts.parquet import read_hub, read_parquet
+from .datasets.layouts.something_something import read_something_something
+from .datasets.layouts.table import read_table
+from .datasets.layouts.ucf101 import read_ucf101
+from .datasets.layouts.videofolder import read_videofolder
+from .datasets.layouts.webdataset import read_webdataset
+from .datasets.own import as_video_rows
+from .datasets.problems import Problems
+from .datasets.rows import MEDIA_SUFFIXES, VideoRows
+from .datasets.splits import has_splits
 from .streams import note_entries
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import datasets
 
-from .readers.action_videos import LAYOUTS
-from .readers.ava import MIN_PERSON_SCORE, load_action_dataset, validate_action_annotations
-from .readers.ava_files import read_action_list
-from .readers.problems import Problems
+from ..data.datasets.problems import Problems
+from .datasets.action_videos import LAYOUTS
+from .datasets.ava import MIN_PERSON_SCORE, load_action_dataset, validate_action_annotations
+from .datasets.ava_files import read_action_list
 
 
 @dataclass

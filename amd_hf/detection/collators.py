@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from .collators import _load_batch, _outcome
-from .decoding import VideoReadError
-from .detection_clips import DetectionClipLoader, boxes_to_test
+from ..data.collators import _load_batch, _outcome
+from ..data.video.decoding import VideoReadError
+from .clips import DetectionClipLoader, boxes_to_test
 
 
 Row = Mapping[str, Any]

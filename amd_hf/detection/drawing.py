@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .data.decoding import VideoReader, open_video
+from ..data.video.decoding import VideoReader, open_video
 
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
@@ -43,7 +43,7 @@ def draw_detections(
         min_side (`int`, defaults to 320): Videos with a shorter short side are enlarged to it, for letters to be read.
         decoder (`str`, *optional*): Video decoder by name.
         time_limit (`float`, *optional*): Seconds that reading 16 frames may take; see
-            [`~amd_hf.data.decoding.open_video`].
+            [`~amd_hf.data.video.decoding.open_video`].
 
     Raises:
         VideoReadError: If the video cannot be read.

@@ -20,15 +20,15 @@ from torch import nn
 from transformers.utils import logging
 
 from ..configuration_amd import AMDConfig
-from ..csv_text import csv_line
-from ..data.detection_clips import DetectionClipLoader
-from ..data.detection_collator import DetectionTestCollator, pad_to_multiple
-from ..data.loader import build_eval_loader
-from ..data.readers.ava import action_names
+from ..data.workers.loader import build_eval_loader
 from ..modeling_amd import AMDPatchEmbeddings
 from ..modeling_amd_detection import AMDForActionDetection
+from ..outputs.csv_text import csv_line
 from ..video_processing_amd import AMDVideoProcessor
-from .ava_map import FrameBoxes, average_precisions, mean_of
+from .clips import DetectionClipLoader
+from .collators import DetectionTestCollator, pad_to_multiple
+from .datasets.ava import action_names
+from .mean_average_precision import FrameBoxes, average_precisions, mean_of
 
 
 logger = logging.get_logger(__name__)
@@ -116,8 +116,9 @@ class DetectionResult:
     def write_csv(self, path: Any) -> None:
         """Write the scored detections in AVA's submission format, `video,0902,x1,y1,x2,y2,action,score` a line.
 
-        Names of videos that a spreadsheet could take for a formula have a `'` in front (see [`amd_hf.csv_text`]), but
-        for AVA's own, such as `-5KQ66BBWC4`, which the official program compares with its list.
+        Names of videos that a spreadsheet could take for a formula have a `'` in front (see
+        [`amd_hf.outputs.csv_text`]), but for AVA's own, such as `-5KQ66BBWC4`, which the official program compares
+        with its list.
         """
         numbers = self.scored_numbers
         with open(path, "w", encoding="utf-8", newline="\n") as file:
@@ -190,7 +191,7 @@ def evaluation_clip_loader(
         processor ([`AMDVideoProcessor`]): See `amd_hf.detectors.load_detection_processor`.
         sampling_rate (`int`, *optional*): Step between frames instead of the processor's.
         decoder (`str`, *optional*): Video decoder by name.
-        time_limit (`float`, *optional*): Seconds a file may take; see [`~amd_hf.data.decoding.open_video`].
+        time_limit (`float`, *optional*): Seconds a file may take; see [`~amd_hf.data.video.decoding.open_video`].
     """
     return DetectionClipLoader(
         num_frames=config.num_frames,

@@ -20,7 +20,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .metrics import _evaluate, _Metric
+from ..evaluation.metrics import _evaluate, _Metric
 
 
 IOU_THRESHOLD = 0.5

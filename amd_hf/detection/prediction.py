@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from ..data.detection_clips import DetectionClipLoader
-from ..data.detection_collator import DetectionTestCollator
-from ..data.readers.ava_files import PersonBox, read_person_boxes
-from ..data.readers.problems import Problems
+from ..data.datasets.problems import Problems
 from ..modeling_amd_detection import AMDForActionDetection
-from .detection import detect
+from .clips import DetectionClipLoader
+from .collators import DetectionTestCollator
+from .datasets.ava_files import PersonBox, read_person_boxes
+from .evaluation import detect
 
 
 def read_boxes_of_video(boxes: str | os.PathLike[str], video: str, min_score: float) -> list[PersonBox]:
     """The boxes of one video in a csv or JSON file, which may hold those of others too.
 
     Args:
-        boxes (path): See `amd_hf.data.readers.ava_files`. The video is named as its file without the ending; JSON
-            entries without a name are taken for its.
+        boxes (path): See `amd_hf.detection.datasets.ava_files`. The video is named as its file without the ending;
+            JSON entries without a name are taken for its.
         video (`str`): The video file.
         min_score (`float`): Boxes of a lower score are left out.
 
@@ -54,7 +54,7 @@ def detect_in_video(
         model ([`AMDForActionDetection`]): On the accelerator's device.
         video (`str`): The video file.
         boxes (`list[PersonBox]`): What to score.
-        loader ([`~amd_hf.data.detection_clips.DetectionClipLoader`]): How clips are read.
+        loader ([`~amd_hf.detection.clips.DetectionClipLoader`]): How clips are read.
         clips_per_batch (`int`, defaults to 4): Moments that go through the model together.
 
     Returns:

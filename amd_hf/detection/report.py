@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..csv_text import csv_line
-from .detection import DetectionResult
-from .report import CLASSES_FILE, METRICS_FILE
+from ..evaluation.report import CLASSES_FILE, METRICS_FILE
+from ..outputs.csv_text import csv_line
+from .evaluation import DetectionResult
 
 
 DETECTIONS_FILE = "detections.csv"

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from ..csv_text import original_cell
-from ..data.readers.ava_files import format_timestamp, read_action_list, read_excluded
-from ..data.readers.problems import Problems
-from .ava_map import FrameBoxes, average_precisions, mean_of
+from ..data.datasets.problems import Problems
+from ..outputs.csv_text import original_cell
+from .datasets.ava_files import format_timestamp, read_action_list, read_excluded
+from .mean_average_precision import FrameBoxes, average_precisions, mean_of
 
 
 _SIDES = ("x1", "y1", "x2", "y2")

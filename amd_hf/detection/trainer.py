@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..configuration_amd import AMDConfig
-from ..data.detection_clips import DetectionClipLoader
-from ..data.detection_collator import DetectionCollator, DetectionTestCollator
-from ..evaluation.detection import DetectionResult, check_action_names, check_scored_names, collect, detect
+from ..finetuning.trainer import AMDFineTuningTrainer
 from ..modeling_amd_detection import AMDActionDetectionOutput, AMDForActionDetection
-from .collators import shared_options, square_size
-from .detection_args import AMDDetectionArguments
-from .finetuning import AMDFineTuningTrainer
+from ..training.collators import shared_options, square_size
+from .clips import DetectionClipLoader
+from .collators import DetectionCollator, DetectionTestCollator
+from .evaluation import DetectionResult, check_action_names, check_scored_names, collect, detect
+from .training_arguments import AMDDetectionArguments
 
 
 class AMDDetectionTrainer(AMDFineTuningTrainer):
@@ -32,7 +32,7 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         args ([`AMDDetectionArguments`]): Arguments.
         scored_actions (`Sequence[str]`, *optional*): Names of the actions that the mAP counts; by default all.
         data_collator, eval_collator (`Callable`, *optional*):
-            Replace the built-in [`~amd_hf.data.detection_collator.DetectionCollator`] and `DetectionTestCollator`.
+            Replace the built-in [`~amd_hf.detection.collators.DetectionCollator`] and `DetectionTestCollator`.
         train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows from [`load_action_dataset`].
 
     Raises:

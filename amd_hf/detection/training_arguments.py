@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from ..detectors import SHORT_SIDE
-from .finetuning_args import AMDFineTuningArguments
+from ..finetuning.arguments import AMDFineTuningArguments
 
 
 # Options of classification that mean nothing here.

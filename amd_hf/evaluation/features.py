@@ -30,10 +30,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from ..data.loader import build_eval_loader
-from ..data.own_datasets import as_video_rows
+from ..data.datasets.own import as_video_rows
+from ..data.workers.loader import build_eval_loader
 from ..modeling_amd import AMDModel
-from ..output_folders import replace_file
+from ..outputs.folders import replace_file
 from .multiview import ViewCollator, ViewOptions
 
 

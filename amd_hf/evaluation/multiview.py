@@ -18,12 +18,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..configuration_amd import AMDConfig
-from ..data.decoding import DecodedVideoCache, VideoReadError, open_video
-from ..data.loader import build_eval_loader
-from ..data.own_datasets import as_video_rows
+from ..data.augment.transforms import resize_short_side
+from ..data.datasets.own import as_video_rows
 from ..data.sampling import SAMPLING_MODES, View, evaluation_views, sample_clip
-from ..data.transforms import resize_short_side
-from ..data.video_source import VideoSource
+from ..data.video.decoding import DecodedVideoCache, VideoReadError, open_video
+from ..data.video.source import VideoSource
+from ..data.workers.loader import build_eval_loader
 from ..view_settings import ViewSettings
 from .checks import match_labels
 from .metrics import MeanClassAccuracy, TopKAccuracy, likeliest_classes
@@ -284,7 +284,7 @@ def run_multi_view_test(
         accelerator (`accelerate.Accelerator`): Device, precision and processes.
         videos_per_batch (`int`, *optional*, defaults to 8): Videos decoded and classified together.
         num_workers (`int`, *optional*, defaults to 0): Decoding processes.
-        decoder, cache, time_limit (*optional*): As in [`~amd_hf.data.decoding.open_video`].
+        decoder, cache, time_limit (*optional*): As in [`~amd_hf.data.video.decoding.open_video`].
         keep_view_logits (`bool`, *optional*, defaults to `False`): Keep the logits of every view: views x classes x 4
             bytes per video.
 

@@ -18,13 +18,13 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..data.decoding import VideoReader, VideoReadError, open_video
-from ..data.loader import VideoDataLoader
-from ..data.readers.listing import list_folder
-from ..data.readers.rows import MEDIA_SUFFIXES
+from ..data.augment.transforms import resize_short_side
+from ..data.datasets.listing import list_folder
+from ..data.datasets.rows import MEDIA_SUFFIXES
 from ..data.sampling import View
-from ..data.transforms import resize_short_side
-from ..data.video_source import VideoSource
+from ..data.video.decoding import VideoReader, VideoReadError, open_video
+from ..data.video.source import VideoSource
+from ..data.workers.loader import VideoDataLoader
 from .multiview import ViewOptions, clip_logits
 from .windows import Window, WindowOptions, sliding_windows
 
@@ -134,8 +134,8 @@ def window_clips(
         path (`str`): A video file.
         options ([`ViewOptions`]): Clips and crops of a window.
         windows ([`WindowOptions`], *optional*): By default the whole video, as window None.
-        decoder, time_limit (*optional*): See [`~amd_hf.data.decoding.open_video`]. The limit is for the whole file, or
-            with windows for each stretch that is read.
+        decoder, time_limit (*optional*): See [`~amd_hf.data.video.decoding.open_video`]. The limit is for the whole
+            file, or with windows for each stretch that is read.
 
     Yields:
         Each window and its clips, uint8 `(views, T, C, S, S)`.
@@ -238,8 +238,8 @@ def predict_videos(
         windows ([`WindowOptions`], *optional*): By default each video as a whole.
         clips_per_batch (`int`, *optional*, defaults to 8): Most clips in one forward pass.
         num_workers (`int`, *optional*, defaults to 0): Decoding processes, among which the files are shared.
-        decoder, time_limit (*optional*): See [`~amd_hf.data.decoding.open_video`]. The limit is for the whole file, or
-            with windows for each stretch that is read.
+        decoder, time_limit (*optional*): See [`~amd_hf.data.video.decoding.open_video`]. The limit is for the whole
+            file, or with windows for each stretch that is read.
 
     Yields:
         One [`VideoPrediction`] per file, in their order, each as soon as it is whole.

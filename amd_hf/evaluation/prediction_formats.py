@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ..csv_text import csv_line
+from ..outputs.csv_text import csv_line
 from .prediction import VideoPrediction
 
 
@@ -52,7 +52,7 @@ def as_json_line(result: dict[str, Any]) -> str:
 def as_csv_lines(result: dict[str, Any]) -> str:
     """A result of [`as_dict`] as one csv line per window and class; [`HEADERS`] has the first line.
 
-    Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.csv_text`].
+    Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.outputs.csv_text`].
     """
     rows: list[dict[str, Any]] = []
     for part in result.get("windows", [result]):

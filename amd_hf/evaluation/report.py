@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..csv_text import csv_line
+from ..outputs.csv_text import csv_line
 from .metrics import likeliest_classes
 from .multiview import MultiViewResult
 
@@ -59,7 +59,7 @@ def confusion_counts(result: MultiViewResult) -> np.ndarray:
 def write_class_table(result: MultiViewResult, path: str | Path) -> None:
     """One line per class of the model: its videos, how many were read and classified rightly, what it is taken for.
 
-    Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.csv_text`].
+    Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.outputs.csv_text`].
     """
     counts = confusion_counts(result)
     with open(path, "w", newline="", encoding="utf-8") as file:

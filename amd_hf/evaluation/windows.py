@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.key_frames import frame_rate_of, times_of
-from ..data.video_source import VideoReadError
+from ..data.video.key_frames import frame_rate_of, times_of
+from ..data.video.source import VideoReadError
 
 
 logger = logging.getLogger(__name__)

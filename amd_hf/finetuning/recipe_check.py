@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from .base import VideoTrainer
-from .finetuning_args import AMDFineTuningArguments
+from ..training.trainer import VideoTrainer
+from .arguments import AMDFineTuningArguments
 
 
 # Options of a recipe that say how it is run, not what is trained: changing them leaves the result what it is.

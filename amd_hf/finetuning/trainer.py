@@ -14,19 +14,19 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..classifiers import check_labels_fit
+from ..data.augment.erasing import erase_clips
 from ..data.clips import ClipAugmentation
 from ..data.collators import ClassificationCollator
-from ..data.erasing import erase_clips
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from ..flops import finetuning_flops
 from ..modeling_amd import AMDForVideoClassification, AMDPatchEmbeddings
 from ..modeling_amd_detection import AMDForActionDetection
-from .base import VideoTrainer
-from .collators import finetuning_collator, process_cache
+from ..training.collators import finetuning_collator, process_cache
+from ..training.optim import parameter_groups
+from ..training.trainer import VideoTrainer
+from .arguments import AMDFineTuningArguments
 from .ema import TRAINED_WEIGHTS_NAME, AverageWeights, WeightAverage
-from .finetuning_args import AMDFineTuningArguments
 from .mixing import BatchMixer, MixDraw, mix_clips, mix_generator, soft_targets
-from .optim import parameter_groups
 from .trained_parts import add_lora, freeze_modules, frozen_modules, is_lora, merge_lora
 
 

@@ -22,15 +22,16 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from . import configuration_amd, hub_reader, video_processing_amd
+from .. import configuration_amd, video_processing_amd
+from ..modeling_amd import AMDPreTrainedModel
+from ..outputs.folders import claim_folder, marker_beside, noting
+from ..sources import load_model
+from . import reader as hub_reader
 from .cards.file_texts import PLACE_MARK, texts_of
 from .cards.metadata import card_problems
 from .cards.pages import is_weights_licence_unknown
 from .cards.privacy import is_secret_name, known_secrets, private_parts, secret_parts
-from .hub_sources import CONFIG_NAME, PROCESSOR_CODE, PROCESSOR_NAME, settings_problems, source_problems
-from .modeling_amd import AMDPreTrainedModel
-from .output_folders import claim_folder, marker_beside, noting
-from .sources import load_model
+from .sources import CONFIG_NAME, PROCESSOR_CODE, PROCESSOR_NAME, settings_problems, source_problems
 
 
 CARD_NAME = "README.md"

@@ -1,7 +1,7 @@
 """Loads a folder as those do who read it on the Hub: by the code inside it, without this package, without a network.
 
-Run by [`amd_hf.hub`] in a process of its own: `python - FOLDER CLASS SCRATCH < this file`. It reads `inputs.pt` in the
-scratch folder and writes `answer.pt` there.
+Run by [`amd_hf.hub.publishing`] in a process of its own: `python - FOLDER CLASS SCRATCH < this file`. It reads
+`inputs.pt` in the scratch folder and writes `answer.pt` there.
 """
 
 import sys

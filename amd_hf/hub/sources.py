@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import configuration_amd
+from .. import configuration_amd
 
 
 CONFIG_NAME = "config.json"

@@ -8,15 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from .output_folders import (
-    MARKER_NAME,
-    fingerprint,
-    marker_beside,
-    read_marker,
-    refuse_false_marker,
-    some_of,
-    write_marker,
-)
+from .folders import MARKER_NAME, fingerprint, marker_beside, read_marker, refuse_false_marker, some_of, write_marker
 
 
 class OutputFiles:

@@ -30,8 +30,8 @@ MARKER_NAME = ".amd_hf_output.json"
 LOCK_NAME = ".amd_hf_run.lock"
 _FORMAT = "amd_hf output"
 
-# What travels with a model: the files beside this one that are named so.
-_CODE = tuple(sorted(path.name for path in Path(__file__).parent.glob("*_amd*.py")))
+# What travels with a model: the files on the top level of the package that are named so.
+_CODE = tuple(sorted(path.name for path in Path(__file__).parents[1].glob("*_amd*.py")))
 _WEIGHTS = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 RUN_FILES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .base_args import VideoTrainingArguments
+from ..training.arguments import VideoTrainingArguments
 from .losses import ALIGNMENT_LOSSES
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .configuration_amd import AMDConfig
+from ..configuration_amd import AMDConfig
 
 
 class MaskGenerator:

@@ -17,9 +17,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ..data.loader import build_eval_loader
-from ..data.own_datasets import as_video_rows
-from ..teacher import FrozenTeacher
+from ..data.datasets.own import as_video_rows
+from ..data.workers.loader import build_eval_loader
+from ..teachers.loading import FrozenTeacher
 
 
 def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:

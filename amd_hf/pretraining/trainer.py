@@ -12,15 +12,15 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from transformers.utils import logging
 
-from ..evaluation.similarity import LayerSimilarity, layer_similarity
 from ..flops import pretraining_flops
 from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
-from ..teacher import FrozenTeacher, check_is_no_student
-from .base import VideoTrainer
-from .collators import pretraining_collator
-from .launching import shard_module
+from ..teachers.loading import FrozenTeacher, check_is_no_student
+from ..training.collators import pretraining_collator
+from ..training.launching import shard_module
+from ..training.trainer import VideoTrainer
+from .arguments import AMDTrainingArguments
 from .losses import alignment_loss, normalize_features
-from .pretraining_args import AMDTrainingArguments
+from .similarity import LayerSimilarity, layer_similarity
 
 
 logger = logging.get_logger(__name__)
@@ -208,7 +208,7 @@ class AMDTrainer(VideoTrainer):
     def compare_features(self, rows: Any = None, max_clips: int = 32) -> LayerSimilarity:
         """How alike student and teacher see held-out clips, layer by layer.
 
-        See [`~amd_hf.evaluation.similarity.layer_similarity`].
+        See [`~amd_hf.pretraining.similarity.layer_similarity`].
 
         Args:
             rows (`datasets.Dataset`, *optional*): The clips; those of `eval_dataset` by default.

@@ -1,4 +1,4 @@
-"""Pictures of a run: loss curves, what student and teacher see of a clip, and how alike their features are.
+"""Pictures of pre-training: what student and teacher see of a clip, and how alike their features are.
 
 Needs matplotlib (`pip install "amd_hf[demo]"`).
 """
@@ -9,54 +9,17 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from .evaluation.similarity import LayerSimilarity
-from .modeling_amd import AMDForPreTraining, gather_tokens, split_tokens
+from ..modeling_amd import AMDForPreTraining, gather_tokens, split_tokens
+from ..outputs.figures import new_figure
+from .similarity import LayerSimilarity
 
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _HIDDEN_GREY = 0.5
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Pictures need matplotlib: `pip install "amd_hf[demo]"`.') from error
-    return Figure(figsize=(width, height), layout="constrained")  # without pyplot: no display, no global state
-
-
-def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
-    """Draws every `loss...` entry of one or more Trainer log histories over the steps, one panel per run.
-
-    Args:
-        histories (`Mapping[str, Sequence[Mapping]]`): Title of a panel -> `trainer.state.log_history`.
-        path (`str` or `Path`): Where the PNG goes.
-
-    Raises:
-        ValueError: If a history holds no training loss.
-    """
-    figure = _new_figure(4.2 * len(histories), 3.4)
-    for panel, (title, history) in enumerate(histories.items(), start=1):
-        entries = [entry for entry in history if "loss" in entry]
-        if not entries:
-            raise ValueError(f"The log of {title!r} holds no training loss.")
-        axes = figure.add_subplot(1, len(histories), panel)
-        parts = sorted({name for entry in entries for name in entry if name.startswith("loss_")}) or ["loss"]
-        for name in parts:
-            steps, values = zip(*((entry["step"], entry[name]) for entry in entries if name in entry), strict=True)
-            axes.plot(steps, values, label=name.removeprefix("loss_"))
-        axes.set(title=title, xlabel="step", yscale="log" if len(parts) > 1 else "linear")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=120)
-    return Path(path)
 
 
 @torch.no_grad()
@@ -158,7 +121,7 @@ def draw_reconstructions(rows: Mapping[str, torch.Tensor], path: str | Path, max
     """
     num_clips, num_frames = next(iter(rows.values())).shape[:2]
     shown = np.linspace(0, num_frames - 1, min(max_frames, num_frames)).round().astype(int)
-    figure = _new_figure(1.1 * len(shown) + 1.2, 1.15 * len(rows) * num_clips + 0.6)
+    figure = new_figure(1.1 * len(shown) + 1.2, 1.15 * len(rows) * num_clips + 0.6)
     figure.suptitle(
         "Mean and contrast of hidden patches are taken from the original: only their structure is predicted.",
         fontsize=8,
@@ -185,7 +148,7 @@ def draw_similarity(similarity: LayerSimilarity, path: str | Path) -> Path:
         path (`str` or `Path`): Where the PNG goes.
     """
     rows, columns = similarity.cka.shape
-    figure = _new_figure(2.2 + 0.27 * columns, 1.4 + 0.27 * rows)
+    figure = new_figure(2.2 + 0.27 * columns, 1.4 + 0.27 * rows)
     from matplotlib.patches import Rectangle  # after it is known to be there
 
     axes = figure.add_subplot()

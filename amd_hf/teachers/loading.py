@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from .configuration_amd import AMDConfig
-from .errors import UntoldSizeError
-from .modeling_amd import AMDModel, AMDPreTrainedModel, gather_tokens, split_tokens
-from .sources import load_encoder
+from ..configuration_amd import AMDConfig
+from ..errors import UntoldSizeError
+from ..modeling_amd import AMDModel, AMDPreTrainedModel, gather_tokens, split_tokens
+from ..sources import load_encoder
 
 
 logger = logging.get_logger(__name__)

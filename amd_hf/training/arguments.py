@@ -9,8 +9,8 @@ from typing import Any
 from transformers import SchedulerType, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from ..cards.privacy import hide_identity, is_secret_name
-from ..data.decoding import check_decode_time_limit, decode_time_limit_option
+from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from ..hub.cards.privacy import hide_identity, is_secret_name
 from .launching import check_processes
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from ..configuration_amd import AMDConfig
 from ..data.clips import ClipAugmentation, ClipLoader
 from ..data.collators import ClassificationCollator, PreTrainingCollator
-from ..data.decoding import DecodedVideoCache
-from ..data.video_readers import reader_class
-from ..masking import MaskGenerator
-from .base_args import VideoTrainingArguments
-from .finetuning_args import AMDFineTuningArguments
-from .pretraining_args import AMDTrainingArguments
+from ..data.video.decoding import DecodedVideoCache
+from ..data.video.readers import reader_class
+from ..finetuning.arguments import AMDFineTuningArguments
+from ..pretraining.arguments import AMDTrainingArguments
+from ..pretraining.masking import MaskGenerator
+from .arguments import VideoTrainingArguments
 
 
 def pretraining_collator(

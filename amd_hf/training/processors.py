@@ -8,13 +8,13 @@ from typing import Any
 
 from ..configuration_amd import AMDConfig
 from ..data.clips import ClipLoader
-from ..data.detection_clips import DetectionClipLoader
+from ..detection.clips import DetectionClipLoader
+from ..detection.training_arguments import AMDDetectionArguments
+from ..finetuning.arguments import AMDFineTuningArguments
 from ..processors import check_processor, fit_processor
 from ..video_processing_amd import AMDVideoProcessor
 from ..view_settings import ViewSettings
-from .base_args import VideoTrainingArguments
-from .detection_args import AMDDetectionArguments
-from .finetuning_args import AMDFineTuningArguments
+from .arguments import VideoTrainingArguments
 
 
 def processor_of_run(

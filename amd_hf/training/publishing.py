@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import Trainer, TrainerState
 
-from ..cards.privacy import hide_identity
-from ..cards.runs import write_run_card
-from ..hub import PreparedFolder, prepare_folder, upload
-from .run_folders import RunLock
+from ..hub.cards.privacy import hide_identity
+from ..hub.cards.runs import write_run_card
+from ..hub.publishing import PreparedFolder, prepare_folder, upload
+from .resuming.run_folders import RunLock
 
 
 class RunState(TrainerState):
@@ -67,7 +67,7 @@ class PublishingTrainer(Trainer):
         self.push_in_progress = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the card of the run into the output folder; see [`~amd_hf.cards.runs.write_run_card`]."""
+        """Writes the card of the run into the output folder; see [`~amd_hf.hub.cards.runs.write_run_card`]."""
         if self.is_world_process_zero():
             write_run_card(self, options=self.program_options)
 

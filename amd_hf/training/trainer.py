@@ -15,22 +15,22 @@ from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
 from ..data.collators import BUILT_IN_COLLATORS
-from ..data.loader import EpochBatchSampler, build_eval_loader, build_train_loader
-from ..data.own_datasets import as_video_rows
-from ..data.stream_loader import StreamDataLoader, iterate_once
+from ..data.datasets.own import as_video_rows
 from ..data.streams import StreamReader, stream_length
-from .base_args import VideoTrainingArguments
-from .data_listing import DataListing, check_same_data, list_data, save_listing
+from ..data.workers.loader import EpochBatchSampler, build_eval_loader, build_train_loader
+from ..data.workers.stream_loader import StreamDataLoader, iterate_once
+from .arguments import VideoTrainingArguments
 from .launching import check_sharding, whole_weights
-from .metrics import FiniteLossGuard, LossMeter
+from .monitoring.metrics import FiniteLossGuard, LossMeter
+from .monitoring.reading_log import ReadingLog
+from .monitoring.throughput import ThroughputMeter, speak_of_time_left
 from .optim import cosine_schedule, keep_key_biases, parameter_groups
 from .processors import processor_of_run
 from .publishing import PublishingTrainer
-from .reading_log import ReadingLog
-from .resumable import ResumableTrainer
-from .step_batches import StepBatches
-from .stream_runs import load_position, prepare_arguments, save_position
-from .throughput import ThroughputMeter, speak_of_time_left
+from .resuming.data_listing import DataListing, check_same_data, list_data, save_listing
+from .resuming.resumable import ResumableTrainer
+from .resuming.step_batches import StepBatches
+from .resuming.stream_runs import load_position, prepare_arguments, save_position
 
 
 logger = logging.get_logger(__name__)
@@ -46,7 +46,7 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         model, args, data_collator, train_dataset, eval_dataset and more: As for [`~transformers.Trainer`]; the
             datasets hold rows of videos (see [`load_video_dataset`]) or whatever `data_collator` takes. For the
             built-in collators data sets of one's own may have decoded columns and no `video_id`: see
-            [`~amd_hf.data.own_datasets.as_video_rows`].
+            [`~amd_hf.data.datasets.own.as_video_rows`].
         eval_collator (`Callable`, *optional*): Collator of the evaluation set; `data_collator` when not given.
         processing_class (*optional*): The processor that is saved beside the model, which says how the model looks at
             videos. It is made from the model's config and the arguments when not given; of one that is given, what

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from timm.data import auto_augment
 
-from amd_hf.data.rand_augment import OPERATIONS, apply_operations
+from amd_hf.data.augment.rand_augment import OPERATIONS, apply_operations
 
 
 _TIMM_NAMES = {

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from amd_hf import video_reading_amd as packets
-from amd_hf.data.decoding import open_video
-from amd_hf.data.video_source import VideoSource
+from amd_hf.data.video.decoding import open_video
+from amd_hf.data.video.source import VideoSource
 from amd_hf.video_reading_amd import PyAVVideoReader
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import mark_rotated, numbered_frames

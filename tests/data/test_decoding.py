@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amd_hf.data import decoding, video_readers
-from amd_hf.data.decoders import torchcodec_reader
-from amd_hf.data.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
+from amd_hf.data.video import decoding
+from amd_hf.data.video import readers as video_readers
+from amd_hf.data.video.decoders import torchcodec_reader
+from amd_hf.data.video.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import frame_numbers, mark_rotated, numbered_frames, text_file, truncate, write_video
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from amd_hf.data.boxes import crop_boxes, flip_boxes, jitter_boxes, shares_to_pixels
-from amd_hf.data.decoding import VideoReadError
-from amd_hf.data.detection_clips import DetectionClipLoader
-from amd_hf.data.detection_collator import DetectionCollator, DetectionTestCollator, pad_to_multiple
-from amd_hf.data.hsv import HSVShift, draw_hsv_shift, shift_hsv
-from amd_hf.data.key_frames import clip_offsets, read_around
+from amd_hf.data.augment.hsv import HSVShift, draw_hsv_shift, shift_hsv
+from amd_hf.data.video.decoding import VideoReadError
+from amd_hf.data.video.key_frames import clip_offsets, read_around
+from amd_hf.detection.boxes import crop_boxes, flip_boxes, jitter_boxes, shares_to_pixels
+from amd_hf.detection.clips import DetectionClipLoader
+from amd_hf.detection.collators import DetectionCollator, DetectionTestCollator, pad_to_multiple
 from tests.helpers.ava import write_frames
 from tests.helpers.videos import frame_numbers, numbered_frames, text_file, write_video
 

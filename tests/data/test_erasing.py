@@ -9,7 +9,7 @@ import pytest
 import torch
 from timm.data.random_erasing import RandomErasing
 
-from amd_hf.data.erasing import NO_BOX, draw_erase_box, erase_clips
+from amd_hf.data.augment.erasing import NO_BOX, draw_erase_box, erase_clips
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_half_precision_gets_the_same_noise_rounded() -> None:
 
 
 def test_path_of_accelerators_gives_the_same_noise() -> None:
-    from amd_hf.data import erasing
+    from amd_hf.data.augment import erasing
 
     box, seed = torch.tensor((5, 20, 40, 30)), torch.tensor(2**40 + 3)
     known, unknown = torch.zeros(2, 4, 3, 64, 64)

@@ -14,15 +14,15 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from amd_hf import load_image_dataset, load_video_dataset
+from amd_hf.data.augment.transforms import random_resized_crop_box
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator, PreTrainingCollator
-from amd_hf.data.decoding import VideoReadError, open_video
 from amd_hf.data.sampling import sample_generator
-from amd_hf.data.transforms import random_resized_crop_box
-from amd_hf.data.video_source import VideoSource
+from amd_hf.data.video.decoding import VideoReadError, open_video
+from amd_hf.data.video.source import VideoSource
 from amd_hf.evaluation.multiview import ViewCollator, ViewOptions
 from amd_hf.image_processing import build_image_processor
-from amd_hf.masking import MaskGenerator
+from amd_hf.pretraining.masking import MaskGenerator
 from tests.helpers.images import LAYOUTS, NAMES, class_folders, encoded, image_config, picture
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from amd_hf import AMDVideoProcessor
-from amd_hf.data.decoding import open_video
+from amd_hf.data.video.decoding import open_video
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.encoding import ffmpeg_frames
 from tests.helpers.video_kinds import KINDS, KindFiles

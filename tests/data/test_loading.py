@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from amd_hf.data.decoding import open_video
 from amd_hf.data.loading import load_video_dataset
+from amd_hf.data.video.decoding import open_video
 from tests.helpers.videos import frame_numbers, write_list, write_video
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from amd_hf import load_video_dataset
-from amd_hf.data import motion_shapes
-from amd_hf.data.motion_shapes import (
+from examples import motion_shapes
+from examples.motion_shapes import (
     HORIZONTAL_FLIP_LABELS,
     MOTION_CLASSES,
     TIME_REVERSAL_LABELS,

@@ -10,9 +10,9 @@ import pytest
 
 from amd_hf import AMDFineTuningTrainer, AMDForVideoClassification
 from amd_hf.data.checking import OK, CheckOptions, check_videos
-from amd_hf.data.decoding import open_video
+from amd_hf.data.datasets.own import as_video_rows
 from amd_hf.data.loading import load_video_dataset
-from amd_hf.data.own_datasets import as_video_rows
+from amd_hf.data.video.decoding import open_video
 from amd_hf.evaluation.multiview import ViewOptions, run_multi_view_test
 from tests.helpers.models import tiny_config
 from tests.helpers.training import finetuning_args

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from timm.data.auto_augment import rand_augment_transform
 
-from amd_hf.data.rand_augment import OPERATIONS, RandAugment
+from amd_hf.data.augment.rand_augment import OPERATIONS, RandAugment
 from tests.data.test_clip_operations import _TIMM_NAMES
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from amd_hf import load_action_dataset
-from amd_hf.data.detection_clips import DetectionClipLoader
-from amd_hf.data.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_action_list
-from amd_hf.data.readers.ava import action_names, validate_action_annotations
-from amd_hf.data.readers.ava_files import KeyFrame, read_action_list, read_excluded, read_person_boxes
-from amd_hf.data.readers.problems import Problems
+from amd_hf.data.datasets.problems import Problems
+from amd_hf.detection.clips import DetectionClipLoader
+from amd_hf.detection.datasets.ava import action_names, validate_action_annotations
+from amd_hf.detection.datasets.ava_files import KeyFrame, read_action_list, read_excluded, read_person_boxes
+from examples.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_action_list
 from tests.helpers.ava import write_miniature
 from tests.helpers.videos import write_video
 

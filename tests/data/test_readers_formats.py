@@ -10,9 +10,9 @@ from typing import Any
 import datasets
 import pytest
 
-from amd_hf.data.decoding import open_video
 from amd_hf.data.loading import load_video_dataset
 from amd_hf.data.streams import stream_length
+from amd_hf.data.video.decoding import open_video
 from tests.helpers import miniatures
 from tests.helpers.miniatures import Miniature, Sample
 from tests.helpers.videos import frame_numbers

@@ -13,9 +13,9 @@ from typing import Any
 import datasets
 import pytest
 
-from amd_hf.data.decoding import VideoReadError, open_video
+from amd_hf.data.datasets.layouts import webdataset as webdataset_reader
 from amd_hf.data.loading import load_video_dataset
-from amd_hf.data.readers import webdataset as webdataset_reader
+from amd_hf.data.video.decoding import VideoReadError, open_video
 from tests.helpers import miniatures
 from tests.helpers.miniatures import OWN_LABELS, write_tar
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from amd_hf import AMDVideoProcessor
-from amd_hf.data.decoding import VideoReadError, open_video
+from amd_hf.data.video.decoding import VideoReadError, open_video
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.encoding import encode, film
 from tests.helpers.videos import text_file, truncate, write_video

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amd_hf.data.shape_images import SHAPE_CLASSES, render_shape, write_shape_images
+from examples.shape_images import SHAPE_CLASSES, render_shape, write_shape_images
 
 
 _AREAS = {  # of filled shapes, in squares of the radius

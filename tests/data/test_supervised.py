@@ -17,11 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from amd_hf.data import supervised, video_readers
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
-from amd_hf.data.loader import build_eval_loader
+from amd_hf.data.video import readers as video_readers
+from amd_hf.data.video.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
+from amd_hf.data.workers import supervised
+from amd_hf.data.workers.loader import build_eval_loader
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.hostile_readers import HOSTILE
 from tests.helpers.videos import frame_numbers, numbered_frames, text_file

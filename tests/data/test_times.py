@@ -16,10 +16,10 @@ import av
 import numpy as np
 import pytest
 
-from amd_hf.data.decoding import VideoReadError, open_video
-from amd_hf.data.key_frames import frame_at, frame_rate_of, read_around, times_of
-from amd_hf.data.readers.action_videos import ActionVideos
-from amd_hf.detection_video import draw_detections
+from amd_hf.data.video.decoding import VideoReadError, open_video
+from amd_hf.data.video.key_frames import frame_at, frame_rate_of, read_around, times_of
+from amd_hf.detection.datasets.action_videos import ActionVideos
+from amd_hf.detection.drawing import draw_detections
 from amd_hf.evaluation.windows import WindowOptions, frame_times, sliding_windows
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.encoding import encode, require_ffmpeg, two_streams

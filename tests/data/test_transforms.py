@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from amd_hf.data.transforms import (
+from amd_hf.data.augment.transforms import (
     center_crop_clip,
     cut,
     multi_scale_crop_box,

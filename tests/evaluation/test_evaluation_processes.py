@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from amd_hf import load_video_dataset
-from amd_hf.data.decoding import open_video
+from amd_hf.data.augment.transforms import resize_short_side
 from amd_hf.data.sampling import evaluation_views
-from amd_hf.data.transforms import resize_short_side
+from amd_hf.data.video.decoding import open_video
 from amd_hf.evaluation.features import read_features
 from tests.evaluation.two_processes import OPTIONS, classifier, play
 from tests.helpers.training import ROOT, script_environment

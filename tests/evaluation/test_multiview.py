@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 
 from amd_hf import AMDForVideoClassification, load_video_dataset
-from amd_hf.data.decoding import open_video
+from amd_hf.data.augment.transforms import resize_short_side
 from amd_hf.data.sampling import evaluation_views
-from amd_hf.data.transforms import resize_short_side
+from amd_hf.data.video.decoding import open_video
 from amd_hf.evaluation import multiview
 from amd_hf.evaluation.multiview import MultiViewResult, ViewCollator, ViewOptions, run_multi_view_test
 from tests.helpers.models import randomize, tiny_config

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from transformers import pipeline
 
 from amd_hf import AMDForVideoClassification, AMDVideoProcessor
-from amd_hf.data.decoding import open_video
-from amd_hf.data.video_source import VideoReadError
+from amd_hf.data.video.decoding import open_video
+from amd_hf.data.video.source import VideoReadError
 from amd_hf.evaluation import prediction
 from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.evaluation.prediction import find_videos, predict_videos, window_clips

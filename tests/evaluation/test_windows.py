@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from amd_hf.data.video_source import VideoReadError
+from amd_hf.data.video.source import VideoReadError
 from amd_hf.evaluation.windows import WindowOptions, frame_times, sliding_windows
 from tests.helpers.videos import numbered_frames, text_file, write_video
 

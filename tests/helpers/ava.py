@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from amd_hf import AMDConfig, AMDDetectionArguments
-from amd_hf.data.motion_people import (
+from examples.motion_people import (
     FRAMES_PER_SECOND,
     PEOPLE_ACTIONS,
     PeopleFiles,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from amd_hf.training.mixing import MixDraw
+from amd_hf.finetuning.mixing import MixDraw
 
 
 # Nothing that changes clips or targets: what a plain loop is compared with.

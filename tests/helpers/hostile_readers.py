@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amd_hf.data.video_readers import Decoder
+from amd_hf.data.video.readers import Decoder
 from amd_hf.video_reading_amd import BaseVideoReader, PyAVVideoReader
 
 

@@ -24,6 +24,7 @@ from tests.helpers.models import nested_masks, random_clips
 
 
 ROOT = Path(__file__).parents[2]
+_PROGRAM_FOLDERS = ("scripts", "examples", "studies", "tools")
 # Nothing that mixes or changes clips: what the augmentations do is tested where they are.
 _PLAIN = {
     "rand_augment": None, "erase_probability": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0,
@@ -129,11 +130,16 @@ def plain_losses(
     return {"reconstruction": outputs.loss} | {name: torch.stack(values).mean() for name, values in parts.items()}
 
 
+def script_path(name: str) -> Path:
+    """The file of a program, wherever in the repository it lies."""
+    return next(path for path in ROOT.glob(f"*/{name}.py") if path.parent.name in _PROGRAM_FOLDERS)
+
+
 def run_script(
     name: str, *arguments: str, check: bool = True, timeout: float = 200
 ) -> subprocess.CompletedProcess[str]:
     """One of the programs as a process of its own, as a user starts it."""
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+    command = [sys.executable, str(script_path(name)), *arguments]
     outcome = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=timeout)
     assert not check or outcome.returncode == 0, outcome.stderr[-3000:]
     return outcome
@@ -149,7 +155,7 @@ def load_script(name: str) -> ModuleType:
     folder = str(ROOT / "scripts")
     if folder not in sys.path:
         sys.path.append(folder)  # programs that use others import them; last, so that `evaluate` stays the library
-    spec = importlib.util.spec_from_file_location(f"amd_hf_script_{name}", ROOT / "scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"amd_hf_script_{name}", script_path(name))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from amd_hf.data.motion_shapes import write_motion_shapes
+from examples.motion_shapes import write_motion_shapes
 from tests.helpers.training import load_script, run_script
 
 

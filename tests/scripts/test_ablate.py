@@ -46,7 +46,7 @@ def study(tmp_path_factory):
         "finetune": {
             **_TRAINING, "rand_augment": None, "erase_probability": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0,
             "train_crop": "center_crop", "test_num_segments": 1, "test_num_crops": 1,
-            "clip_augmentation": "amd_hf.data.motion_shapes:augment_motion",
+            "clip_augmentation": "examples.motion_shapes:augment_motion",
         },
     }  # fmt: skip
     for name, recipe in recipes.items():

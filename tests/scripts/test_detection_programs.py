@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from amd_hf import AMDForActionDetection
-from amd_hf.data.decoding import open_video
-from amd_hf.data.motion_people import FRAMES_PER_SECOND, PEOPLE_ACTIONS, PeopleFiles, write_motion_people
-from amd_hf.data.readers.ava_files import read_actions
-from amd_hf.data.readers.problems import Problems
-from amd_hf.detection_video import draw_detections
-from amd_hf.evaluation.ava_files import score_submission
+from amd_hf.data.datasets.problems import Problems
+from amd_hf.data.video.decoding import open_video
+from amd_hf.detection.datasets.ava_files import read_actions
+from amd_hf.detection.drawing import draw_detections
+from amd_hf.detection.scores import score_submission
 from amd_hf.recipes import read_task, run_program
+from examples.motion_people import FRAMES_PER_SECOND, PEOPLE_ACTIONS, PeopleFiles, write_motion_people
 from tests.helpers.training import load_script, one_error_line
 from tests.helpers.videos import text_file, write_video
 

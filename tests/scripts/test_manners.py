@@ -24,10 +24,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from amd_hf import AMDForPreTraining, AMDModel, AMDVideoProcessor
-from amd_hf.data.decoding import VideoReadError, open_video
+from amd_hf.data.video.decoding import VideoReadError, open_video
+from amd_hf.pretraining.visualization import spread_over_classes
 from amd_hf.recipes import parse_recipe, run_program
-from amd_hf.training.throughput import in_words
-from amd_hf.visualization import spread_over_classes
+from amd_hf.training.monitoring.throughput import in_words
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config
 from tests.helpers.training import (
@@ -328,7 +328,7 @@ def test_a_file_for_a_folder_or_a_folder_for_a_file_is_one_clear_line(
 def test_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
     program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> None:
-    monkeypatch.setattr("amd_hf.training.base_args.get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr("amd_hf.training.arguments.get_available_reporting_integrations", lambda: [])
     arguments = ["--data", "nowhere", "--output_dir", str(tmp_path / "out"), "--report_to", tracker]
     line = ends_with_one_line(lambda: program("pretrain").main(arguments), capsys)
     assert line == (
@@ -371,9 +371,9 @@ def test_loading_prints_no_report_of_missing_weights_beside_our_own(
 
 def test_verbosity_of_transformers_governs_our_loggers(capsys: pytest.CaptureFixture[str]) -> None:
     code = """
-import logging, transformers, amd_hf, amd_hf.data.decoding, amd_hf.teacher, amd_hf.evaluation.windows
+import logging, transformers, amd_hf, amd_hf.data.video.decoding, amd_hf.teachers.loading, amd_hf.evaluation.windows
 ours = [logging.getLogger(name) for name in sorted(logging.root.manager.loggerDict) if name.startswith("amd_hf.")]
-assert {"amd_hf.data.decoding", "amd_hf.teacher"} <= {logger.name for logger in ours}
+assert {"amd_hf.data.video.decoding", "amd_hf.teachers.loading"} <= {logger.name for logger in ours}
 for level, set_level in (("ERROR", transformers.logging.set_verbosity_error),
                          ("WARNING", transformers.logging.set_verbosity_warning),
                          ("INFO", transformers.logging.set_verbosity_info),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from amd_hf.training.checkpoints import SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
+from amd_hf.training.resuming.checkpoints import SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
 from tests.helpers.training import pretraining_args
 
 

@@ -24,7 +24,7 @@ from amd_hf import (
 )
 from amd_hf.classifiers import build_classifier
 from amd_hf.configuration_amd import OUR_CODE
-from amd_hf.hub import prepare_folder, upload
+from amd_hf.hub.publishing import prepare_folder, upload
 from amd_hf.sources import build_processor, load_model, load_processor
 from tests.helpers.hub import CARD
 from tests.helpers.images import image_config
@@ -176,7 +176,7 @@ def _prepare(saved: Path) -> Any:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the last check, a process that takes seconds, where a test is of files alone."""
-    monkeypatch.setattr("amd_hf.hub._other_answers", lambda *_: [])
+    monkeypatch.setattr("amd_hf.hub.publishing._other_answers", lambda *_: [])
 
 
 def _refused(saved: Path) -> str:
@@ -231,7 +231,7 @@ def test_shards_outside_of_the_folder_are_refused(saved: Path, tmp_path: Path) -
 
 def test_folder_that_only_this_machine_can_load_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader has no amd_hf: code that imports it fails there."""
-    import amd_hf.hub as hub
+    import amd_hf.hub.publishing as hub
 
     other = saved.parent / "code"
     other.mkdir()

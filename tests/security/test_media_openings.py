@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from amd_hf import AMDVideoProcessor
-from amd_hf.data.decoding import VideoReadError, open_video
+from amd_hf.data.video.decoding import VideoReadError, open_video
 from tests.helpers.decoders import DECODER_NAMES
 from tests.helpers.media_attacks import ADDRESSES, CANARY, LOCAL_NAMES, write_attacks
 from tests.helpers.videos import frame_numbers, write_video
@@ -29,9 +29,9 @@ _WATCHED = """
 import importlib.util, json, os, sys
 from pathlib import Path
 from amd_hf import AMDVideoProcessor
-from amd_hf.data.decoding import open_video
-from amd_hf.data.key_frames import frame_rate_of
-from amd_hf.data.video_readers import available_decoders
+from amd_hf.data.video.decoding import open_video
+from amd_hf.data.video.key_frames import frame_rate_of
+from amd_hf.data.video.readers import available_decoders
 from amd_hf.evaluation.windows import frame_times
 processor = AMDVideoProcessor()
 

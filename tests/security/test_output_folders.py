@@ -23,13 +23,10 @@ from amd_hf import (
     AMDModel,
     load_video_dataset,
 )
-from amd_hf.data.motion_people import write_motion_people
-from amd_hf.data.motion_shapes import write_motion_shapes
-from amd_hf.data.shape_images import write_shape_images
 from amd_hf.evaluation.features import _prepare_folder
-from amd_hf.hub import code_files
-from amd_hf.output_files import OutputFiles
-from amd_hf.output_folders import (
+from amd_hf.hub.publishing import code_files
+from amd_hf.outputs.files import OutputFiles
+from amd_hf.outputs.folders import (
     MARKER_NAME,
     RUN_FILES,
     claim_folder,
@@ -38,6 +35,9 @@ from amd_hf.output_folders import (
     noting,
     remove_folder,
 )
+from examples.motion_people import write_motion_people
+from examples.motion_shapes import write_motion_shapes
+from examples.shape_images import write_shape_images
 from tests.helpers.models import tiny_config
 from tests.helpers.training import ROOT, finetuning_args, load_script
 
@@ -457,29 +457,29 @@ _OF_MODULES = {("os", "remove"), ("torch", "save"), ("shutil", "copy"), ("np", "
 
 # (file, function): every place that deletes, renames or writes, and what keeps it from others' files.
 _ALLOWED = {
-    ("amd_hf/output_folders.py", "replace_file"): "the mechanism itself",
-    ("amd_hf/output_folders.py", "write_marker"): "the mechanism itself: no marker but ours is replaced",
-    ("amd_hf/output_folders.py", "claim_split"): "the mechanism itself",
-    ("amd_hf/output_folders.py", "_remove_files"): "the mechanism itself: only names that were found to be ours",
-    ("amd_hf/output_folders.py", "remove_listed"): "the mechanism itself",
-    ("amd_hf/hub.py", "_copy"): "into a claimed folder, files that did not exist",
-    ("amd_hf/hub.py", "_set_auto_map"): "into a claimed folder",
-    ("amd_hf/hub.py", "_other_answers"): "a temporary folder",
+    ("amd_hf/outputs/folders.py", "replace_file"): "the mechanism itself",
+    ("amd_hf/outputs/folders.py", "write_marker"): "the mechanism itself: no marker but ours is replaced",
+    ("amd_hf/outputs/folders.py", "claim_split"): "the mechanism itself",
+    ("amd_hf/outputs/folders.py", "_remove_files"): "the mechanism itself: only names that were found to be ours",
+    ("amd_hf/outputs/folders.py", "remove_listed"): "the mechanism itself",
+    ("amd_hf/hub/publishing.py", "_copy"): "into a claimed folder, files that did not exist",
+    ("amd_hf/hub/publishing.py", "_set_auto_map"): "into a claimed folder",
+    ("amd_hf/hub/publishing.py", "_other_answers"): "a temporary folder",
     ("amd_hf/programs.py", "_tell_torchrun"): "the file that torchrun names for it",
-    ("amd_hf/hub_reader.py", "read"): "a temporary folder of its caller",
-    ("amd_hf/ablations/store.py", "_compute_into_files"): "markers of its own, and a folder of its own",
-    ("amd_hf/ablations/store.py", "remove_work"): "a stage's folder by its marker",
-    ("amd_hf/ablations/store.py", "_compute_with_log"): "appends",
-    ("amd_hf/ablations/store.py", "_write"): "results that did not exist",
-    ("amd_hf/ablations/report.py", "_write"): "OutputFiles",
-    ("amd_hf/ablations/report.py", "_draw_bars"): "OutputFiles of the report",
-    ("amd_hf/ablations/report.py", "_draw_curves"): "OutputFiles of the report",
-    ("amd_hf/ablations/playback.py", "write_playback_clips"): "claim_split",
-    ("amd_hf/data/motion_shapes.py", "_write_video"): "claim_split, files that are missing",
-    ("amd_hf/data/motion_shapes.py", "encode_video"): "into memory",
-    ("amd_hf/data/motion_people.py", "_write_films"): "OutputFiles",
-    ("amd_hf/data/motion_people.py", "write_action_list"): "OutputFiles of its caller",
-    ("amd_hf/data/shape_images.py", "write_shape_images"): "claim_split",
+    ("amd_hf/hub/reader.py", "read"): "a temporary folder of its caller",
+    ("studies/store.py", "_compute_into_files"): "markers of its own, and a folder of its own",
+    ("studies/store.py", "remove_work"): "a stage's folder by its marker",
+    ("studies/store.py", "_compute_with_log"): "appends",
+    ("studies/store.py", "_write"): "results that did not exist",
+    ("studies/report.py", "_write"): "OutputFiles",
+    ("studies/report.py", "_draw_bars"): "OutputFiles of the report",
+    ("studies/report.py", "_draw_curves"): "OutputFiles of the report",
+    ("studies/playback.py", "write_playback_clips"): "claim_split",
+    ("examples/motion_shapes.py", "_write_video"): "claim_split, files that are missing",
+    ("examples/motion_shapes.py", "encode_video"): "into memory",
+    ("examples/motion_people.py", "_write_films"): "OutputFiles",
+    ("examples/motion_people.py", "write_action_list"): "OutputFiles of its caller",
+    ("examples/shape_images.py", "write_shape_images"): "claim_split",
     ("amd_hf/data/checking.py", "write_clean_list"): "OutputFiles of check_videos.py",
     ("amd_hf/evaluation/features.py", "_write_json"): "a folder that _prepare_folder has looked through",
     ("amd_hf/evaluation/features.py", "flush"): "a folder that _prepare_folder has looked through",
@@ -489,32 +489,32 @@ _ALLOWED = {
     ("amd_hf/evaluation/report.py", "write_class_table"): "OutputFiles of evaluate.py",
     ("amd_hf/evaluation/report.py", "write_predictions"): "OutputFiles of evaluate.py",
     ("amd_hf/evaluation/report.py", "draw_confusion_matrix"): "OutputFiles of evaluate.py",
-    ("amd_hf/evaluation/detection.py", "write_csv"): "OutputFiles of evaluate.py",
-    ("amd_hf/evaluation/detection_report.py", "write_detection_report"): "OutputFiles, or the folder of a run",
-    ("amd_hf/detection_video.py", "draw_detections"): "OutputFiles of predict.py",
-    ("amd_hf/visualization.py", "draw_reconstructions"): "OutputFiles, or the claimed folder of a demo",
-    ("amd_hf/visualization.py", "plot_losses"): "the folder of a run or a demo",
-    ("amd_hf/visualization.py", "draw_similarity"): "OutputFiles, or the folder of a run",
-    ("amd_hf/visualization.py", "save_similarity"): "OutputFiles, or the folder of a run",
-    ("amd_hf/cards/runs.py", "write_run_card"): "the claimed folder of a run",
-    ("amd_hf/training/checkpoints.py", "seal_checkpoint"): "a checkpoint of the run",
-    ("amd_hf/training/checkpoints.py", "begin_checkpoint"): "a checkpoint of the run, begun by its marker",
-    ("amd_hf/training/data_listing.py", "save_listing"): "a checkpoint of the run",
-    ("amd_hf/training/run_folders.py", "_release"): "the lock's own file, while it is held",
-    ("amd_hf/training/stream_runs.py", "save_position"): "a checkpoint of the run",
-    ("amd_hf/training/pretraining.py", "save_extras"): "a checkpoint of the run",
-    ("amd_hf/training/ema.py", "save_weights"): "a checkpoint of the run",
-    ("amd_hf/training/finetuning.py", "save_model"): "the claimed folder of a run",
-    ("scripts/ablate.py", "train_classifier"): "into a stage's folder",
+    ("amd_hf/detection/evaluation.py", "write_csv"): "OutputFiles of evaluate.py",
+    ("amd_hf/detection/report.py", "write_detection_report"): "OutputFiles, or the folder of a run",
+    ("amd_hf/detection/drawing.py", "draw_detections"): "OutputFiles of predict.py",
+    ("amd_hf/pretraining/visualization.py", "draw_reconstructions"): "OutputFiles, or the claimed folder of a demo",
+    ("amd_hf/outputs/figures.py", "plot_losses"): "the folder of a run or a demo",
+    ("amd_hf/pretraining/visualization.py", "draw_similarity"): "OutputFiles, or the folder of a run",
+    ("amd_hf/pretraining/visualization.py", "save_similarity"): "OutputFiles, or the folder of a run",
+    ("amd_hf/hub/cards/runs.py", "write_run_card"): "the claimed folder of a run",
+    ("amd_hf/training/resuming/checkpoints.py", "seal_checkpoint"): "a checkpoint of the run",
+    ("amd_hf/training/resuming/checkpoints.py", "begin_checkpoint"): "a checkpoint of the run, begun by its marker",
+    ("amd_hf/training/resuming/data_listing.py", "save_listing"): "a checkpoint of the run",
+    ("amd_hf/training/resuming/run_folders.py", "_release"): "the lock's own file, while it is held",
+    ("amd_hf/training/resuming/stream_runs.py", "save_position"): "a checkpoint of the run",
+    ("amd_hf/pretraining/trainer.py", "save_extras"): "a checkpoint of the run",
+    ("amd_hf/finetuning/ema.py", "save_weights"): "a checkpoint of the run",
+    ("amd_hf/finetuning/trainer.py", "save_model"): "the claimed folder of a run",
+    ("studies/ablate.py", "train_classifier"): "into a stage's folder",
     ("scripts/check_videos.py", "write_outcome"): "OutputFiles",
     ("scripts/convert_checkpoint.py", "main"): "a target that did not exist",
     ("scripts/convert_checkpoint.py", "write_official"): "a target that did not exist",
-    ("scripts/demo.py", "main"): "a claimed folder",
-    ("scripts/demo_detection.py", "main"): "a claimed folder",
+    ("examples/demo.py", "main"): "a claimed folder",
+    ("examples/demo_detection.py", "main"): "a claimed folder",
     ("scripts/evaluate.py", "test_classifier"): "OutputFiles",
     ("scripts/evaluate.py", "report_folds"): "OutputFiles",
     ("scripts/finetune.py", "report_test"): "the claimed folder of a run",
-    ("scripts/make_model_cards.py", "main"): "a maintainer's tool: the pages of the repository, which are under git",
+    ("tools/make_model_cards.py", "main"): "a maintainer's tool: the pages of the repository, which are under git",
     ("scripts/predict.py", "detect_actions"): "OutputFiles",
     ("benchmarks/common.py", "keep"): "maintainers' results in the repository, which are under git",
     ("benchmarks/data_loading.py", "main"): "maintainers' results in the repository, which are under git",
@@ -571,7 +571,7 @@ def _places() -> dict[tuple[str, str], list[int]]:
 
 def test_files_are_deleted_and_written_in_these_places_only() -> None:
     strange = {place: lines for place, lines in _places().items() if place not in _ALLOWED}
-    assert not strange, "claim what is written there by amd_hf.output_folders, then add the place to the list"
+    assert not strange, "claim what is written there by amd_hf.outputs.folders, then add the place to the list"
 
 
 def test_list_of_places_names_none_that_is_gone() -> None:

@@ -18,13 +18,13 @@ import pytest
 import torch
 
 from amd_hf import AMDFineTuningTrainer, AMDForVideoClassification, load_video_dataset
-from amd_hf.data.motion_shapes import write_motion_shapes
 from amd_hf.errors import RunStopped
-from amd_hf.output_folders import LOCK_NAME
-from amd_hf.training import run_folders
-from amd_hf.training.checkpoints import BEGUN_NAME, SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
-from amd_hf.training.data_listing import LISTING_NAME
-from amd_hf.training.run_folders import RunLock, check_no_run_in
+from amd_hf.outputs.folders import LOCK_NAME
+from amd_hf.training.resuming import run_folders
+from amd_hf.training.resuming.checkpoints import BEGUN_NAME, SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
+from amd_hf.training.resuming.data_listing import LISTING_NAME
+from amd_hf.training.resuming.run_folders import RunLock, check_no_run_in
+from examples.motion_shapes import write_motion_shapes
 from tests.helpers.models import tiny_config
 from tests.helpers.training import ROOT, finetuning_args, load_script, logged
 
@@ -266,7 +266,7 @@ def test_checkpoint_of_an_earlier_release_goes_on_and_a_false_listing_does_not(
 _HOLD = """
 import multiprocessing, sys, time
 sys.path.insert(0, {root!r})
-from amd_hf.training.run_folders import RunLock
+from amd_hf.training.resuming.run_folders import RunLock
 lock = RunLock({folder!r})
 lock.acquire()
 context = multiprocessing.get_context("fork")

@@ -26,14 +26,14 @@ from amd_hf import (
     load_teacher,
     load_video_dataset,
 )
-from amd_hf.ablations.grid import read_grid
-from amd_hf.data.readers.label_names import read_label_names
+from amd_hf.data.datasets.label_names import read_label_names
 from amd_hf.evaluation.multiview import MultiViewResult
 from amd_hf.evaluation.report import write_report
 from amd_hf.options_files import load_yaml
 from amd_hf.recipes import parse_recipe
 from amd_hf.sources import load_model
-from amd_hf.training.checkpoints import seal_checkpoint
+from amd_hf.training.resuming.checkpoints import seal_checkpoint
+from studies.grid import read_grid
 from tests.helpers.hub import save_classifier
 from tests.helpers.models import tiny_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows
@@ -190,7 +190,7 @@ def test_yaml_on_the_command_line_makes_no_objects(canary: Path) -> None:
 
 
 def test_metadata_of_a_teachers_card_makes_no_objects(folder: Path, canary: Path) -> None:
-    from amd_hf.cards.metadata import card_problems
+    from amd_hf.hub.cards.metadata import card_problems
 
     card = f"---\nlicense: !!python/object/apply:os.mkdir [{canary}]\n---\n"
     assert "metadata cannot be read" in card_problems(card)[0]
@@ -279,7 +279,7 @@ def test_reader_of_a_published_folder_starts_in_an_empty_one(
     folder: Path, tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`torch.py` in the folder where somebody works would be imported by a process started there."""
-    from amd_hf.hub import _other_answers
+    from amd_hf.hub.publishing import _other_answers
 
     work = tmp_path / "work"
     work.mkdir()

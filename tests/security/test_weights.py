@@ -25,7 +25,7 @@ from amd_hf import (
     convert_checkpoint,
     load_teacher,
 )
-from amd_hf.checkpoint_files import read_checkpoint
+from amd_hf.checkpoints.files import read_checkpoint
 from amd_hf.classifiers import build_classifier, load_trained_classifier
 from amd_hf.sources import load_model
 from tests.helpers.models import randomize, tiny_config
@@ -131,7 +131,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, in
 
 _READ_ALL = """
 import json, pathlib, resource, sys
-from amd_hf.checkpoint_files import read_checkpoint
+from amd_hf.checkpoints.files import read_checkpoint
 found = {}
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from amd_hf.ablations.grid import read_grid
+from studies.grid import read_grid
 from tests.helpers.training import ROOT
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from amd_hf.ablations.playback import PLAYBACK_CLASSES, write_playback_clips
-from amd_hf.data.decoding import open_video
-from amd_hf.data.motion_shapes import encode_video
+from amd_hf.data.video.decoding import open_video
+from examples.motion_shapes import encode_video
+from studies.playback import PLAYBACK_CLASSES, write_playback_clips
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import json
 import pytest
 from filelock import FileLock
 
-from amd_hf.ablations.grid import Stage
-from amd_hf.ablations.store import StageStore, remove_work
 from amd_hf.errors import RunStopped
+from studies.grid import Stage
+from studies.store import StageStore, remove_work
 
 
 _DATA = Stage("data", '{"seed": 1}')

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amd_hf import AMDConfig
-from amd_hf.data.motion_shapes import write_motion_shapes
+from examples.motion_shapes import write_motion_shapes
 from tests.helpers.models import tiny_config
 
 

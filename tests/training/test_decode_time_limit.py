@@ -19,7 +19,8 @@ from amd_hf import (
     AMDVideoProcessor,
     load_video_dataset,
 )
-from amd_hf.data import supervised, video_readers
+from amd_hf.data.video import readers as video_readers
+from amd_hf.data.workers import supervised
 from tests.helpers.ava import detection_args
 from tests.helpers.detection_scene import people_rows
 from tests.helpers.hostile_readers import HOSTILE

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from amd_hf import AMDFineTuningTrainer, AMDForVideoClassification
-from amd_hf.training.ema import TRAINED_WEIGHTS_NAME, WeightAverage
+from amd_hf.finetuning.ema import TRAINED_WEIGHTS_NAME, WeightAverage
 from tests.helpers.finetuning import PLAIN
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.recipe_processes import play

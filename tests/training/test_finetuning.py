@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from amd_hf import AMDConfig, AMDFineTuningTrainer, AMDForVideoClassification, load_video_dataset
-from amd_hf.data.motion_shapes import MOTION_CLASSES
 from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions
-from amd_hf.training import finetuning
+from amd_hf.finetuning import trainer as finetuning
+from examples.motion_shapes import MOTION_CLASSES
 from tests.helpers.finetuning import PLAIN
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import GradientRecorder, StackRows, finetuning_args, labelled_rows, logged, weights_of

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from amd_hf.training.losses import ALIGNMENT_LOSSES, alignment_loss, normalize_features
+from amd_hf.pretraining.losses import ALIGNMENT_LOSSES, alignment_loss, normalize_features
 
 
 def _distance(kind: str, one: float, other: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from amd_hf.training.mixing import BatchMixer, MixDraw, mix_clips, mix_generator, soft_targets
+from amd_hf.finetuning.mixing import BatchMixer, MixDraw, mix_clips, mix_generator, soft_targets
 from tests.helpers.finetuning import NumpyLegacyDraws, plain_mix
 
 

@@ -27,7 +27,7 @@ from amd_hf import (
     load_video_dataset,
 )
 from amd_hf.errors import RunStopped
-from amd_hf.training.checkpoints import SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
+from amd_hf.training.resuming.checkpoints import SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import (
     ROOT,

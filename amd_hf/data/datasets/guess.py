@@ -6,14 +6,14 @@ import re
 from itertools import islice
 from pathlib import Path
 
-from .hmdb51 import find_lists
-from .kinetics import COLUMNS, has_kinetics_annotations
+from .layouts.hmdb51 import find_lists
+from .layouts.kinetics import COLUMNS, has_kinetics_annotations
+from .layouts.something_something import is_something_something
+from .layouts.ucf101 import LIST_FOLDER
+from .layouts.videofolder import check_metadata, find_metadata, is_metadata, unusable_metadata
 from .listing import METADATA_NAMES, folder_names, video_names
 from .rows import MEDIA_SUFFIXES, is_video_file
-from .something_something import is_something_something
 from .text_files import csv_header
-from .ucf101 import LIST_FOLDER
-from .videofolder import check_metadata, find_metadata, is_metadata, unusable_metadata
 
 
 def guess_layout(path: Path, split: str | None = None, unlabelled: bool = False) -> str:

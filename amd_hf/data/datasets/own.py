@@ -17,9 +17,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .readers.label_names import as_label
-from .readers.parquet import STORED_VIDEO_FEATURE, RowMaker, find_labels, label_names_in, video_column
-from .readers.rows import row_features
+from .label_names import as_label
+from .layouts.parquet import STORED_VIDEO_FEATURE, RowMaker, find_labels, label_names_in, video_column
+from .rows import row_features
 
 
 _DECODED = (datasets.Video, datasets.Image)

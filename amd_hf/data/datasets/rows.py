@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from ..video_source import IMAGE_SUFFIXES
+from ..video.source import IMAGE_SUFFIXES
 
 
 VIDEO_SUFFIXES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from .class_folders import SPLIT_NAMES
+from .layouts.class_folders import SPLIT_NAMES
 from .listing import folder_names
 
 

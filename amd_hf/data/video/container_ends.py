@@ -11,7 +11,7 @@ import os
 from contextlib import closing
 from typing import BinaryIO
 
-from .video_source import VideoSource
+from .source import VideoSource
 
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"

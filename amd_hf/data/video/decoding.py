@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..video_reading_amd import VideoLimits
+from ...video_reading_amd import VideoLimits
+from ..workers.supervised import DEFAULT_TIME_LIMIT, SupervisedReader
 from .decoders.images import ArrayReader
-from .supervised import DEFAULT_TIME_LIMIT, SupervisedReader
-from .video_readers import IMAGE_READER, available_decoders, load_reader, reader_path
-from .video_source import VideoReadError, VideoSource
+from .readers import IMAGE_READER, available_decoders, load_reader, reader_path
+from .source import VideoReadError, VideoSource
 
 
 logger = logging.getLogger(__name__)

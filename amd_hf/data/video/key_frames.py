@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..video_reading_amd import PyAVVideoReader
+from ...video_reading_amd import PyAVVideoReader
+from ..datasets.rows import VIDEO_SUFFIXES
 from .decoding import DecodedVideoCache, VideoReadError, open_video
-from .readers.rows import VIDEO_SUFFIXES
-from .video_source import VideoSource
+from .source import VideoSource
 
 
 def clip_offsets(num_frames: int, sampling_rate: int) -> np.ndarray:

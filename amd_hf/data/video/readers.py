@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import NamedTuple
 
-from ..video_reading_amd import BaseVideoReader
+from ...video_reading_amd import BaseVideoReader
 from .decoders.torchcodec_reader import why_torchcodec_is_unusable
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..video_reading_amd import MediaFile, VideoReadError
-from .video_pointers import FrameFolder, frame_folder, read_member
+from ...video_reading_amd import MediaFile, VideoReadError
+from .pointers import FrameFolder, frame_folder, read_member
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")

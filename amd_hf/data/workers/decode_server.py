@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ..video_reading_amd import BaseVideoReader, VideoLimits
-from .video_pointers import FrameFolder
-from .video_readers import load_reader
-from .video_source import VideoReadError, VideoSource
+from ...video_reading_amd import BaseVideoReader, VideoLimits
+from ..video.pointers import FrameFolder
+from ..video.readers import load_reader
+from ..video.source import VideoReadError, VideoSource
 
 
 _LENGTHS = struct.Struct("!IQ")

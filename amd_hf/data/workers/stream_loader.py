@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ..streams import StreamReader
 from .loader import VideoDataLoader
-from .streams import StreamReader
 
 
 _NUM_BATCHES_AHEAD = 2

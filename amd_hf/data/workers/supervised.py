@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from ..video_reading_amd import BaseVideoReader, Inspection, VideoLimits
+from ...video_reading_amd import BaseVideoReader, Inspection, VideoLimits
+from ..video.pointers import FrameFolder
+from ..video.source import VideoReadError, VideoSource
 from .decode_server import SharedFrames, receive_header, receive_into, send_message
-from .video_pointers import FrameFolder
-from .video_source import VideoReadError, VideoSource
 
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ import sys, types
 package = types.ModuleType("amd_hf")
 package.__path__ = [sys.argv[1]]
 sys.modules["amd_hf"] = package
-from amd_hf.data.decode_server import main
+from amd_hf.data.workers.decode_server import main
 main(*map(int, sys.argv[2:]))
 """
 
@@ -203,7 +203,7 @@ class _DecodingProcess:
         self._memory = _new_memory()
         self._frames_in_memory: weakref.ref[np.ndarray] | None = None
         self._connection, theirs = socket.socketpair()
-        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        package = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         memory = [] if self._memory is None else [self._memory.descriptor]
         with theirs:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..key_frames import find_piece, frame_at, times_of
-from ..video_source import VideoReadError
-from .rows import is_video_file
+from ...data.datasets.rows import is_video_file
+from ...data.video.key_frames import find_piece, frame_at, times_of
+from ...data.video.source import VideoReadError
 
 
 LAYOUTS = ("file", "pieces", "frames")

@@ -15,9 +15,9 @@ from typing import Any
 
 import datasets
 
+from ...data.datasets.problems import Kind, Problems
 from .action_videos import ActionVideos
 from .ava_files import KeyFrame, PersonBox, read_action_list, read_actions, read_excluded, read_person_boxes
-from .problems import Kind, Problems
 
 
 MIN_PERSON_SCORE = 0.8

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .problems import Kind, Problems
-from .text_files import read_csv_without_header, read_json_file
+from ...data.datasets.problems import Kind, Problems
+from ...data.datasets.text_files import read_csv_without_header, read_json_file
 
 
 _MAX_DIGITS = 6  # of the number of an action: a list of classes is as long as the largest one

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import yaml
 
-from ..configuration_amd import AMDConfig
-from ..flops import count_flops
-from ..modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDPreTrainedModel
+from ...configuration_amd import AMDConfig
+from ...flops import count_flops
+from ...modeling_amd import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDPreTrainedModel
 
 
 NOT_STATED = "not stated"

@@ -7,7 +7,7 @@ import math
 import torch
 from accelerate import Accelerator
 
-from ..errors import RunStopped
+from ...errors import RunStopped
 
 
 class LossMeter:

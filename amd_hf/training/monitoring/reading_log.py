@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from transformers.utils import logging
 
-from ..errors import RunStopped
+from ...errors import RunStopped
 
 
 logger = logging.get_logger(__name__)

@@ -13,8 +13,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
-from ..errors import RunStopped
-from ..output_folders import fingerprint, remove_listed
+from ...errors import RunStopped
+from ...outputs.folders import fingerprint, remove_listed
 from .run_folders import check_no_run_in, check_output_folder
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..errors import RunStopped
+from ...errors import RunStopped
 from .checkpoints import (
     begin_checkpoint,
     check_checkpoints_are_ours,

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..data.stream_loader import StreamIterator
-from ..errors import RunStopped
-from .reading_log import ReadingLog
+from ...data.workers.stream_loader import StreamIterator
+from ...errors import RunStopped
+from ..monitoring.reading_log import ReadingLog
 
 
 @dataclass(frozen=True)

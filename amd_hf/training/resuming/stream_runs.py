@@ -9,8 +9,8 @@ from typing import Any
 from datasets import IterableDataset
 from transformers.trainer_utils import IntervalStrategy
 
-from ..data.streams import stream_length
-from .base_args import VideoTrainingArguments
+from ...data.streams import stream_length
+from ..arguments import VideoTrainingArguments
 
 
 def prepare_arguments(args: VideoTrainingArguments, stream: IterableDataset) -> None:

@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .label_names import near_name, read_label_names
-from .listing import NO_VIDEOS, SIDE_FILE, Listing, folder_names, is_utf8, list_folder, printable
-from .rows import MEDIA_SUFFIXES, VideoRows
+from ..label_names import near_name, read_label_names
+from ..listing import NO_VIDEOS, SIDE_FILE, Listing, folder_names, is_utf8, list_folder, printable
+from ..rows import MEDIA_SUFFIXES, VideoRows
 
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .entries import Entry, find_root, make_rows
-from .listing import folder_names
-from .problems import Kind, Problems
-from .rows import VideoRows
-from .text_files import read_lines
+from ..entries import Entry, find_root, make_rows
+from ..listing import folder_names
+from ..problems import Kind, Problems
+from ..rows import VideoRows
+from ..text_files import read_lines
 from .ucf101 import check_fold, choose_split
 
 

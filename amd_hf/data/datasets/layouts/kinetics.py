@@ -12,12 +12,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .entries import Entry, find_root, make_rows
-from .label_names import read_label_names
-from .listing import list_folder
-from .problems import Kind, Problems
-from .rows import VideoRows
-from .text_files import csv_header, csv_records
+from ..entries import Entry, find_root, make_rows
+from ..label_names import read_label_names
+from ..listing import list_folder
+from ..problems import Kind, Problems
+from ..rows import VideoRows
+from ..text_files import csv_header, csv_records
 
 
 COLUMNS = {"youtube_id", "time_start", "time_end"}

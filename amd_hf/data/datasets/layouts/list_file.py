@@ -10,11 +10,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .entries import Entry, find_root, make_rows
-from .label_names import MAX_LABEL, read_label_names
-from .problems import Kind, Problems
-from .rows import VIDEO_SUFFIXES, VideoRows, is_video_file
-from .text_files import read_lines
+from ..entries import Entry, find_root, make_rows
+from ..label_names import MAX_LABEL, read_label_names
+from ..problems import Kind, Problems
+from ..rows import VIDEO_SUFFIXES, VideoRows, is_video_file
+from ..text_files import read_lines
 
 
 FRAME_PATTERN = "img_%05d.jpg"

@@ -14,11 +14,11 @@ from typing import Any
 
 import datasets
 
-from ..streams import note_entries, noted_entries
-from .label_names import as_label, read_label_names, shorten
-from .listing import printable
-from .problems import Kind, Problems
-from .rows import row_features
+from ...streams import note_entries, noted_entries
+from ..label_names import as_label, read_label_names, shorten
+from ..listing import printable
+from ..problems import Kind, Problems
+from ..rows import row_features
 from .table import check_label_column
 
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .entries import Entry, find_root, make_rows
-from .label_names import read_label_names
-from .problems import Kind, Problems
-from .rows import VideoRows
-from .text_files import is_text, read_json_file
+from ..entries import Entry, find_root, make_rows
+from ..label_names import read_label_names
+from ..problems import Kind, Problems
+from ..rows import VideoRows
+from ..text_files import is_text, read_json_file
 
 
 SPLITS = ("train", "validation", "test")

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .entries import Entry, find_root, make_rows
-from .label_names import as_label, near_name, read_label_names, shorten
-from .problems import Kind, Problems
-from .rows import VideoRows
-from .text_files import csv_records, is_text, json_records
+from ..entries import Entry, find_root, make_rows
+from ..label_names import as_label, near_name, read_label_names, shorten
+from ..problems import Kind, Problems
+from ..rows import VideoRows
+from ..text_files import csv_records, is_text, json_records
 
 
 NO_PATH = Kind("has no path", "have no path", "Give the path of the video in the column `path`.")

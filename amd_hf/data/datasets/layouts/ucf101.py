@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from .entries import Entry, find_root, make_rows
-from .problems import Kind, Problems
-from .rows import VideoRows
-from .text_files import read_lines
+from ..entries import Entry, find_root, make_rows
+from ..problems import Kind, Problems
+from ..rows import VideoRows
+from ..text_files import read_lines
 
 
 logger = logging.getLogger(__name__)

@@ -14,20 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .class_folders import (
-    check_classes_of_splits,
-    check_no_splits,
-    find_split_folder,
-    is_split_name,
-    sibling_splits,
-)
-from .entries import Entry, make_rows
-from .label_names import read_label_names, shorten
-from .listing import METADATA_NAMES, UNNAMED, folder_names, list_folder
-from .problems import Kind, Problems
-from .rows import VideoRows
+from ..entries import Entry, make_rows
+from ..label_names import read_label_names, shorten
+from ..listing import METADATA_NAMES, UNNAMED, folder_names, list_folder
+from ..problems import Kind, Problems
+from ..rows import VideoRows
+from ..text_files import csv_header, csv_records, json_records, separator_hint
+from .class_folders import check_classes_of_splits, check_no_splits, find_split_folder, is_split_name, sibling_splits
 from .table import check_label_column, make_entries, warn_of_other_labels
-from .text_files import csv_header, csv_records, json_records, separator_hint
 
 
 _SUFFIX = "_file_name"

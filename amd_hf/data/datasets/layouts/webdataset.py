@@ -22,12 +22,12 @@ from typing import Any
 
 import datasets
 
-from ..streams import note_entries
-from .label_names import as_label, read_label_names, shorten
-from .listing import printable
-from .problems import Kind, Problems
-from .rows import MEDIA_SUFFIXES, row_features
-from .text_files import parse_json
+from ...streams import note_entries
+from ..label_names import as_label, read_label_names, shorten
+from ..listing import printable
+from ..problems import Kind, Problems
+from ..rows import MEDIA_SUFFIXES, row_features
+from ..text_files import parse_json
 
 
 _VIDEO_FEATURE = {

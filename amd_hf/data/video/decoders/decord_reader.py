@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...video_reading_amd import PyAVVideoReader
+from ....video_reading_amd import PyAVVideoReader
 from .guarded import GuardedReader
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...video_reading_amd import BaseVideoReader, PyAVVideoReader, VideoLimits, VideoReadError
-from ..video_source import VideoSource
+from ....video_reading_amd import BaseVideoReader, PyAVVideoReader, VideoLimits, VideoReadError
+from ..source import VideoSource
 
 
 logger = logging.getLogger(__name__)

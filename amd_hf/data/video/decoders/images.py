@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...video_reading_amd import IMAGE_FAULT, BaseVideoReader, VideoLimits
-from ..video_source import VideoSource
+from ....video_reading_amd import IMAGE_FAULT, BaseVideoReader, VideoLimits
+from ..source import VideoSource
 
 
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")  # Pillow hands some of the others to outside programs

@@ -1,0 +1,175 @@
+"""Modules under the names that they had in earlier releases: importing one still works, and says where it is now."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+
+# Old name -> new name, both below `amd_hf`, or with `/` in front beside it in a clone. A folder that is gone stands
+# here too. To be emptied one release after 0.1.
+MOVED_MODULES = {
+    "cards": "hub.cards",
+    "cards.escaping": "hub.cards.escaping",
+    "cards.file_texts": "hub.cards.file_texts",
+    "cards.metadata": "hub.cards.metadata",
+    "cards.pages": "hub.cards.pages",
+    "cards.privacy": "hub.cards.privacy",
+    "cards.runs": "hub.cards.runs",
+    "cards.zoo": "hub.cards.zoo",
+    "checkpoint_files": "checkpoints.files",
+    "checkpoint_geometry": "checkpoints.geometry",
+    "checkpoint_keys": "checkpoints.keys",
+    "checkpoint_layouts": "checkpoints.layouts",
+    "checkpoint_mae": "checkpoints.mae",
+    "checkpoint_positions": "checkpoints.positions",
+    "checkpoint_report": "checkpoints.report",
+    "checkpoint_views": "checkpoints.views",
+    "conversion": "checkpoints.conversion",
+    "csv_text": "outputs.csv_text",
+    "data.action_arguments": "detection.arguments",
+    "data.boxes": "detection.boxes",
+    "data.clip_operations": "data.augment.clip_operations",
+    "data.container_ends": "data.video.container_ends",
+    "data.decode_server": "data.workers.decode_server",
+    "data.decoders": "data.video.decoders",
+    "data.decoders.decord_reader": "data.video.decoders.decord_reader",
+    "data.decoders.guarded": "data.video.decoders.guarded",
+    "data.decoders.images": "data.video.decoders.images",
+    "data.decoders.torchcodec_reader": "data.video.decoders.torchcodec_reader",
+    "data.decoding": "data.video.decoding",
+    "data.detection_clips": "detection.clips",
+    "data.detection_collator": "detection.collators",
+    "data.erasing": "data.augment.erasing",
+    "data.hsv": "data.augment.hsv",
+    "data.key_frames": "data.video.key_frames",
+    "data.loader": "data.workers.loader",
+    "data.motion_people": "/examples.motion_people",
+    "data.motion_shapes": "/examples.motion_shapes",
+    "data.own_datasets": "data.datasets.own",
+    "data.rand_augment": "data.augment.rand_augment",
+    "data.readers": "data.datasets",
+    "data.readers.action_videos": "detection.datasets.action_videos",
+    "data.readers.ava": "detection.datasets.ava",
+    "data.readers.ava_files": "detection.datasets.ava_files",
+    "data.readers.class_folders": "data.datasets.layouts.class_folders",
+    "data.readers.entries": "data.datasets.entries",
+    "data.readers.guess": "data.datasets.guess",
+    "data.readers.hmdb51": "data.datasets.layouts.hmdb51",
+    "data.readers.kinetics": "data.datasets.layouts.kinetics",
+    "data.readers.label_names": "data.datasets.label_names",
+    "data.readers.list_file": "data.datasets.layouts.list_file",
+    "data.readers.listing": "data.datasets.listing",
+    "data.readers.parquet": "data.datasets.layouts.parquet",
+    "data.readers.problems": "data.datasets.problems",
+    "data.readers.rows": "data.datasets.rows",
+    "data.readers.something_something": "data.datasets.layouts.something_something",
+    "data.readers.splits": "data.datasets.splits",
+    "data.readers.table": "data.datasets.layouts.table",
+    "data.readers.text_files": "data.datasets.text_files",
+    "data.readers.ucf101": "data.datasets.layouts.ucf101",
+    "data.readers.videofolder": "data.datasets.layouts.videofolder",
+    "data.readers.webdataset": "data.datasets.layouts.webdataset",
+    "data.shape_images": "/examples.shape_images",
+    "data.stream_loader": "data.workers.stream_loader",
+    "data.supervised": "data.workers.supervised",
+    "data.transforms": "data.augment.transforms",
+    "data.video_pointers": "data.video.pointers",
+    "data.video_readers": "data.video.readers",
+    "data.video_source": "data.video.source",
+    "detection_video": "detection.drawing",
+    "evaluation.ava_files": "detection.scores",
+    "evaluation.ava_map": "detection.mean_average_precision",
+    "evaluation.detection": "detection.evaluation",
+    "evaluation.detection_prediction": "detection.prediction",
+    "evaluation.detection_report": "detection.report",
+    "evaluation.similarity": "pretraining.similarity",
+    "hub_reader": "hub.reader",
+    "hub_sources": "hub.sources",
+    "masking": "pretraining.masking",
+    "output_files": "outputs.files",
+    "output_folders": "outputs.folders",
+    "saved_layouts": "checkpoints.saved_layouts",
+    "teacher": "teachers.loading",
+    "training.base": "training.trainer",
+    "training.base_args": "training.arguments",
+    "training.checkpoints": "training.resuming.checkpoints",
+    "training.data_listing": "training.resuming.data_listing",
+    "training.detection": "detection.trainer",
+    "training.detection_args": "detection.training_arguments",
+    "training.ema": "finetuning.ema",
+    "training.finetuning": "finetuning.trainer",
+    "training.finetuning_args": "finetuning.arguments",
+    "training.losses": "pretraining.losses",
+    "training.metrics": "training.monitoring.metrics",
+    "training.mixing": "finetuning.mixing",
+    "training.pretraining": "pretraining.trainer",
+    "training.pretraining_args": "pretraining.arguments",
+    "training.reading_log": "training.monitoring.reading_log",
+    "training.recipe_check": "finetuning.recipe_check",
+    "training.resumable": "training.resuming.resumable",
+    "training.run_folders": "training.resuming.run_folders",
+    "training.step_batches": "training.resuming.step_batches",
+    "training.stream_runs": "training.resuming.stream_runs",
+    "training.summary": "training.monitoring.summary",
+    "training.throughput": "training.monitoring.throughput",
+    "training.trained_parts": "finetuning.trained_parts",
+    "visualization": "pretraining.visualization",
+}
+
+
+class _MovedModule(ModuleType):
+    """Stands for a module under its old name; whatever is asked of it comes from the module itself."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":  # the import system asks for `__path__` and the like
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__dict__["_now"]), name)
+
+
+class _MovedModulesFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of the table."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        package, _, old = fullname.partition(".")
+        if package != __package__ or old not in MOVED_MODULES:
+            return None
+        is_folder = any(name.startswith(f"{old}.") for name in MOVED_MODULES)
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=is_folder)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        new = MOVED_MODULES[spec.name.partition(".")[2]]
+        module = _MovedModule(spec.name)
+        module.__dict__["_now"] = new.removeprefix("/") if new.startswith("/") else f"{__package__}.{new}"
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        now = module.__dict__["_now"]
+        try:
+            importlib.import_module(now)
+        except ModuleNotFoundError as error:
+            if error.name not in (now, now.partition(".")[0]):
+                raise
+            raise ModuleNotFoundError(
+                f"`{module.__name__}` is now `{now}`, which the wheel does not have: run from a clone.",
+                name=module.__name__,
+            ) from None
+        # The caller's line is beyond the frames of the import system, which warnings leave out of the count.
+        warnings.warn(f"`{module.__name__}` is now `{now}`", DeprecationWarning, stacklevel=2)
+
+
+def find_moved_modules() -> None:
+    """Let Python's imports find modules under their old names too. Calling it again does nothing."""
+    if not any(isinstance(finder, _MovedModulesFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_MovedModulesFinder())
+
+
+__all__ = ["MOVED_MODULES", "find_moved_modules"]
