@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import finetune
-import pretrain
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
+from amd_hf.cli import finetune, pretrain
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
 from amd_hf.flops import count_flops
@@ -158,13 +157,14 @@ class Demo:
         save_similarity(self.trainers["distilled"].compare_features(rows), self.folder)
 
     def predict(self) -> str:
-        """What `predict.py` says of one example of the validation set, in a process of its own."""
+        """What `amd-hf predict` says of one example of the validation set, in a process of its own."""
         video = sorted((self.data / "validation").glob(self.examples))[0]
-        program = Path(__file__).with_name("predict.py")
         model = self.folder / "distilled_classifier"
         command = [
             sys.executable,
-            str(program),
+            "-m",
+            "amd_hf",
+            "predict",
             "--model_name_or_path",
             str(model),
             "--videos",
@@ -233,7 +233,7 @@ def main(
             json.dumps({**demo.results, "seconds": demo.seconds}, indent=2) + "\n"
         )
         (demo.folder / "results.txt").write_text(report)
-    print(f"\n=== results ===\n{report}\n=== predict.py on one example of the validation set ===\n{prediction}")
+    print(f"\n=== results ===\n{report}\n=== amd-hf predict, on one example of the validation set ===\n{prediction}")
     print(f"The distilled, fine-tuned model: {demo.folder / 'distilled_classifier'}")
     print(f"Loss curves: {demo.folder / 'losses.png'}")
     print(f"What student and teacher see: {demo.folder / 'reconstructions.png'}")

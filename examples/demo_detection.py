@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import finetune
-import predict
-
+from amd_hf.cli import finetune, predict
 from amd_hf.detection.report import constant_scores, shuffle_boxes, unshuffle_boxes
 from amd_hf.outputs.folders import claim_folder, noting
 from amd_hf.recipes import parse_recipe, run_program

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import demo
-
 from amd_hf.recipes import run_program
+from examples import demo
 from examples.shape_images import SHAPE_CLASSES, write_shape_images
 
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import finetune
-import pretrain
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import concatenate_datasets
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
+from amd_hf.cli import finetune, pretrain
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.evaluation.probes import run_linear_probe

@@ -11,8 +11,8 @@ from typing import Any
 
 from amd_hf.hub.cards.escaping import escape_markdown
 from amd_hf.outputs.files import OutputFiles
+from studies.estimates import Interval, mean_interval, paired_difference
 from studies.grid import Grid
-from studies.statistics import Interval, mean_interval, paired_difference
 from studies.store import StageStore
 
 

@@ -26,7 +26,11 @@ def _commands(page: Path) -> list[list[str]]:
     words = [shlex.split(line, comments=True) for line in lines]
     found = []
     for command in words:
-        programs = [number for number, word in enumerate(command) if word.startswith(("scripts/", "benchmarks/"))]
+        programs = [
+            number
+            for number, word in enumerate(command)
+            if word.startswith(("scripts/", "studies/", "tools/", "benchmarks/"))
+        ]
         if programs:
             found.append(command[programs[0] :])
     return found
@@ -55,7 +59,7 @@ def test_commands_name_programs_recipes_and_options_that_exist(page: Path) -> No
         for word in words:
             if word.startswith("configs/"):
                 assert (ROOT / word).is_file(), f"{page.name}: there is no {word}"
-        if program.startswith("scripts/"):
+        if not program.startswith("benchmarks/"):
             options = {word.partition("=")[0] for word in words if word.startswith("--")}
             known = set(re.findall(r"--[\w.]+", _help(Path(program).stem, _task(words))))
             unknown = {name for name in options - known if not name.startswith("--model.")}

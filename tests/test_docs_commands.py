@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.docs_world import EXEMPT, SIZES, Command, all_commands, build_world, enter_world, prepare
+from tests.helpers.docs_world import EXEMPT, SIZES, STARTS, Command, all_commands, build_world, enter_world, prepare
 from tests.helpers.training import ROOT, load_script, script_environment
 
 
@@ -74,7 +74,7 @@ def test_commands_run_as_they_stand(
 def test_every_command_is_run_or_exempt_for_a_reason_that_counts() -> None:
     texts = [command.text for command in _COMMANDS]
     assert len(texts) > 60
-    programs = {word for text in texts for word in text.split() if word.startswith("scripts/")}
+    programs = {word for text in texts for word in text.split() if word.startswith(STARTS)}
     assert len(programs) >= 14
     for pattern in EXEMPT:
         exempt = [command for command in _COMMANDS if command.exempt == EXEMPT[pattern]]

@@ -13,7 +13,7 @@ import re
 import statistics
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,10 +85,10 @@ def body_length(function: ast.FunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", metavar="FOLDER", help="list the short functions below this folder of the package")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     files = sorted((ROOT / "amd_hf").rglob("*.py"))
     if options.short is not None:
         used = Counter(re.findall(r"\w+", "\n".join(path.read_text() for path in files)))

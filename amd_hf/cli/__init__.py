@@ -13,6 +13,16 @@ from .. import __version__
 
 # Sub-command -> what it does. Each is a module of this folder with a `run(argv)`.
 COMMANDS = {
+    "pretrain": "pre-train a student, guided by a teacher or alone",
+    "finetune": "fine-tune a classifier or an action detector, and test it",
+    "evaluate": "test a model on labelled videos, over several views",
+    "predict": "classify videos, or detect actions in one",
+    "features": "write features of videos",
+    "convert": "read an official checkpoint, or write one",
+    "check": "decode every video of a data set and list those that cannot be read",
+    "validate": "check annotation files line by line",
+    "visualize": "draw what a pre-trained model sees and reconstructs",
+    "push": "check a model's folder and publish it on the Hub",
     "recipes": "list the recipes that come with the package, or print one",
 }
 

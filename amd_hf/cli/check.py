@@ -18,10 +18,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from amd_hf.data.arguments import DataArguments
-from amd_hf.data.checking import FAULTS, OK, CheckOptions, CleanList, VideoCheck, check_videos, write_clean_list
-from amd_hf.outputs.files import OutputFiles
-from amd_hf.recipes import parse_recipe, run_program
+from ..data.arguments import DataArguments
+from ..data.checking import FAULTS, OK, CheckOptions, CleanList, VideoCheck, check_videos, write_clean_list
+from ..outputs.files import OutputFiles
+from ..recipes import parse_recipe, run_program
 
 
 _OUTPUT_FILES = ("report.json", "clean.csv", "clean.txt", "label_names.txt")
@@ -147,5 +147,10 @@ def _entry(check: VideoCheck) -> dict[str, Any]:
     }
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell."""
+    run_program(lambda: main(argv))
+
+
 if __name__ == "__main__":
-    run_program(main)
+    run()

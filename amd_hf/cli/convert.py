@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from amd_hf import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoint
-from amd_hf.checkpoints.files import CONFIG_ENTRY, VIEWS_ENTRY
-from amd_hf.classifiers import classifier_class
-from amd_hf.processors import build_processor, load_processor, override_notes, read_settings
-from amd_hf.recipes import parse_recipe, run_program
-from amd_hf.training.monitoring.summary import describe_model
-from amd_hf.video_sampling_amd import SAMPLING_MODES
-from amd_hf.view_settings import DATA_SETS
+from .. import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoint
+from ..checkpoints.files import CONFIG_ENTRY, VIEWS_ENTRY
+from ..classifiers import classifier_class
+from ..processors import build_processor, load_processor, override_notes, read_settings
+from ..recipes import parse_recipe, run_program
+from ..training.monitoring.summary import describe_model
+from ..video_sampling_amd import SAMPLING_MODES
+from ..view_settings import DATA_SETS
 
 
 @dataclass
@@ -96,11 +96,16 @@ def write_official(options: ConvertOptions, target: Path) -> None:
     kind = AMDForPreTraining if is_pretraining else classifier_class(config)
     state_dict = export_checkpoint(kind.from_pretrained(options.source), options.include_generator_mask_tokens)
     target.parent.mkdir(parents=True, exist_ok=True)
-    views = asdict(read_settings(load_processor(options.source, config)))
+    views = asdict(read_settings(load_processor(str(options.source), config)))
     # The way back needs no options then.
     torch.save({"model": state_dict, CONFIG_ENTRY: config.to_dict(), VIEWS_ENTRY: views}, target)
     print(f"{len(state_dict)} tensors under official names are in {target}")
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell."""
+    run_program(lambda: main(argv))
+
+
 if __name__ == "__main__":
-    run_program(main)
+    run()

@@ -18,20 +18,20 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from amd_hf.classifiers import load_trained_classifier
-from amd_hf.cpu import prepare_for_inference
-from amd_hf.data.arguments import DataArguments
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.video.decoding import check_decode_time_limit, decode_time_limit_option
-from amd_hf.detection.arguments import ActionDataArguments
-from amd_hf.detection.evaluation import DetectionResult, evaluation_clip_loader, run_detection_test
-from amd_hf.detection.report import DETECTIONS_FILE, write_detection_report
-from amd_hf.detectors import load_detection_processor, load_trained_detector
-from amd_hf.evaluation.checks import check_head_is_trained
-from amd_hf.evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
-from amd_hf.evaluation.probes import run_linear_probe
-from amd_hf.evaluation.report import (
+from ..classifiers import load_trained_classifier
+from ..cpu import prepare_for_inference
+from ..data.arguments import DataArguments
+from ..data.clips import ClipLoader
+from ..data.collators import ClassificationCollator
+from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from ..detection.arguments import ActionDataArguments
+from ..detection.evaluation import DetectionResult, evaluation_clip_loader, run_detection_test
+from ..detection.report import DETECTIONS_FILE, write_detection_report
+from ..detectors import load_detection_processor, load_trained_detector
+from ..evaluation.checks import check_head_is_trained
+from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
+from ..evaluation.probes import run_linear_probe
+from ..evaluation.report import (
     CLASSES_FILE,
     MATRIX_FILE,
     METRICS_FILE,
@@ -39,12 +39,12 @@ from amd_hf.evaluation.report import (
     draw_confusion_matrix,
     write_report,
 )
-from amd_hf.outputs.files import OutputFiles
-from amd_hf.processors import override_notes, read_settings, view_settings
-from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.sources import load_model
-from amd_hf.training.monitoring.summary import describe_model
-from amd_hf.video_sampling_amd import SAMPLING_MODES
+from ..outputs.files import OutputFiles
+from ..processors import override_notes, read_settings, view_settings
+from ..recipes import check_model_source, parse_recipe, read_task, run_program
+from ..sources import load_model
+from ..training.monitoring.summary import describe_model
+from ..video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
@@ -152,7 +152,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
     return result
 
 
-def test_classifier(argv: Sequence[str] | None) -> list[MultiViewResult]:
+def test_classifier(argv: Sequence[str] | None) -> list[Any]:
     """Tests a classifier, or that of each fold."""
     data, options, model_options = parse_recipe((DataArguments, EvaluateOptions), argv, __doc__)
     if options.model_name_or_path is None or data.data is None:
@@ -203,7 +203,7 @@ def check_views(options: EvaluateOptions) -> None:
 
 def plan_tests(options: EvaluateOptions, data: DataArguments) -> list[tuple[str, DataArguments, Path]]:
     """Model, data and output folder of each test: one, or one per fold."""
-    name, output = options.model_name_or_path, Path(options.output_dir)
+    name, output = str(options.model_name_or_path), Path(options.output_dir)
     if not options.all_folds:
         return [(name.replace("{fold}", str(data.fold)), data, output)]
     if data.fold is not None:
@@ -309,5 +309,10 @@ def print_metrics(metrics: dict[str, float | int]) -> None:
         print(f"{name:>19}: {value:.4f}" if isinstance(value, float) else f"{name:>19}: {value:,}")
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell."""
+    run_program(lambda: main(argv))
+
+
 if __name__ == "__main__":
-    run_program(main)
+    run()

@@ -14,16 +14,16 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from amd_hf.cpu import prepare_for_inference
-from amd_hf.data.arguments import DataArguments
-from amd_hf.data.video.decoding import check_decode_time_limit, decode_time_limit_option
-from amd_hf.evaluation.features import FeatureOptions, extract_features
-from amd_hf.evaluation.multiview import ViewOptions
-from amd_hf.processors import view_settings
-from amd_hf.recipes import check_model_source, parse_recipe, run_program
-from amd_hf.sources import load_model
-from amd_hf.training.monitoring.summary import describe_model
-from amd_hf.video_sampling_amd import SAMPLING_MODES
+from ..cpu import prepare_for_inference
+from ..data.arguments import DataArguments
+from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from ..evaluation.features import FeatureOptions, extract_features
+from ..evaluation.multiview import ViewOptions
+from ..processors import view_settings
+from ..recipes import check_model_source, parse_recipe, run_program
+from ..sources import load_model
+from ..training.monitoring.summary import describe_model
+from ..video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
@@ -97,5 +97,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return summary
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell."""
+    run_program(lambda: main(argv))
+
+
 if __name__ == "__main__":
-    run_program(main)
+    run()

@@ -16,17 +16,17 @@ from typing import Any
 
 from transformers import set_seed
 
-from amd_hf import AMDDetectionArguments, AMDDetectionTrainer, AMDFineTuningArguments, AMDFineTuningTrainer
-from amd_hf.classifiers import build_classifier, check_labels_fit, import_function
-from amd_hf.data.arguments import FineTuningDataArguments, training_label_names
-from amd_hf.detection.arguments import ActionTrainingArguments
-from amd_hf.detection.datasets.ava import action_names
-from amd_hf.detection.report import write_detection_report
-from amd_hf.detectors import build_detector
-from amd_hf.finetuning.recipe_check import departures, read_recipe
-from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.training.monitoring.summary import describe_metrics, describe_run
-from amd_hf.training.resuming.checkpoints import find_checkpoint
+from .. import AMDDetectionArguments, AMDDetectionTrainer, AMDFineTuningArguments, AMDFineTuningTrainer
+from ..classifiers import build_classifier, check_labels_fit, import_function
+from ..data.arguments import FineTuningDataArguments, training_label_names
+from ..detection.arguments import ActionTrainingArguments
+from ..detection.datasets.ava import action_names
+from ..detection.report import write_detection_report
+from ..detectors import build_detector
+from ..finetuning.recipe_check import departures, read_recipe
+from ..recipes import check_model_source, parse_recipe, read_task, run_program
+from ..training.monitoring.summary import describe_metrics, describe_run
+from ..training.resuming.checkpoints import find_checkpoint
 
 
 @dataclass
@@ -149,5 +149,10 @@ def finish(trainer: Any) -> Any:
     return trainer
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell."""
+    run_program(lambda: main(argv))
+
+
 if __name__ == "__main__":
-    run_program(main)
+    run()

@@ -20,23 +20,23 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from amd_hf import AMDConfig
-from amd_hf.classifiers import load_trained_classifier
-from amd_hf.cpu import prepare_for_inference
-from amd_hf.data.video.decoding import check_decode_time_limit, decode_time_limit_option
-from amd_hf.detection.drawing import draw_detections
-from amd_hf.detection.evaluation import evaluation_clip_loader
-from amd_hf.detection.prediction import as_json, detect_in_video, read_boxes_of_video
-from amd_hf.detectors import load_detection_processor, load_trained_detector
-from amd_hf.evaluation.checks import check_head_is_trained
-from amd_hf.evaluation.multiview import ViewOptions
-from amd_hf.evaluation.prediction import find_videos, predict_videos
-from amd_hf.evaluation.prediction_formats import FORMATS, HEADERS, as_dict
-from amd_hf.evaluation.windows import WindowOptions
-from amd_hf.outputs.files import OutputFiles
-from amd_hf.processors import override_notes, read_settings, view_settings
-from amd_hf.recipes import check_model_source, parse_recipe, read_task, run_program
-from amd_hf.video_sampling_amd import SAMPLING_MODES
+from .. import AMDConfig
+from ..classifiers import load_trained_classifier
+from ..cpu import prepare_for_inference
+from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from ..detection.drawing import draw_detections
+from ..detection.evaluation import evaluation_clip_loader
+from ..detection.prediction import as_json, detect_in_video, read_boxes_of_video
+from ..detectors import load_detection_processor, load_trained_detector
+from ..evaluation.checks import check_head_is_trained
+from ..evaluation.multiview import ViewOptions
+from ..evaluation.prediction import find_videos, predict_videos
+from ..evaluation.prediction_formats import FORMATS, HEADERS, as_dict
+from ..evaluation.windows import WindowOptions
+from ..outputs.files import OutputFiles
+from ..processors import override_notes, read_settings, view_settings
+from ..recipes import check_model_source, parse_recipe, read_task, run_program
+from ..video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
@@ -120,7 +120,7 @@ class PredictOptions(ModelOptions):
         num_segments = 1 if self.num_segments is None else self.num_segments
         num_crops = 1 if self.num_crops is None else self.num_crops
         settings, notes = view_settings(
-            self.model_name_or_path, config, overrides, for_test=self.test_views or num_segments > 1
+            str(self.model_name_or_path), config, overrides, for_test=self.test_views or num_segments > 1
         )
         if self.test_views:
             return ViewOptions.of_test(config, settings), notes
@@ -226,11 +226,15 @@ def print_notes(notes: Sequence[str]) -> None:
         print(note, file=sys.stderr, flush=True)
 
 
-def program() -> None:
-    """Runs `main`; exit code 1 when some files could not be read."""
-    if any("error" in result for result in main()):
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell; exit code 1 when some files could not be read."""
+    run_program(lambda: _exit_with_result(main(argv)))
+
+
+def _exit_with_result(results: list[dict[str, Any]]) -> None:
+    if any("error" in result for result in results):
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    run_program(program)
+    run()

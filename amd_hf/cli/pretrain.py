@@ -12,19 +12,19 @@ from typing import Any
 from transformers import set_seed
 from transformers.utils import logging
 
-from amd_hf import (
+from .. import (
     AMDConfig,
     AMDForPreTraining,
     AMDTrainer,
     AMDTrainingArguments,
 )
-from amd_hf.data.arguments import PreTrainingDataArguments
-from amd_hf.finetuning.recipe_check import departures, read_recipe
-from amd_hf.pretraining.visualization import save_similarity
-from amd_hf.recipes import check_model_source, is_on_command_line, parse_recipe, run_program
-from amd_hf.sources import load_pretraining_start
-from amd_hf.training.monitoring.summary import describe_metrics, describe_run
-from amd_hf.training.resuming.checkpoints import find_checkpoint
+from ..data.arguments import PreTrainingDataArguments
+from ..finetuning.recipe_check import departures, read_recipe
+from ..pretraining.visualization import save_similarity
+from ..recipes import check_model_source, is_on_command_line, parse_recipe, run_program
+from ..sources import load_pretraining_start
+from ..training.monitoring.summary import describe_metrics, describe_run
+from ..training.resuming.checkpoints import find_checkpoint
 
 
 logger = logging.get_logger("amd_hf.pretrain")
@@ -125,5 +125,10 @@ def evaluate(trainer: AMDTrainer) -> None:
             print(f"student and teacher, layer by layer: {picture or 'similarity.json (no picture: no matplotlib)'}")
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell."""
+    run_program(lambda: main(argv))
+
+
 if __name__ == "__main__":
-    run_program(main)
+    run()

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from amd_hf.hub.publishing import prepare_folder, upload
-from amd_hf.recipes import parse_recipe, run_program
+from ..hub.publishing import prepare_folder, upload
+from ..recipes import parse_recipe, run_program
 
 
 @dataclass
@@ -42,5 +42,10 @@ def main(argv: Sequence[str] | None = None) -> str | None:
     return address
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell."""
+    run_program(lambda: main(argv))
+
+
 if __name__ == "__main__":
-    run_program(main)
+    run()

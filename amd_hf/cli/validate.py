@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from amd_hf.data.arguments import DataArguments
-from amd_hf.data.datasets.problems import Problems
-from amd_hf.detection.arguments import ActionDataArguments
-from amd_hf.recipes import parse_recipe, read_task, run_program
+from ..data.arguments import DataArguments
+from ..data.datasets.problems import Problems
+from ..detection.arguments import ActionDataArguments
+from ..recipes import parse_recipe, read_task, run_program
 
 
 @dataclass
@@ -53,11 +53,18 @@ def main(argv: Sequence[str] | None = None) -> Problems:
     return problems
 
 
-def exit_with_result() -> None:
-    """Exit code 0 where all is well, 1 where lines are bad, 2 where nothing could be checked."""
-    if main().found:
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell.
+
+    Exit code 0 where all is well, 1 where lines are bad, 2 where nothing could be checked.
+    """
+    run_program(lambda: _exit_with_result(main(argv)))
+
+
+def _exit_with_result(problems: Problems) -> None:
+    if problems.found:
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    run_program(exit_with_result)
+    run()

@@ -16,25 +16,25 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from amd_hf import AMDForPreTraining
-from amd_hf.data.arguments import DataArguments
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import PreTrainingCollator
-from amd_hf.data.video.decoding import check_decode_time_limit, decode_time_limit_option
-from amd_hf.outputs.files import OutputFiles
-from amd_hf.pretraining.masking import MaskGenerator
-from amd_hf.pretraining.similarity import layer_similarity
-from amd_hf.pretraining.visualization import (
+from .. import AMDForPreTraining
+from ..data.arguments import DataArguments
+from ..data.clips import ClipLoader
+from ..data.collators import PreTrainingCollator
+from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from ..outputs.files import OutputFiles
+from ..pretraining.masking import MaskGenerator
+from ..pretraining.similarity import layer_similarity
+from ..pretraining.visualization import (
     draw_reconstructions,
     reconstruct_clips,
     save_similarity,
     spread_over_classes,
 )
-from amd_hf.processors import view_settings
-from amd_hf.recipes import check_model_source, parse_recipe, run_program
-from amd_hf.sources import load_model
-from amd_hf.teachers.loading import FrozenTeacher
-from amd_hf.video_sampling_amd import SAMPLING_MODES
+from ..processors import view_settings
+from ..recipes import check_model_source, parse_recipe, run_program
+from ..sources import load_model
+from ..teachers.loading import FrozenTeacher
+from ..video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     shown = collator([rows[index] for index in spread_over_classes(rows["label"], options.num_shown)])
     if shown["pixel_values"] is None:
         raise ValueError(f"None of the {shown['num_tried']} videos chosen can be read: {shown['unreadable'][:1]}.")
-    names = ("pixel_values", "bool_masked_pos", "teacher_bool_masked_pos")
-    clips, mask, teacher_mask = (None if shown.get(name) is None else shown[name] for name in names)
+    inputs = ("pixel_values", "bool_masked_pos", "teacher_bool_masked_pos")
+    clips, mask, teacher_mask = (None if shown.get(name) is None else shown[name] for name in inputs)
     frames = reconstruct_clips(model, clips, mask, teacher_mask)
     with outputs:
         print(f"Reconstructions: {draw_reconstructions(frames, folder / 'reconstructions.png')}")
@@ -103,7 +103,7 @@ def _collator(model: AMDForPreTraining, options: VisualizeOptions) -> PreTrainin
     """The clips of validation, centre crops and masks that depend on seed and video alone."""
     config = model.config
     overrides = {"sampling_mode": options.sampling_mode, "sampling_rate": options.sampling_rate}
-    settings, notes = view_settings(options.model_name_or_path, config, overrides)
+    settings, notes = view_settings(str(options.model_name_or_path), config, overrides)
     for note in notes:
         print(note)
     loader = ClipLoader.for_settings(
@@ -130,5 +130,10 @@ def _compare(
     return found.metrics()
 
 
+def run(argv: Sequence[str] | None = None) -> None:
+    """The command, as it is started from a shell."""
+    run_program(lambda: main(argv))
+
+
 if __name__ == "__main__":
-    run_program(main)
+    run()

@@ -32,7 +32,7 @@ from tests.helpers.videos import write_video
 # Commands that no test runs, and why.
 EXEMPT = {
     r"make ": "ten minutes and a virtual environment of its own; its program's parts are run by the other commands",
-    r"python scripts/demo\w*\.py": "minutes each: tests marked slow run them",
+    r"python examples/demo\w*\.py": "minutes each: tests marked slow run them",
     r"hf auth login": "needs an account",
     r"sbatch ": "needs Slurm; the program it starts is run by the page's other commands",
     r"pip install|.*pip install": "changes the environment",
@@ -40,6 +40,10 @@ EXEMPT = {
     r".*scripts/push_to_hub\.py (?!.*--dry_run)": "uploads: tests/scripts/test_push_to_hub.py does so",
     r".*scripts/finetune\.py \.\.\.$": "stands for any command of the page",
 }
+
+# Where programs are described, and how their files are named in commands.
+PROGRAM_FOLDERS = ("amd_hf/cli", "examples", "studies", "tools")
+STARTS = ("scripts/", "examples/", "studies/", "tools/")
 
 SIZES: dict[str, Any] = {
     "image_size": 32, "patch_size": 16, "num_frames": 4, "tubelet_size": 2, "hidden_size": 16,
@@ -85,10 +89,12 @@ def all_commands() -> Iterator[Command]:
         for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
             yield from _lines(page.name, block)
         # Tables show commands as code within the line; those with dots stand for any option and are no commands.
-        for code in re.findall(r"`(scripts/\w+\.py [^`\n]+|python \w+/\w+\.py [^`\n]+)`", page.read_text()):
+        for code in re.findall(
+            r"`((?:scripts|studies|tools)/\w+\.py [^`\n]+|python \w+/\w+\.py [^`\n]+)`", page.read_text()
+        ):
             if not code.endswith("...") and "benchmarks/" not in code:
                 yield from _lines(page.name, code if code.startswith("python") else f"python {code}")
-    for program in sorted((ROOT / "scripts").glob("*.py")):
+    for program in [path for folder in PROGRAM_FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]:
         header = program.read_text().split('"""')[1]
         yield from (command for command in _lines(program.name, header) if command.text.startswith("python "))
     for recipe in sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file()):
@@ -129,7 +135,7 @@ def build_world(root: Path) -> Path:
         _classifier(root / "runs" / f"ucf101_fold{fold}", ucf101.label_names)
     for name in ("main", "playback"):
         _grid(root / "grids" / f"{name}.yaml", ROOT / "configs" / "ablations" / f"{name}.yaml")
-    for name in ("configs", "scripts"):
+    for name in ("configs", "scripts", "studies", "tools"):
         (root / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "model_cards", root / "model_cards")
     shutil.copy(ROOT / "README.md", root / "README.md")
@@ -264,7 +270,7 @@ def enter_world(base: Path, folder: Path) -> Path:
 def prepare(command: Command, world: Path) -> tuple[str, list[str]]:
     """The program of a command and its arguments in the world, where everything that it names is put in its place."""
     words = shlex.split(command.text)
-    start = next(number for number, word in enumerate(words) if word.startswith("scripts/"))
+    start = next(number for number, word in enumerate(words) if word.startswith(STARTS))
     program, arguments = Path(words[start]).stem, [_REPLACED.get(word, word) for word in words[start + 1 :]]
     is_detection = "detection" in arguments or any(word.startswith("configs/detect/") for word in arguments)
     _place_videos(world, arguments, is_detection)

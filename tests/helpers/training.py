@@ -151,17 +151,13 @@ def fast_precision() -> list[str]:
 
 
 def load_script(name: str) -> ModuleType:
-    """One of the programs as a module under a name of its own (`evaluate` is also a library)."""
-    folder = str(ROOT / "scripts")
-    if folder not in sys.path:
-        sys.path.append(folder)  # programs that use others import them; last, so that `evaluate` stays the library
-    spec = importlib.util.spec_from_file_location(f"amd_hf_script_{name}", script_path(name))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # before it is executed: its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+    """One of the programs as a module; the module of the command where the file in `scripts/` only starts that."""
+    path = script_path(name)
+    if path.parent.name != "scripts":
+        return importlib.import_module(f"{path.parent.name}.{name}")
+    command = re.search(r"from (amd_hf\.cli\.\w+) import run", path.read_text())
+    assert command is not None
+    return importlib.import_module(command[1])
 
 
 def script_environment() -> dict[str, str]:

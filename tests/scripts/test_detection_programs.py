@@ -17,7 +17,7 @@ from amd_hf.data.video.decoding import open_video
 from amd_hf.detection.datasets.ava_files import read_actions
 from amd_hf.detection.drawing import draw_detections
 from amd_hf.detection.scores import score_submission
-from amd_hf.recipes import read_task, run_program
+from amd_hf.recipes import read_task
 from examples.motion_people import FRAMES_PER_SECOND, PEOPLE_ACTIONS, PeopleFiles, write_motion_people
 from tests.helpers.training import load_script, one_error_line
 from tests.helpers.videos import text_file, write_video
@@ -145,7 +145,7 @@ def test_validator_of_the_program_names_bad_lines_and_its_exit_code_says_so(
     program = load_script("validate_annotations")
     monkeypatch.setattr(sys, "argv", ["", "--task", "detection", *work.data, "--annotations", str(bad)])
     with pytest.raises(SystemExit) as exit_info:
-        run_program(program.exit_with_result)
+        program.run()
     assert exit_info.value.code == 1
     printed = capsys.readouterr().out
     assert f"{bad}:1: has a box outside 0-1: [0.1, 0.1, 1.2, 0.5]" in printed
@@ -178,7 +178,7 @@ def test_video_that_cannot_be_read_is_said_in_one_line(
     program = load_script("predict")
     monkeypatch.setattr(sys, "argv", ["", *arguments])
     with pytest.raises(SystemExit) as exit_info:
-        run_program(program.program)
+        program.run()
     assert exit_info.value.code == 2
     assert "bad.mp4 cannot be read" in one_error_line(capsys.readouterr().err)
     (tmp_path / "boxes.csv").write_text("other,1,0.1,0.1,0.5,0.5,0.9\n")

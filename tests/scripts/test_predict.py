@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from amd_hf import AMDForVideoClassification, AMDVideoProcessor
-from amd_hf.recipes import run_program
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import ROOT, load_script, run_script, script_environment
 from tests.helpers.videos import text_file, write_video
@@ -144,7 +143,7 @@ def test_exit_code_tells_whether_all_some_or_no_files_were_read(
     monkeypatch.setattr(sys, "argv", arguments)
     found = None
     try:
-        run_program(load_script("predict").program)
+        load_script("predict").run()
     except SystemExit as ending:
         found = ending.code
     assert found == code

@@ -68,8 +68,6 @@ class _Started(Exception):
 @pytest.fixture(params=["demo", "demo_images", "demo_detection"])
 def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
     """The programs that empty their folder, up to where they begin to work."""
-    scripts = str(ROOT / "scripts")
-    monkeypatch.syspath_prepend(scripts)
     module = load_script(request.param)
 
     def begin(*args: Any, **kwargs: Any) -> None:
@@ -251,7 +249,7 @@ def test_make_clean_removes_what_a_demo_made_and_nothing_else(tmp_path: Path) ->
             _write(folder, "results.json", "teacher/model.safetensors", "data/train/up/000001.mp4", "data/train.json")
     _write(others, "results.json")
     _write(mixed, "teacher/thesis.tex")
-    program = [sys.executable, "-S", str(ROOT / "amd_hf" / "output_folders.py")]  # -S: without any package
+    program = [sys.executable, "-S", str(ROOT / "amd_hf" / "outputs" / "folders.py")]  # -S: without any package
     done = subprocess.run(
         [*program, str(ours), str(others), str(mixed), str(tmp_path / "none")], capture_output=True, text=True
     )
@@ -336,7 +334,6 @@ def test_devices_and_pipes_are_written_to_as_ever(tmp_path: Path) -> None:
 def test_programs_refuse_to_overwrite_others_files_before_they_do_anything(
     script: str, arguments: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     _write(tmp_path, name)
     with pytest.raises(ValueError, match=rf"{name.rpartition('/')[2]} exists and is not, or no longer"):
         load_script(script).main([argument.format(tmp_path) for argument in arguments])
@@ -359,13 +356,12 @@ def test_marker_of_results_lies_beside_their_folder(tmp_path: Path, monkeypatch:
 def test_outcome_of_the_detection_demo_is_replaced_and_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     folder = tmp_path / "out"
     sizes = ["--num_films", "4", "--num_validation", "1", "--seconds", "5", "--max_steps", "2"]
     load_script("demo_detection").main(["--output_dir", str(folder), *sizes])
     left = set(_contents(folder)) - {MARKER_NAME}
     assert {"actions.mp4", "results.json", "detector/model.safetensors", "detector/video_reading_amd.py"} <= left
-    program = [sys.executable, "-S", str(ROOT / "amd_hf" / "output_folders.py"), str(folder)]
+    program = [sys.executable, "-S", str(ROOT / "amd_hf" / "outputs" / "folders.py"), str(folder)]
     (folder / "detector" / "README.md").open("a").write("My words.")
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 1
@@ -506,16 +502,16 @@ _ALLOWED = {
     ("amd_hf/finetuning/ema.py", "save_weights"): "a checkpoint of the run",
     ("amd_hf/finetuning/trainer.py", "save_model"): "the claimed folder of a run",
     ("studies/ablate.py", "train_classifier"): "into a stage's folder",
-    ("scripts/check_videos.py", "write_outcome"): "OutputFiles",
-    ("scripts/convert_checkpoint.py", "main"): "a target that did not exist",
-    ("scripts/convert_checkpoint.py", "write_official"): "a target that did not exist",
+    ("amd_hf/cli/check.py", "write_outcome"): "OutputFiles",
+    ("amd_hf/cli/convert.py", "main"): "a target that did not exist",
+    ("amd_hf/cli/convert.py", "write_official"): "a target that did not exist",
     ("examples/demo.py", "main"): "a claimed folder",
     ("examples/demo_detection.py", "main"): "a claimed folder",
-    ("scripts/evaluate.py", "test_classifier"): "OutputFiles",
-    ("scripts/evaluate.py", "report_folds"): "OutputFiles",
-    ("scripts/finetune.py", "report_test"): "the claimed folder of a run",
+    ("amd_hf/cli/evaluate.py", "test_classifier"): "OutputFiles",
+    ("amd_hf/cli/evaluate.py", "report_folds"): "OutputFiles",
+    ("amd_hf/cli/finetune.py", "report_test"): "the claimed folder of a run",
     ("tools/make_model_cards.py", "main"): "a maintainer's tool: the pages of the repository, which are under git",
-    ("scripts/predict.py", "detect_actions"): "OutputFiles",
+    ("amd_hf/cli/predict.py", "detect_actions"): "OutputFiles",
     ("benchmarks/common.py", "keep"): "maintainers' results in the repository, which are under git",
     ("benchmarks/data_loading.py", "main"): "maintainers' results in the repository, which are under git",
     ("benchmarks/finetune_memory.py", "main"): "files of this benchmark's name, where its user says",
@@ -552,7 +548,7 @@ def _changes_files(call: ast.Call) -> bool:
 
 def _places() -> dict[tuple[str, str], list[int]]:
     found: dict[tuple[str, str], list[int]] = {}
-    for folder in ("amd_hf", "scripts", "benchmarks"):
+    for folder in ("amd_hf", "scripts", "examples", "studies", "tools", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             tree = ast.parse(path.read_text())
             for node in ast.walk(tree):

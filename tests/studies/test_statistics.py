@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from studies.statistics import mean_interval, paired_difference
+from studies.estimates import mean_interval, paired_difference
 
 
 # Two-sided 95% quantiles of Student's t, from a printed table: degrees of freedom -> t.

@@ -133,7 +133,7 @@ def test_two_processes_killed_and_started_again_find_the_same_to_the_last_bit(st
     expected = study()
     arguments = ["--grid", str(expected.parent / "grid.yaml"), "--max_steps", "2", "--output_dir", str(tmp_path)]
     arguments += ["--num_processes", "2"]
-    command = [sys.executable, str(ROOT / "scripts" / "ablate.py"), *arguments]
+    command = [sys.executable, str(ROOT / "studies" / "ablate.py"), *arguments]
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=script_environment())
         while len(_results(tmp_path)) < 5 and process.poll() is None:

@@ -1,0 +1,7 @@
+"""`amd-hf check` as a file, for launchers that take one: the same options, the same outcome."""
+
+from amd_hf.cli.check import run
+
+
+if __name__ == "__main__":
+    run()
