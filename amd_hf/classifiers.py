@@ -12,37 +12,14 @@ from transformers.utils import logging
 from .checkpoints.conversion import without_load_report
 from .checkpoints.keys import PATCH_EMBEDDING, adapt_input_channels
 from .configuration_amd import AMDConfig
+from .data.datasets.label_names import label_names_of
 from .modeling_amd import AMDForImageClassification, AMDForVideoClassification
 from .sources import load_model, load_start
 
 
 logger = logging.get_logger(__name__)
 
-_MAX_LABEL = 999_999  # as for labels in files: there are as many names as the largest number says
 _CHANNEL_OPTIONS = ("num_channels", "image_mean", "image_std")  # the embedding is adapted after it has been read
-
-
-def label_names_of(rows: Any) -> list[str]:
-    """Names of the classes of a dataset of labelled rows; "0", "1", ... where they are numbers only.
-
-    Raises:
-        ValueError: If the rows have no labels.
-    """
-    names = getattr(rows.features["label"], "names", None)
-    if names is not None:
-        return list(names)
-    labels = rows["label"]
-    if len(labels) == 0 or any(label is None for label in labels):
-        others = [name for name in rows.features if name not in ("video", "label", "video_id")]
-        raise ValueError(
-            "The videos have no labels: give class folders or a list file of lines `path label`, or name the "
-            "column of the labels of a table or of metadata: `--label_column NAME` (Python: `label_column=`)"
-            + (f"; the other columns are {others[:50]}." if others else ".")
-        )
-    for label in labels:
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= _MAX_LABEL:
-            raise ValueError(f"The label {label!r:.100} is no number of a class, from 0 to {_MAX_LABEL}.")
-    return [str(number) for number in range(max(labels) + 1)]
 
 
 def check_labels_fit(rows: Any, config: AMDConfig) -> None:

@@ -28,12 +28,13 @@ _LAYERS = (
         "view_settings",
         "video_packets_amd",
         "video_reading_amd",
+        "video_sampling_amd",
     ),
-    ("modeling_amd", "cpu", "modeling_amd_detection", "video_processing_amd", "video_sampling_amd"),
+    ("data",),
+    ("modeling_amd", "cpu", "modeling_amd_detection", "video_processing_amd"),
     ("checkpoints",),
     ("sources", "classifiers", "image_processing", "processors", "detectors", "flops"),
     ("teachers",),
-    ("data",),
     ("evaluation",),
     ("hub",),  # `Trainer.push_to_hub` publishes through it
     ("training", "pretraining", "finetuning", "detection"),
@@ -46,6 +47,11 @@ _LAYERS = (
 )
 _BESIDE = ("benchmarks", "examples", "scripts", "studies", "tests", "tools")
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
+# What `data` may look at beside itself: a model's configuration, reading, and what everything reports by.
+_BELOW_DATA = {
+    "configuration_amd", "errors", "outputs", "video_packets_amd", "video_reading_amd", "video_sampling_amd",
+    "view_settings",
+}  # fmt: skip
 _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "configuration_amd": set(),
     "modeling_amd": {"configuration_amd"},
@@ -196,6 +202,12 @@ def test_imports_point_downwards(name: str) -> None:
     rank = _RANKS[name.split(".")[0]]
     upwards = {other for other in _imports(_modules()[name]) if _RANKS[other.split(".")[0]] > rank}
     assert not upwards, f"{name} imports {sorted(upwards)}, which stand above it (DESIGN section 2)"
+
+
+@pytest.mark.parametrize("name", [name for name in _modules() if name.split(".")[0] == "data"])
+def test_data_looks_at_configuration_and_reading_alone(name: str) -> None:
+    others = {other.split(".")[0] for other in _imports(_modules()[name])} - {"data"}
+    assert others <= _BELOW_DATA
 
 
 @pytest.mark.parametrize("name", list(_SELF_CONTAINED))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import datasets
 
-from ..classifiers import label_names_of
+from .datasets.label_names import label_names_of
 from .datasets.problems import Problems
 from .loading import LAYOUTS, choose_layout, load_video_dataset, takes_label_names, takes_split, validate_annotations
 

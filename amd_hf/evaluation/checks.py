@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..classifiers import label_names_of
 from ..configuration_amd import AMDConfig
+from ..data.datasets.label_names import label_names_of
 from ..modeling_amd import AMDForVideoClassification
 
 

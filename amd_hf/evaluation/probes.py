@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from ..classifiers import label_names_of
+from ..data.datasets.label_names import label_names_of
 from ..data.workers.loader import build_eval_loader
 from ..modeling_amd import AMDModel
 

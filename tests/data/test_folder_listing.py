@@ -11,8 +11,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from amd_hf.classifiers import label_names_of
 from amd_hf.data.arguments import FineTuningDataArguments, PreTrainingDataArguments
+from amd_hf.data.datasets.label_names import label_names_of
 from amd_hf.data.loading import load_video_dataset, validate_annotations
 from amd_hf.evaluation.prediction import find_videos
 from tests.helpers.training import run_script

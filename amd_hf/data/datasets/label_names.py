@@ -104,3 +104,26 @@ def read_label_names(label_names: str | Path | Sequence[str] | None) -> list[str
     if len(set(names)) < len(names):
         raise ValueError(f"{source} names {len(names) - len(set(names))} label(s) twice.")
     return names
+
+
+def label_names_of(rows: Any) -> list[str]:
+    """Return the names of the classes of a dataset of labelled rows; "0", "1", ... where they are numbers only.
+
+    Raises:
+        ValueError: the rows have no labels.
+    """
+    names = getattr(rows.features["label"], "names", None)
+    if names is not None:
+        return list(names)
+    labels = rows["label"]
+    if len(labels) == 0 or any(label is None for label in labels):
+        others = [name for name in rows.features if name not in ("video", "label", "video_id")]
+        raise ValueError(
+            "The videos have no labels: give class folders or a list file of lines `path label`, or name the "
+            "column of the labels of a table or of metadata: `--label_column NAME` (Python: `label_column=`)"
+            + (f"; the other columns are {others[:50]}." if others else ".")
+        )
+    for label in labels:
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
+            raise ValueError(f"The label {label!r:.100} is no number of a class, from 0 to {MAX_LABEL}.")
+    return [str(number) for number in range(max(labels) + 1)]
