@@ -27,10 +27,11 @@ from amd_hf.cli import finetune, pretrain
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
 from amd_hf.flops import count_flops
+from amd_hf.options.parsing import parse_recipe
+from amd_hf.options.programs import run_program
 from amd_hf.outputs.figures import plot_losses
 from amd_hf.outputs.folders import claim_folder, noting
 from amd_hf.pretraining.visualization import draw_reconstructions, reconstruct_clips, save_similarity
-from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.collators import clip_loader
 from amd_hf.training.monitoring.summary import count_parameters
 from amd_hf.training.precision import cpu_bf16_speedup

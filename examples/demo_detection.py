@@ -19,8 +19,9 @@ from pathlib import Path
 
 from amd_hf.cli import finetune, predict
 from amd_hf.detection.report import constant_scores, shuffle_boxes, unshuffle_boxes
+from amd_hf.options.parsing import parse_recipe
+from amd_hf.options.programs import run_program
 from amd_hf.outputs.folders import claim_folder, noting
-from amd_hf.recipes import parse_recipe, run_program
 from examples.motion_people import PEOPLE_ACTIONS, PeopleFiles, write_motion_people
 
 

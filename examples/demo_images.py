@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from amd_hf.recipes import run_program
+from amd_hf.options.programs import run_program
 from examples import demo
 from examples.shape_images import SHAPE_CLASSES, write_shape_images
 

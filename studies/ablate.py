@@ -24,7 +24,8 @@ from amd_hf.cli import finetune, pretrain
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.evaluation.probes import run_linear_probe
-from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.options.parsing import parse_recipe
+from amd_hf.options.programs import run_program
 from amd_hf.training.collators import process_cache
 from examples.motion_shapes import SceneLaw, write_motion_shapes
 from studies.grid import LABELLED_SPLITS, Stage, read_grid

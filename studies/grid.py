@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amd_hf.options_files import read_options
+from amd_hf.options.recipe_files import read_options
 
 
 LABELLED_SPLITS = ("train", "tuning", "validation")

@@ -13,7 +13,8 @@ from pathlib import Path
 import amd_hf
 from amd_hf.hub.cards.pages import model_table, render_page
 from amd_hf.hub.cards.zoo import load_zoo
-from amd_hf.recipes import parse_recipe, run_program
+from amd_hf.options.parsing import parse_recipe
+from amd_hf.options.programs import run_program
 
 
 ROOT = Path(__file__).resolve().parents[1]

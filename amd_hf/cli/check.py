@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 
 from ..data.arguments import DataArguments
 from ..data.checking import FAULTS, OK, CheckOptions, CleanList, VideoCheck, check_videos, write_clean_list
+from ..options.parsing import parse_recipe
+from ..options.programs import run_program
 from ..outputs.files import OutputFiles
-from ..recipes import parse_recipe, run_program
 
 
 _OUTPUT_FILES = ("report.json", "clean.csv", "clean.txt", "label_names.txt")

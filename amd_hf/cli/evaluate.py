@@ -39,9 +39,10 @@ from ..evaluation.report import (
     draw_confusion_matrix,
     write_report,
 )
+from ..options.parsing import check_model_source, parse_recipe, read_task
+from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 from ..processors import override_notes, read_settings, view_settings
-from ..recipes import check_model_source, parse_recipe, read_task, run_program
 from ..sources import load_model
 from ..training.monitoring.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES

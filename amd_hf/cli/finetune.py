@@ -24,7 +24,8 @@ from ..detection.datasets.ava import action_names
 from ..detection.report import write_detection_report
 from ..detectors import build_detector
 from ..finetuning.recipe_check import departures, read_recipe
-from ..recipes import check_model_source, parse_recipe, read_task, run_program
+from ..options.parsing import check_model_source, parse_recipe, read_task
+from ..options.programs import run_program
 from ..training.monitoring.summary import describe_metrics, describe_run
 from ..training.resuming.checkpoints import find_checkpoint
 

@@ -33,9 +33,10 @@ from ..evaluation.multiview import ViewOptions
 from ..evaluation.prediction import find_videos, predict_videos
 from ..evaluation.prediction_formats import FORMATS, HEADERS, as_dict
 from ..evaluation.windows import WindowOptions
+from ..options.parsing import check_model_source, parse_recipe, read_task
+from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 from ..processors import override_notes, read_settings, view_settings
-from ..recipes import check_model_source, parse_recipe, read_task, run_program
 from ..video_sampling_amd import SAMPLING_MODES
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..hub.publishing import prepare_folder, upload
-from ..recipes import parse_recipe, run_program
+from ..options.parsing import parse_recipe
+from ..options.programs import run_program
 
 
 @dataclass

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..recipe_files import describe_recipe, find_recipe, list_recipes
+from ..options.recipe_files import describe_recipe, find_recipe, list_recipes
 
 
 def run(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from ..data.arguments import DataArguments
 from ..data.datasets.problems import Problems
 from ..detection.arguments import ActionDataArguments
-from ..recipes import parse_recipe, read_task, run_program
+from ..options.parsing import parse_recipe, read_task
+from ..options.programs import run_program
 
 
 @dataclass

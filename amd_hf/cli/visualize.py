@@ -21,6 +21,8 @@ from ..data.arguments import DataArguments
 from ..data.clips import ClipLoader
 from ..data.collators import PreTrainingCollator
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from ..options.parsing import check_model_source, parse_recipe
+from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 from ..pretraining.masking import MaskGenerator
 from ..pretraining.similarity import layer_similarity
@@ -31,7 +33,6 @@ from ..pretraining.visualization import (
     spread_over_classes,
 )
 from ..processors import view_settings
-from ..recipes import check_model_source, parse_recipe, run_program
 from ..sources import load_model
 from ..teachers.loading import FrozenTeacher
 from ..video_sampling_amd import SAMPLING_MODES

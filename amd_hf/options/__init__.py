@@ -1,0 +1,1 @@
+"""Options of the commands: recipes, the command line, help, and how a program ends."""

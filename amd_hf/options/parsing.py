@@ -18,9 +18,9 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
-from .hub.cards.privacy import redact_command
-from .options_files import load_yaml, read_options
-from .programs import remember_names, run_program
+from ..hub.cards.privacy import redact_command
+from .programs import remember_names, run_program  # the latter for `from amd_hf.recipes import run_program`
+from .recipe_files import load_yaml, read_options
 
 
 # What people type who come from other programs, and what it is called here.

@@ -15,8 +15,8 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from .configuration_amd import AMDConfig
-from .errors import RunStopped, error_line, is_disk_full
+from ..configuration_amd import AMDConfig
+from ..errors import RunStopped, error_line, is_disk_full
 
 
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.

@@ -1,13 +1,17 @@
-"""The recipes that the package carries, by name: YAML files of options for the commands."""
+"""YAML files of options, recipes and grids; and the recipes that the package carries, by name."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
-_IN_WHEEL = Path(__file__).parent / "configs"
-_IN_CLONE = Path(__file__).parent.parent / "configs"
+_PACKAGE = Path(__file__).parents[1]
+_IN_WHEEL = _PACKAGE / "configs"
+_IN_CLONE = _PACKAGE.parent / "configs"
 
 # Folders of recipes, and for which commands a name alone is looked for there first.
 RECIPE_GROUPS: dict[str, tuple[str, ...]] = {
@@ -81,4 +85,39 @@ def find_recipe(name: str, command: str | None = None) -> Path:
     )
 
 
-__all__ = ["RECIPE_GROUPS", "describe_recipe", "find_recipe", "list_recipes", "recipes_folder"]
+def load_yaml(text: str, what: str) -> Any:
+    """What `text` says; `what` names it where it is no YAML, which is a `ValueError`."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not valid YAML: {error}") from error
+
+
+def read_options(path: Path, kind: str) -> dict[str, Any]:
+    """Reads a file of options.
+
+    Args:
+        path (`Path`): The file.
+        kind (`str`): What it is, `recipe` or `grid`, for errors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not valid YAML or no mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {kind} {path}.")
+    options = load_yaml(path.read_text(), f"The {kind} {path}")
+    if not isinstance(options, dict):
+        raise ValueError(f"The {kind} {path} must be a mapping of options, it is a {type(options).__name__}.")
+    return options
+
+
+__all__ = [
+    "RECIPE_GROUPS",
+    "describe_recipe",
+    "find_recipe",
+    "list_recipes",
+    "load_yaml",
+    "read_options",
+    "recipes_folder",
+]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from amd_hf.cli import main
-from amd_hf.recipe_files import find_recipe, list_recipes
+from amd_hf.options.recipe_files import find_recipe, list_recipes
 
 
 _ROOT = Path(__file__).parents[2]

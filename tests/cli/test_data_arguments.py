@@ -12,10 +12,10 @@ import pytest
 from amd_hf import AMDConfig
 from amd_hf.data.arguments import DataArguments, FineTuningDataArguments, training_label_names
 from amd_hf.data.loading import load_video_dataset
-from amd_hf.recipes import parse_recipe
+from amd_hf.options.parsing import parse_recipe
+from tests.cli.conftest import Work
 from tests.helpers import miniatures
 from tests.helpers.miniatures import Miniature
-from tests.scripts.conftest import Work
 
 
 Program = Callable[[str], Any]

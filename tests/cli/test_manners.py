@@ -25,9 +25,11 @@ from safetensors.torch import save_file
 
 from amd_hf import AMDForPreTraining, AMDModel, AMDVideoProcessor
 from amd_hf.data.video.decoding import VideoReadError, open_video
+from amd_hf.options.parsing import parse_recipe
+from amd_hf.options.programs import run_program
 from amd_hf.pretraining.visualization import spread_over_classes
-from amd_hf.recipes import parse_recipe, run_program
 from amd_hf.training.monitoring.throughput import in_words
+from tests.cli.conftest import Work
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config
 from tests.helpers.training import (
@@ -38,7 +40,6 @@ from tests.helpers.training import (
     script_environment,
 )
 from tests.helpers.videos import write_list, write_video
-from tests.scripts.conftest import Work
 
 
 Program = Callable[[str], Any]
@@ -117,8 +118,8 @@ def test_reader_that_goes_ends_a_program_silently(is_flushed: bool) -> None:
     main = "_prints_for_ever" if is_flushed else "lambda: print('short')"
     code = f"""
 import sys
-from amd_hf.recipes import run_program
-from tests.scripts.test_manners import _prints_for_ever
+from amd_hf.options.programs import run_program
+from tests.cli.test_manners import _prints_for_ever
 sys.stdin.readline()
 run_program({main})
 """

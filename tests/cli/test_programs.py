@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDVideoProcessor, export_checkpoint
-from amd_hf.recipes import run_program
+from amd_hf.options.programs import run_program
+from tests.cli.conftest import Work
 from tests.helpers.training import one_error_line, run_script, script_environment
 from tests.helpers.videos import text_file, truncate, write_list, write_video
-from tests.scripts.conftest import Work
 
 
 Program = Callable[[str], Any]

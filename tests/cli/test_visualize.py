@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.scripts.conftest import Work
+from tests.cli.conftest import Work
 
 
 Program = Callable[[str], Any]

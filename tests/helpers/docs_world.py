@@ -37,7 +37,7 @@ EXEMPT = {
     r"sbatch ": "needs Slurm; the program it starts is run by the page's other commands",
     r"pip install|.*pip install": "changes the environment",
     r"git clone|source |export ": "is no program of ours",
-    r".*scripts/push_to_hub\.py (?!.*--dry_run)": "uploads: tests/scripts/test_push_to_hub.py does so",
+    r".*scripts/push_to_hub\.py (?!.*--dry_run)": "uploads: tests/cli/test_push.py does so",
     r".*scripts/finetune\.py \.\.\.$": "stands for any command of the page",
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from amd_hf import AMDModel
-from amd_hf.recipes import run_program
+from amd_hf.options.programs import run_program
 from amd_hf.training.resuming.checkpoints import SEAL_NAME
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import load_script

@@ -28,7 +28,7 @@ from amd_hf import (
     AMDTrainer,
     load_video_dataset,
 )
-from amd_hf.recipes import run_program
+from amd_hf.options.programs import run_program
 from amd_hf.training.launching import shard_module
 from tests.helpers.detection_scene import detection
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config

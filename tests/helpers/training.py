@@ -18,7 +18,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from amd_hf import AMDConfig, AMDFineTuningArguments, AMDForPreTraining, AMDModel, AMDTrainingArguments
-from amd_hf.programs import run_program
+from amd_hf.options.programs import run_program
 from amd_hf.training.precision import cpu_bf16_speedup
 from tests.helpers.models import nested_masks, random_clips
 

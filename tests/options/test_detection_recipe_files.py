@@ -17,7 +17,7 @@ from amd_hf import (
     AMDForVideoClassification,
 )
 from amd_hf.detection.arguments import ActionTrainingArguments
-from amd_hf.recipes import parse_recipe, read_task
+from amd_hf.options.parsing import parse_recipe, read_task
 from examples.motion_people import PEOPLE_ACTIONS
 from tests.helpers.ava import write_miniature
 from tests.helpers.training import ROOT, load_script, run_script

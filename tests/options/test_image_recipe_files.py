@@ -19,7 +19,7 @@ from amd_hf import (
 )
 from amd_hf.data.arguments import FineTuningDataArguments, TrainingDataArguments
 from amd_hf.data.augment.rand_augment import RandAugment
-from amd_hf.recipes import parse_recipe
+from amd_hf.options.parsing import parse_recipe
 from tests.helpers.images import LAYOUTS, NAMES
 from tests.helpers.training import ROOT, fast_precision, load_script
 

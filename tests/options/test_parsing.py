@@ -12,7 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 
 from amd_hf import AMDConfig, AMDTrainingArguments
 from amd_hf.errors import RunStopped
-from amd_hf.recipes import check_model_source, parse_recipe, run_program
+from amd_hf.options.parsing import check_model_source, parse_recipe
+from amd_hf.options.programs import run_program
 
 
 @dataclass

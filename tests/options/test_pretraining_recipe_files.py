@@ -14,7 +14,7 @@ import torch
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, AMDTrainer, AMDTrainingArguments
 from amd_hf.data.arguments import TrainingDataArguments
 from amd_hf.finetuning.recipe_check import departures, read_recipe
-from amd_hf.recipes import parse_recipe
+from amd_hf.options.parsing import parse_recipe
 from amd_hf.training.collators import pretraining_collator
 from amd_hf.training.monitoring.summary import describe_run
 from tests.helpers import miniatures

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType
 from amd_hf import AMDConfig, AMDFineTuningArguments, AMDFineTuningTrainer, AMDForVideoClassification
 from amd_hf.data.arguments import FineTuningDataArguments
 from amd_hf.finetuning.recipe_check import departures, read_recipe
-from amd_hf.recipes import parse_recipe
+from amd_hf.options.parsing import parse_recipe
 from amd_hf.training.monitoring.summary import describe_run
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config

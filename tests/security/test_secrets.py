@@ -22,7 +22,7 @@ from amd_hf.hub.cards.metadata import card_problems
 from amd_hf.hub.cards.privacy import hide_secrets, is_secret_name, private_parts, redact, secret_parts
 from amd_hf.hub.cards.runs import write_run_card
 from amd_hf.hub.publishing import prepare_folder
-from amd_hf.recipes import parse_recipe
+from amd_hf.options.parsing import parse_recipe
 from tests.helpers.hub import CARD, save_classifier
 from tests.helpers.models import tiny_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows

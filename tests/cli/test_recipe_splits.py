@@ -11,11 +11,11 @@ import pytest
 
 from amd_hf.data.arguments import FineTuningDataArguments
 from amd_hf.data.loading import takes_split
-from amd_hf.recipes import parse_recipe
+from amd_hf.options.parsing import parse_recipe
+from tests.cli.conftest import Work
 from tests.helpers import miniatures
 from tests.helpers.training import ROOT, ends_with_one_line
 from tests.helpers.videos import write_list, write_video
-from tests.scripts.conftest import Work
 
 
 Program = Callable[[str], Any]
