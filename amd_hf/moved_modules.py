@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 
-# Old name -> new name, both below `amd_hf`, or with `/` in front beside it in a clone. A folder that is gone stands
-# here too. To be emptied one release after 0.1.
+# Old name -> new name, both below `amd_hf`, or with `/` in front beside it in a clone; several new names where a
+# module was taken apart. A folder that is gone stands here too. To be emptied one release after 0.1.
 MOVED_MODULES = {
     "cards": "hub.cards",
     "cards.escaping": "hub.cards.escaping",
@@ -31,6 +31,7 @@ MOVED_MODULES = {
     "checkpoint_positions": "checkpoints.positions",
     "checkpoint_report": "checkpoints.report",
     "checkpoint_views": "checkpoints.views",
+    "classifiers": "models data.datasets.label_names",
     "conversion": "checkpoints.conversion",
     "csv_text": "outputs.csv_text",
     "data.action_arguments": "detection.arguments",
@@ -84,6 +85,7 @@ MOVED_MODULES = {
     "data.video_readers": "data.video.readers",
     "data.video_source": "data.video.source",
     "detection_video": "detection.drawing",
+    "detectors": "models",
     "evaluation.ava_files": "detection.scores",
     "evaluation.ava_map": "detection.mean_average_precision",
     "evaluation.detection": "detection.evaluation",
@@ -92,13 +94,16 @@ MOVED_MODULES = {
     "evaluation.similarity": "pretraining.similarity",
     "hub_reader": "hub.reader",
     "hub_sources": "hub.sources",
+    "image_processing": "models",
     "masking": "pretraining.masking",
     "options_files": "options.recipe_files",
     "output_files": "outputs.files",
     "output_folders": "outputs.folders",
     "programs": "options.programs",
     "recipes": "options.parsing",
+    "processors": "models",
     "saved_layouts": "checkpoints.saved_layouts",
+    "sources": "models",
     "teacher": "teachers.loading",
     "training.base": "training.trainer",
     "training.base_args": "training.arguments",
@@ -133,7 +138,8 @@ class _MovedModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":  # the import system asks for `__path__` and the like
             raise AttributeError(name)
-        return getattr(importlib.import_module(self.__dict__["_now"]), name)
+        parts = [importlib.import_module(part) for part in self.__dict__["_parts"]]
+        return getattr(next((part for part in parts if hasattr(part, name)), parts[0]), name)
 
 
 class _MovedModulesFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -149,13 +155,15 @@ class _MovedModulesFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(fullname, self, is_package=is_folder)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        new = MOVED_MODULES[spec.name.partition(".")[2]]
+        parts = MOVED_MODULES[spec.name.partition(".")[2]].split()
         module = _MovedModule(spec.name)
-        module.__dict__["_now"] = new.removeprefix("/") if new.startswith("/") else f"{__package__}.{new}"
+        module.__dict__["_parts"] = [
+            part.removeprefix("/") if part.startswith("/") else f"{__package__}.{part}" for part in parts
+        ]
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        now = module.__dict__["_now"]
+        now = module.__dict__["_parts"][0]
         try:
             importlib.import_module(now)
         except ModuleNotFoundError as error:

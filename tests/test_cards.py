@@ -19,7 +19,7 @@ from amd_hf.hub.cards.metadata import card_problems, hub_id_or_none
 from amd_hf.hub.cards.pages import is_weights_licence_unknown, model_table, render_page
 from amd_hf.hub.cards.privacy import absolute_paths, hide_paths, private_parts
 from amd_hf.hub.cards.zoo import ZooModel, load_zoo, measure
-from amd_hf.sources import build_processor
+from amd_hf.models import build_processor
 from tests.helpers.images import image_config
 from tests.helpers.models import tiny_config
 from tests.helpers.training import load_script

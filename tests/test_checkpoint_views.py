@@ -23,8 +23,8 @@ from amd_hf import (
 from amd_hf.data.arguments import FineTuningDataArguments, TrainingDataArguments
 from amd_hf.detection.arguments import ActionTrainingArguments
 from amd_hf.hub.cards.zoo import load_zoo
+from amd_hf.models import build_processor, read_settings
 from amd_hf.options.parsing import parse_recipe
-from amd_hf.processors import build_processor, read_settings
 from amd_hf.training.processors import settings_of_run
 from amd_hf.view_settings import DATA_SETS, ViewSettings
 from tests.helpers.models import randomize, tiny_config

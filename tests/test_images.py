@@ -23,7 +23,7 @@ from amd_hf import (
     load_image_dataset,
 )
 from amd_hf.modeling_amd import sincos_2d_position_table
-from amd_hf.sources import build_processor
+from amd_hf.models import build_processor
 from tests.helpers.images import LAYOUTS, NAMES, class_folders, encoded, image_config
 from tests.helpers.mae import MEAN, STD, mae_model
 from tests.helpers.models import random_clips, randomize, tiny_config

@@ -31,7 +31,7 @@ from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
 from amd_hf.evaluation.features import read_features
 from amd_hf.evaluation.multiview import ViewOptions
-from amd_hf.processors import load_processor, read_settings, view_settings
+from amd_hf.models import load_processor, read_settings, view_settings
 from amd_hf.view_settings import ViewSettings
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import load_script

@@ -18,7 +18,7 @@ from amd_hf import (
     export_checkpoint,
 )
 from amd_hf.detection.boxes import extend_boxes
-from amd_hf.detectors import build_detector, detection_processor, load_trained_detector
+from amd_hf.models import build_detector, detection_processor, load_trained_detector
 from tests.helpers.models import random_clips, randomize, tiny_config
 
 

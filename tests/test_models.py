@@ -1,4 +1,4 @@
-"""One loader for models from anywhere: the right kind of model, whole, or an error."""
+"""Models from anywhere: the right kind of model, whole, or an error; heads, new or trained; and processors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ from amd_hf import (
     export_checkpoint,
 )
 from amd_hf.checkpoints.files import CONFIG_ENTRY
-from amd_hf.classifiers import build_classifier, load_trained_classifier
-from amd_hf.sources import check_processor, load_model, load_processor
+from amd_hf.models import (
+    build_classifier,
+    check_processor,
+    import_function,
+    load_model,
+    load_processor,
+    load_trained_classifier,
+)
 from tests.helpers.models import tiny_config
 
 
+_NAMES = ["left", "right", "up"]
 _GIVEN = {"num_attention_heads": 4, "num_frames": 4, "image_size": [16, 24]}
 
 
@@ -168,3 +175,83 @@ def test_processor_that_normalises_otherwise_than_the_model_raises(
         load_processor(tmp_path, classifier.config)
     with pytest.raises(ValueError, match="`image_std`"):
         check_processor(AMDVideoProcessor.for_model(classifier.config, image_std=[1.0, 1.0, 1.0]), classifier.config)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Heads on encoders
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_new_head_on_a_pretrained_encoder(pretraining_model: AMDForPreTraining, tmp_path: Path) -> None:
+    pretraining_model.save_pretrained(tmp_path)
+    model = build_classifier(str(tmp_path), _NAMES, drop_path_rate=0.1)
+    assert model.config.id2label == dict(enumerate(_NAMES))
+    assert model.config.label2id == {name: number for number, name in enumerate(_NAMES)}
+    assert model.classifier.weight.shape == (3, 32)
+    assert model.config.drop_path_rate == 0.1
+    for name, parameter in model.amd.named_parameters():
+        assert torch.equal(parameter, pretraining_model.amd.get_parameter(name)), name
+
+
+def test_new_head_in_place_of_one_with_other_labels(classifier: AMDForVideoClassification, tmp_path: Path) -> None:
+    classifier.save_pretrained(tmp_path)
+    model = build_classifier(str(tmp_path), _NAMES)
+    assert model.classifier.weight.shape == (3, 32)
+    assert model.classifier.weight.std().item() == pytest.approx(2e-5, rel=0.4)
+    assert torch.equal(model.amd.layers[2].mlp.fc1.weight, classifier.amd.layers[2].mlp.fc1.weight)
+
+
+def test_classifier_from_scratch() -> None:
+    options = tiny_config().to_diff_dict()
+    sizes = {name: options[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size")}
+    model = build_classifier(None, _NAMES, patch_size=8, num_frames=4, **sizes)
+    assert model.classifier.weight.shape == (3, 32)
+
+
+def test_options_with_which_the_weights_do_not_fill_the_encoder_raise(
+    pretraining_model: AMDForPreTraining, tmp_path: Path
+) -> None:
+    pretraining_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"does not fill the encoder: .* the first is amd\."):
+        build_classifier(str(tmp_path), _NAMES, intermediate_size=64)
+    with pytest.raises(ValueError, match=r"does not fill the encoder: .*amd\.layers\.3"):
+        build_classifier(str(tmp_path), _NAMES, num_hidden_layers=4)
+
+
+def test_misspelt_option_raises(pretraining_model: AMDForPreTraining, tmp_path: Path) -> None:
+    pretraining_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="did you mean `drop_path_rate`"):
+        build_classifier(str(tmp_path), _NAMES, drop_path=0.1)
+
+
+def test_one_class_raises() -> None:
+    with pytest.raises(ValueError, match=r"at least two classes, the data has \['left'\]"):
+        build_classifier(None, ["left"])
+
+
+def test_trained_classifier_is_loaded_in_eval_mode(
+    classifier: AMDForVideoClassification, clips: torch.Tensor, tmp_path: Path
+) -> None:
+    classifier.save_pretrained(tmp_path)
+    model = load_trained_classifier(str(tmp_path))
+    assert not model.training
+    assert torch.equal(model(clips).logits, classifier(clips).logits)
+
+
+def test_untrained_head_is_refused_unless_forced(pretraining_model: AMDForPreTraining, tmp_path: Path) -> None:
+    pretraining_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is no trained classifier: it holds a pre-trained encoder without a head"):
+        load_trained_classifier(str(tmp_path))
+    assert load_trained_classifier(str(tmp_path), allow_untrained_head=True).classifier.weight.shape == (5, 32)
+
+
+def test_function_is_imported_by_name() -> None:
+    assert import_function("math:sqrt")(9) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("math.sqrt", "Name a function as `module:function`"), ("math:pi", "no function 'pi'")]
+)
+def test_name_of_no_function_raises(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        import_function(name)

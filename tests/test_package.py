@@ -31,7 +31,7 @@ _LAYERS = (
     ("data",),
     ("modeling_amd", "cpu", "modeling_amd_detection", "video_processing_amd"),
     ("checkpoints",),
-    ("sources", "classifiers", "image_processing", "processors", "detectors", "flops"),
+    ("models", "flops"),
     ("teachers",),
     ("evaluation",),
     ("hub",),  # `Trainer.push_to_hub` publishes through it
@@ -229,7 +229,7 @@ def test_no_import_cycle_within_a_layer() -> None:
 
 
 def test_walking_imports_finds_them_all() -> None:
-    assert _imports(_PACKAGE / "teachers/loading.py") == {"configuration_amd", "errors", "modeling_amd", "sources"}
+    assert _imports(_PACKAGE / "teachers/loading.py") == {"configuration_amd", "errors", "modeling_amd", "models"}
     assert {"data.workers.loader", "training.optim"} <= _imports(_PACKAGE / "training/trainer.py")
     assert "modeling_amd" in _imports(_PACKAGE / "__init__.py")
 
@@ -252,7 +252,8 @@ def _limit(path: Path) -> int:
         return 600
     # All heads that a folder's `auto_map` names are in one file: a saved model brings the file of its own class only.
     # And the one reader travels as one file.
-    return {"modeling_amd.py": 1050, "video_reading_amd.py": 1000, "video_packets_amd.py": 500}.get(path.name, 400)
+    limits = {"modeling_amd.py": 1050, "video_reading_amd.py": 1000, "video_packets_amd.py": 500, "models.py": 700}
+    return limits.get(path.name, 400)
 
 
 @pytest.mark.parametrize("folder", ["amd_hf", *_BESIDE])

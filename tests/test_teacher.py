@@ -15,10 +15,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import amd_hf.sources
+import amd_hf.models
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer, load_teacher
-from amd_hf.classifiers import build_classifier
-from amd_hf.sources import load_pretraining_start
+from amd_hf.models import build_classifier, load_pretraining_start
 from amd_hf.teachers.loading import FrozenTeacher
 from tests.helpers.checkpoints import classifier_shapes, pretraining_shapes, random_state_dict
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config, tiny_teacher_config
@@ -122,8 +121,8 @@ def test_hub_name_of_a_videomae_model_is_downloaded(
         return str(tmp_path)
 
     settings = json.loads((tmp_path / "config.json").read_text())
-    monkeypatch.setattr(amd_hf.sources, "snapshot_download", download)
-    monkeypatch.setattr(amd_hf.sources.PreTrainedConfig, "get_config_dict", lambda name: (settings, {}))
+    monkeypatch.setattr(amd_hf.models, "snapshot_download", download)
+    monkeypatch.setattr(amd_hf.models.PreTrainedConfig, "get_config_dict", lambda name: (settings, {}))
     _assert_frozen_and_cut(load_teacher("someone/videomae", layers=[2, 4]))
     assert {name for name, _ in calls} == {"someone/videomae"}
     assert any("*.safetensors" in patterns for _, patterns in calls)
@@ -537,7 +536,7 @@ def test_classifier_by_its_first_token_says_what_it_can_be_used_for(tmp_path: Pa
     with pytest.raises(
         ValueError, match="classifies by its first token .*as a teacher, or as the start of fine-tuning"
     ):
-        amd_hf.sources.load_model(tmp_path)
+        amd_hf.models.load_model(tmp_path)
 
 
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.3, 0.5, 0.9])
@@ -554,7 +553,7 @@ def test_any_vit_mae_is_a_teacher(
     assert torch.equal(ours, weights["embeddings.cls_token"])
     build_classifier(str(tmp_path), ["a", "b"])
     if decoder_intermediate_size == 96:
-        config = amd_hf.sources.load_model(tmp_path).config
+        config = amd_hf.models.load_model(tmp_path).config
         if kind == "ViTMAEForPreTraining":
             assert config.student_mask_ratio == mask_ratio
             assert config.teacher_mask_ratio == min(0.5, mask_ratio)

@@ -20,7 +20,7 @@ class ConversionReport:
         used (`dict[str, str]`): Official name -> our name.
         dropped, new (`dict[str, str]`): Official name -> reason; our name -> reason.
         ignored_entries (`list[str]`): Other entries of the file, such as the optimizer.
-        views (`ViewSettings`): How the model looks at videos, for [`~amd_hf.processors.build_processor`].
+        views (`ViewSettings`): How the model looks at videos, for [`~amd_hf.models.build_processor`].
         views_origin (`str`): Who says so.
     """
 

@@ -14,10 +14,9 @@ import torch
 
 from .. import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoint
 from ..checkpoints.files import CONFIG_ENTRY, VIEWS_ENTRY
-from ..classifiers import classifier_class
+from ..models import build_processor, classifier_class, load_processor, override_notes, read_settings
 from ..options.parsing import parse_recipe
 from ..options.programs import run_program
-from ..processors import build_processor, load_processor, override_notes, read_settings
 from ..training.monitoring.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 from ..view_settings import DATA_SETS

@@ -18,7 +18,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..classifiers import load_trained_classifier
 from ..cpu import prepare_for_inference
 from ..data.arguments import DataArguments
 from ..data.clips import ClipLoader
@@ -27,7 +26,6 @@ from ..data.video.decoding import check_decode_time_limit, decode_time_limit_opt
 from ..detection.arguments import ActionDataArguments
 from ..detection.evaluation import DetectionResult, evaluation_clip_loader, run_detection_test
 from ..detection.report import DETECTIONS_FILE, write_detection_report
-from ..detectors import load_detection_processor, load_trained_detector
 from ..evaluation.checks import check_head_is_trained
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from ..evaluation.probes import run_linear_probe
@@ -39,11 +37,18 @@ from ..evaluation.report import (
     draw_confusion_matrix,
     write_report,
 )
+from ..models import (
+    load_detection_processor,
+    load_model,
+    load_trained_classifier,
+    load_trained_detector,
+    override_notes,
+    read_settings,
+    view_settings,
+)
 from ..options.parsing import check_model_source, parse_recipe, read_task
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
-from ..processors import override_notes, read_settings, view_settings
-from ..sources import load_model
 from ..training.monitoring.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 

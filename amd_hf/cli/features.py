@@ -19,10 +19,9 @@ from ..data.arguments import DataArguments
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..evaluation.features import FeatureOptions, extract_features
 from ..evaluation.multiview import ViewOptions
+from ..models import load_model, view_settings
 from ..options.parsing import check_model_source, parse_recipe
 from ..options.programs import run_program
-from ..processors import view_settings
-from ..sources import load_model
 from ..training.monitoring.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 

@@ -17,13 +17,13 @@ from typing import Any
 from transformers import set_seed
 
 from .. import AMDDetectionArguments, AMDDetectionTrainer, AMDFineTuningArguments, AMDFineTuningTrainer
-from ..classifiers import build_classifier, check_labels_fit, import_function
 from ..data.arguments import FineTuningDataArguments, training_label_names
+from ..data.datasets.label_names import check_labels_fit
 from ..detection.arguments import ActionTrainingArguments
 from ..detection.datasets.ava import action_names
 from ..detection.report import write_detection_report
-from ..detectors import build_detector
 from ..finetuning.recipe_check import departures, read_recipe
+from ..models import build_classifier, build_detector, import_function
 from ..options.parsing import check_model_source, parse_recipe, read_task
 from ..options.programs import run_program
 from ..training.monitoring.summary import describe_metrics, describe_run

@@ -21,22 +21,27 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .. import AMDConfig
-from ..classifiers import load_trained_classifier
 from ..cpu import prepare_for_inference
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..detection.drawing import draw_detections
 from ..detection.evaluation import evaluation_clip_loader
 from ..detection.prediction import as_json, detect_in_video, read_boxes_of_video
-from ..detectors import load_detection_processor, load_trained_detector
 from ..evaluation.checks import check_head_is_trained
 from ..evaluation.multiview import ViewOptions
 from ..evaluation.prediction import find_videos, predict_videos
 from ..evaluation.prediction_formats import FORMATS, HEADERS, as_dict
 from ..evaluation.windows import WindowOptions
+from ..models import (
+    load_detection_processor,
+    load_trained_classifier,
+    load_trained_detector,
+    override_notes,
+    read_settings,
+    view_settings,
+)
 from ..options.parsing import check_model_source, parse_recipe, read_task
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
-from ..processors import override_notes, read_settings, view_settings
 from ..video_sampling_amd import SAMPLING_MODES
 
 

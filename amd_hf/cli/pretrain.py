@@ -20,10 +20,10 @@ from .. import (
 )
 from ..data.arguments import PreTrainingDataArguments
 from ..finetuning.recipe_check import departures, read_recipe
+from ..models import load_pretraining_start
 from ..options.parsing import check_model_source, is_on_command_line, parse_recipe
 from ..options.programs import run_program
 from ..pretraining.visualization import save_similarity
-from ..sources import load_pretraining_start
 from ..training.monitoring.summary import describe_metrics, describe_run
 from ..training.resuming.checkpoints import find_checkpoint
 

@@ -21,6 +21,7 @@ from ..data.arguments import DataArguments
 from ..data.clips import ClipLoader
 from ..data.collators import PreTrainingCollator
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
+from ..models import load_model, view_settings
 from ..options.parsing import check_model_source, parse_recipe
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
@@ -32,8 +33,6 @@ from ..pretraining.visualization import (
     save_similarity,
     spread_over_classes,
 )
-from ..processors import view_settings
-from ..sources import load_model
 from ..teachers.loading import FrozenTeacher
 from ..video_sampling_amd import SAMPLING_MODES
 

@@ -188,7 +188,7 @@ def evaluation_clip_loader(
 
     Args:
         config ([`AMDConfig`]): The detector's.
-        processor ([`AMDVideoProcessor`]): See `amd_hf.detectors.load_detection_processor`.
+        processor ([`AMDVideoProcessor`]): See `amd_hf.models.load_detection_processor`.
         sampling_rate (`int`, *optional*): Step between frames instead of the processor's.
         decoder (`str`, *optional*): Video decoder by name.
         time_limit (`float`, *optional*): Seconds a file may take; see [`~amd_hf.data.video.decoding.open_video`].

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from ..detectors import SHORT_SIDE
 from ..finetuning.arguments import AMDFineTuningArguments
+from ..models import DETECTION_SHORT_SIDE
 
 
 # Options of classification that mean nothing here.
@@ -38,7 +38,7 @@ class AMDDetectionArguments(AMDFineTuningArguments):
     """
 
     short_side: int = field(
-        default=SHORT_SIDE,
+        default=DETECTION_SHORT_SIDE,
         metadata={"help": "Short side that frames are resized to, in pixels; training clips are cut out of them."},
     )
     hue_shift: float = field(

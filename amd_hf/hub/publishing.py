@@ -24,8 +24,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .. import configuration_amd, video_processing_amd
 from ..modeling_amd import AMDPreTrainedModel
+from ..models import load_model
 from ..outputs.folders import claim_folder, marker_beside, noting
-from ..sources import load_model
 from . import reader as hub_reader
 from .cards.file_texts import PLACE_MARK, texts_of
 from .cards.metadata import card_problems

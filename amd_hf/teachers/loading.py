@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..configuration_amd import AMDConfig
 from ..errors import UntoldSizeError
 from ..modeling_amd import AMDModel, AMDPreTrainedModel, gather_tokens, split_tokens
-from ..sources import load_encoder
+from ..models import load_encoder
 
 
 logger = logging.get_logger(__name__)

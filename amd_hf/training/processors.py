@@ -11,7 +11,7 @@ from ..data.clips import ClipLoader
 from ..detection.clips import DetectionClipLoader
 from ..detection.training_arguments import AMDDetectionArguments
 from ..finetuning.arguments import AMDFineTuningArguments
-from ..processors import check_processor, fit_processor
+from ..models import check_processor, fit_processor
 from ..video_processing_amd import AMDVideoProcessor
 from ..view_settings import ViewSettings
 from .arguments import VideoTrainingArguments

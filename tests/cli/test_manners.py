@@ -362,7 +362,7 @@ def test_loading_prints_no_report_of_missing_weights_beside_our_own(
 ) -> None:
     model = AMDForPreTraining(tiny_config(teacher_hidden_size=None))
     from amd_hf import convert_checkpoint, export_checkpoint
-    from amd_hf.classifiers import build_classifier
+    from amd_hf.models import build_classifier
 
     convert_checkpoint(export_checkpoint(model), config=model.config)
     model.save_pretrained(tmp_path / "model")
@@ -498,7 +498,7 @@ def test_sound_with_a_cover_is_no_video(tmp_path: Path, name: str) -> None:
 
 def test_paths_are_taken_wherever_names_are(tmp_path: Path) -> None:
     from amd_hf import AMDTrainer, convert_checkpoint, export_checkpoint, load_teacher, load_video_dataset
-    from amd_hf.sources import load_model
+    from amd_hf.models import load_model
 
     video = write_video(tmp_path / "videos" / "1.mp4", 6, 32, 32)
     with open_video(video) as reader:

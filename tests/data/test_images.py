@@ -21,8 +21,9 @@ from amd_hf.data.sampling import sample_generator
 from amd_hf.data.video.decoding import VideoReadError, open_video
 from amd_hf.data.video.source import VideoSource
 from amd_hf.evaluation.multiview import ViewCollator, ViewOptions
-from amd_hf.image_processing import build_image_processor
+from amd_hf.models import build_processor
 from amd_hf.pretraining.masking import MaskGenerator
+from amd_hf.view_settings import ViewSettings
 from tests.helpers.images import LAYOUTS, NAMES, class_folders, encoded, image_config, picture
 
 
@@ -147,7 +148,7 @@ def test_test_view_is_the_centre_of_the_short_side_resized_as_the_image_processo
     loader = _loader(short_side=20, interpolation="bicubic")
     assert (loader.load(row, training=False)[0].int() - view.int()).abs().max() <= 1
     config = image_config()
-    build_image_processor(config, short_side=20).save_pretrained(tmp_path)
+    build_processor(config, ViewSettings(short_side=20, interpolation="bicubic")).save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     pixels = processor(image, return_tensors="pt")["pixel_values"]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.image_mean, config.image_std))

@@ -20,7 +20,7 @@ import yaml
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
 
 from amd_hf import AMDConfig, AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, export_checkpoint
-from amd_hf.sources import build_processor
+from amd_hf.models import build_processor
 from examples.motion_people import write_motion_people
 from tests.helpers import images, miniatures
 from tests.helpers.hub import CARD

@@ -22,10 +22,9 @@ from amd_hf import (
     AMDVideoProcessor,
     load_teacher,
 )
-from amd_hf.classifiers import build_classifier
 from amd_hf.configuration_amd import OUR_CODE
 from amd_hf.hub.publishing import prepare_folder, upload
-from amd_hf.sources import build_processor, load_model, load_processor
+from amd_hf.models import build_classifier, build_processor, load_model, load_processor
 from tests.helpers.hub import CARD
 from tests.helpers.images import image_config
 from tests.helpers.models import randomize, tiny_config

@@ -29,9 +29,9 @@ from amd_hf import (
 from amd_hf.data.datasets.label_names import read_label_names
 from amd_hf.evaluation.multiview import MultiViewResult
 from amd_hf.evaluation.report import write_report
+from amd_hf.models import load_model
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.options.recipe_files import load_yaml
-from amd_hf.sources import load_model
 from amd_hf.training.resuming.checkpoints import seal_checkpoint
 from studies.grid import read_grid
 from tests.helpers.hub import save_classifier

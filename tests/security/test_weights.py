@@ -26,8 +26,7 @@ from amd_hf import (
     load_teacher,
 )
 from amd_hf.checkpoints.files import read_checkpoint
-from amd_hf.classifiers import build_classifier, load_trained_classifier
-from amd_hf.sources import load_model
+from amd_hf.models import build_classifier, load_model, load_trained_classifier
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import load_script
 from tests.helpers.videos import write_video

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from amd_hf import AMDFineTuningTrainer, AMDForVideoClassification
-from amd_hf.classifiers import load_trained_classifier
+from amd_hf.models import load_trained_classifier
 from tests.helpers.finetuning import MIXED, PLAIN
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows, logged, weights_of

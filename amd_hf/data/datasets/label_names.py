@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
+from ...configuration_amd import AMDConfig
+
+
+logger = logging.get_logger(__name__)
 
 MAX_LABEL = 999_999
 """The largest number of a label: a list of names is as long as the largest one, so it is bounded before it is made."""
@@ -127,3 +133,42 @@ def label_names_of(rows: Any) -> list[str]:
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
             raise ValueError(f"The label {label!r:.100} is no number of a class, from 0 to {MAX_LABEL}.")
     return [str(number) for number in range(max(labels) + 1)]
+
+
+def check_labels_fit(rows: Any, config: AMDConfig) -> None:
+    """Check that the labels of a dataset mean to the model what they mean in the data.
+
+    Rows that say nothing of their labels beforehand (a stream of numbers, rows that are no `datasets` object) pass:
+    each is looked at when it is read.
+
+    Raises:
+        ValueError: If the rows have another number of classes than the model, or classes of other names or order.
+    """
+    features = getattr(rows, "features", None)
+    if not isinstance(features, Mapping) or "label" not in features:
+        return
+    has_names = getattr(features["label"], "names", None) is not None
+    if not has_names and (not hasattr(rows, "__len__") or any(label is None for label in rows["label"])):
+        return
+    names = label_names_of(rows)
+    ours = [config.id2label[number] for number in range(config.num_labels)]
+    is_nameless = ours == [f"LABEL_{number}" for number in range(config.num_labels)]
+    # Numbers without names may lack the last classes, as a small evaluation set does.
+    if len(names) > config.num_labels or (has_names and is_nameless and len(names) != config.num_labels):
+        only = "only " if len(names) > config.num_labels else ""
+        raise ValueError(
+            f"The data has {len(names)} classes, the model {only}{config.num_labels} (`num_labels`): leave the option "
+            "out where the model is new, or give the data the names of all classes the model knows (`label_names`)."
+        )
+    if not has_names:
+        return  # there is no name to compare
+    if is_nameless:
+        logger.warning("The model does not name its classes: they are taken to be those of the data, in their order.")
+    elif names != ours:
+        number = next(i for i, (one, other) in enumerate(zip([*names, None], ours, strict=False)) if one != other)
+        raise ValueError(
+            f"The classes of the data are not those of the model: class {number} is "
+            f"{repr(names[number]) if number < len(names) else 'missing'} in the data and {ours[number]!r} in the "
+            f"model ({len(names)} and {len(ours)} classes). Give the data the model's class folders, all of them, or "
+            "a list file with the model's numbers."
+        )

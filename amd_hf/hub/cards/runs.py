@@ -17,8 +17,8 @@ from torch import nn
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ...configuration_amd import AMDConfig
+from ...models import read_settings
 from ...outputs.figures import plot_losses
-from ...processors import read_settings
 from .escaping import Markdown, code_block, code_span, escape_markdown, python_string, read_template
 from .metadata import LIBRARY_NAME, TAGS, hub_id_or_none, reported_result
 from .privacy import is_secret_name, known_secrets, redact, redact_command, redact_values
