@@ -11,29 +11,22 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-import yaml
 
+from amd_hf.cli import COMMANDS
+from tests.helpers.docs_world import named_recipe, split_command
 from tests.helpers.training import ROOT, load_script
 
 
+_FOLDERS = ("examples", "studies", "tools", "benchmarks")
 _PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def _commands(page: Path) -> list[list[str]]:
-    """The words of each shell command of a page that runs one of our programs, from the program on."""
+def _commands(page: Path) -> list[tuple[str, list[str]]]:
+    """Each shell command of a page that runs one of our programs: the program and its arguments."""
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text(), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
-    found = []
-    for command in words:
-        programs = [
-            number
-            for number, word in enumerate(command)
-            if word.startswith(("scripts/", "studies/", "tools/", "benchmarks/"))
-        ]
-        if programs:
-            found.append(command[programs[0] :])
-    return found
+    commands = [split_command(shlex.split(line, comments=True)) for line in lines]
+    return [command for command in commands if command is not None]
 
 
 @functools.cache
@@ -44,31 +37,33 @@ def _help(program: str, task: str | None) -> str:
     return said.getvalue()
 
 
-def _task(words: list[str]) -> str | None:
+def _task(program: str, words: list[str]) -> str | None:
     """The task that a command names, itself or by its recipe."""
     if "--task" in words:
         return words[words.index("--task") + 1]
-    recipes = [ROOT / word for word in words if word.startswith("configs/") and "accelerate" not in word]
-    return yaml.safe_load(recipes[0].read_text()).get("task") if recipes else None
+    return named_recipe(program, words).get("task")
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_commands_name_programs_recipes_and_options_that_exist(page: Path) -> None:
-    for program, *words in _commands(page):
-        assert (ROOT / program).is_file(), f"{page.name}: there is no {program}"
+    for program, words in _commands(page):
         for word in words:
             if word.startswith("configs/"):
                 assert (ROOT / word).is_file(), f"{page.name}: there is no {word}"
-        if not program.startswith("benchmarks/"):
+        if program.startswith("--") or program == "recipes":
+            continue
+        is_program = program in COMMANDS or any((ROOT / folder / f"{program}.py").is_file() for folder in _FOLDERS)
+        assert is_program, f"{page.name}: there is no program {program}"
+        if not (ROOT / "benchmarks" / f"{program}.py").is_file():
             options = {word.partition("=")[0] for word in words if word.startswith("--")}
-            known = set(re.findall(r"--[\w.]+", _help(Path(program).stem, _task(words))))
+            known = set(re.findall(r"--[\w.]+", _help(program, _task(program, words))))
             unknown = {name for name in options - known if not name.startswith("--model.")}
             assert not unknown, f"{page.name}: {program} has no {', '.join(sorted(unknown))}"
 
 
 def test_pages_have_commands_to_check() -> None:
-    assert {Path(program).stem for page in _PAGES for program, *_ in _commands(page)} >= {
-        "pretrain", "finetune", "evaluate", "predict", "convert_checkpoint", "extract_features", "push_to_hub",
+    assert {program for page in _PAGES for program, _ in _commands(page)} >= {
+        "pretrain", "finetune", "evaluate", "predict", "convert", "features", "push",
     }  # fmt: skip
 
 

@@ -21,11 +21,12 @@ from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, V
 
 from amd_hf import AMDConfig, AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, export_checkpoint
 from amd_hf.models import build_processor
+from amd_hf.options.recipe_files import find_recipe
 from examples.motion_people import write_motion_people
 from tests.helpers import images, miniatures
 from tests.helpers.hub import CARD
 from tests.helpers.models import randomize
-from tests.helpers.training import ROOT
+from tests.helpers.training import ROOT, load_script
 from tests.helpers.videos import write_video
 
 
@@ -37,13 +38,15 @@ EXEMPT = {
     r"sbatch ": "needs Slurm; the program it starts is run by the page's other commands",
     r"pip install|.*pip install": "changes the environment",
     r"git clone|source |export ": "is no program of ours",
-    r".*scripts/push_to_hub\.py (?!.*--dry_run)": "uploads: tests/cli/test_push.py does so",
-    r".*scripts/finetune\.py \.\.\.$": "stands for any command of the page",
+    r"(.*scripts/push_to_hub\.py|amd-hf push) (?!.*--dry_run)": "uploads: tests/cli/test_push.py does so",
+    r".*(finetune\.py|finetune) (\.\.\.|…)$": "stands for any command of the page",
 }
 
 # Where programs are described, and how their files are named in commands.
 PROGRAM_FOLDERS = ("amd_hf/cli", "examples", "studies", "tools")
-STARTS = ("scripts/", "examples/", "studies/", "tools/")
+_STARTS = ("scripts/", "examples/", "studies/", "tools/", "benchmarks/")
+# How the commands of programs' headers and of recipes' comments begin.
+_LAUNCHERS = ("amd-hf ", "python ", "accelerate launch ", "torchrun ", "sbatch ")
 
 SIZES: dict[str, Any] = {
     "image_size": 32, "patch_size": 16, "num_frames": 4, "tubelet_size": 2, "hidden_size": 16,
@@ -82,29 +85,61 @@ class Command:
         reasons = [reason for pattern, reason in EXEMPT.items() if re.match(pattern, self.text)]
         return reasons[0] if reasons else None
 
+    @property
+    def program(self) -> str | None:
+        """Which program of ours it starts: a sub-command of `amd-hf`, or the name of a file elsewhere."""
+        found = split_command(shlex.split(self.text))
+        return found[0] if found else None
+
+
+def split_command(words: list[str]) -> tuple[str, list[str]] | None:
+    """The program of ours that a shell command starts and its arguments; None where it starts none.
+
+    `amd-hf finetune`, `python -m amd_hf finetune`, `python scripts/finetune.py` and `accelerate launch -m
+    amd_hf.cli.finetune` are all the program `finetune`.
+    """
+    for number, word in enumerate(words):
+        arguments = words[number + 1 :]
+        if word == "amd-hf" or (word == "amd_hf" and words[number - 1] == "-m"):
+            return (arguments[0], arguments[1:]) if arguments else ("--help", [])
+        if word.startswith("amd_hf.cli.") and words[number - 1] == "-m":
+            return word.removeprefix("amd_hf.cli."), arguments
+        if word.startswith("scripts/") and word.endswith(".py"):
+            return load_script(Path(word).stem).__name__.rpartition(".")[2], arguments
+        if word.startswith(_STARTS) and word.endswith(".py"):
+            return Path(word).stem, arguments
+    return None
+
+
+def named_recipe(program: str, arguments: list[str]) -> dict[str, Any]:
+    """The recipe that a command names, by path or by name; an empty one where it names none."""
+    if "--recipe" not in arguments:
+        return {}
+    return yaml.safe_load(find_recipe(arguments[arguments.index("--recipe") + 1], program).read_text())
+
 
 def all_commands() -> Iterator[Command]:
     """Every command of the README, the guide, the headers of programs and the comments of recipes, in their order."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
             yield from _lines(page.name, block)
-        # Tables show commands as code within the line; those with dots stand for any option and are no commands.
+        # Tables show commands as code within the line; those with dots or a NAME stand for any option.
         for code in re.findall(
-            r"`((?:scripts|studies|tools)/\w+\.py [^`\n]+|python \w+/\w+\.py [^`\n]+)`", page.read_text()
+            r"`((?:scripts|studies|tools)/\w+\.py [^`\n]+|python \w+/\w+\.py [^`\n]+|amd-hf [^`\n]+)`",
+            page.read_text(),
         ):
-            if not code.endswith("...") and "benchmarks/" not in code:
-                yield from _lines(page.name, code if code.startswith("python") else f"python {code}")
+            stands_for_any = re.search(r"\.\.\.$|…|(^amd-hf .*|>.*)\b[A-Z][A-Z_]*\b", code) or code == "amd-hf X"
+            if not stands_for_any and "benchmarks/" not in code:
+                yield from _lines(page.name, code if code.startswith(("python", "amd-hf")) else f"python {code}")
     for program in [path for folder in PROGRAM_FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]:
         header = program.read_text().split('"""')[1]
-        yield from (command for command in _lines(program.name, header) if command.text.startswith("python "))
+        yield from (command for command in _lines(program.name, header) if command.text.startswith(_LAUNCHERS))
     for recipe in sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file()):
         comments = "\n".join(
             line.lstrip("#").strip() for line in recipe.read_text().splitlines() if line.startswith("#")
         )
-        starts = ("python ", "accelerate launch ", "torchrun ", "sbatch ")
-        yield from (
-            command for command in _lines(str(recipe.relative_to(ROOT)), comments) if command.text.startswith(starts)
-        )
+        name = str(recipe.relative_to(ROOT))
+        yield from (command for command in _lines(name, comments) if command.text.startswith(_LAUNCHERS))
 
 
 def _lines(page: str, text: str) -> Iterator[Command]:
@@ -269,10 +304,12 @@ def enter_world(base: Path, folder: Path) -> Path:
 
 def prepare(command: Command, world: Path) -> tuple[str, list[str]]:
     """The program of a command and its arguments in the world, where everything that it names is put in its place."""
-    words = shlex.split(command.text)
-    start = next(number for number, word in enumerate(words) if word.startswith(STARTS))
-    program, arguments = Path(words[start]).stem, [_REPLACED.get(word, word) for word in words[start + 1 :]]
-    is_detection = "detection" in arguments or any(word.startswith("configs/detect/") for word in arguments)
+    found = split_command(shlex.split(command.text))
+    assert found is not None, f"{command.page}: `{command.text}` starts no program of ours"
+    program, arguments = found[0], [_REPLACED.get(word, word) for word in found[1]]
+    if "--num_processes" in arguments and program != "ablate":  # tests/cli/test_processes.py starts several
+        del arguments[(at := arguments.index("--num_processes")) : at + 2]
+    is_detection = "detection" in arguments or named_recipe(program, arguments).get("task") == "detection"
     _place_videos(world, arguments, is_detection)
     arguments = _expand(arguments)
     for option in ("--output_dir", "--to_official"):
@@ -323,7 +360,7 @@ def _small_options(program: str, arguments: list[str], is_detection: bool) -> li
         options = [] if "--teacher" in arguments else teacher
         return [*_TRAINING, *options, *(f"--model.{name}={value}" for name, value in sizes.items())]
     if program == "finetune":
-        recipe = yaml.safe_load(Path(arguments[arguments.index("--recipe") + 1]).read_text())
+        recipe = named_recipe(program, arguments)
         sizes = _OFFICIAL if any(word.endswith(".pth") for word in arguments) else SIZES
         if any("in1k" in word for word in arguments):
             sizes = _IMAGE_SIZES
@@ -336,8 +373,8 @@ def _small_options(program: str, arguments: list[str], is_detection: bool) -> li
         return ["--max_steps", "2", "--num_processes", "1"]
     if program == "make_model_cards":
         return ["--root", "."]
-    if program == "convert_checkpoint" and "--output_dir" in arguments:
+    if program == "convert" and "--output_dir" in arguments:
         return [f"--model.{name}={_OFFICIAL[name]}" for name in ("image_size", "num_frames")]
-    if program in ("evaluate", "predict", "extract_features", "visualize"):
+    if program in ("evaluate", "predict", "features", "visualize"):
         return ["--use_cpu"]
     return []

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from amd_hf import AMDConfig, AMDFineTuningArguments, AMDForPreTraining, AMDModel, AMDTrainingArguments
+from amd_hf.cli import COMMANDS
 from amd_hf.options.programs import run_program
 from amd_hf.training.precision import cpu_bf16_speedup
 from tests.helpers.models import nested_masks, random_clips
@@ -151,7 +152,12 @@ def fast_precision() -> list[str]:
 
 
 def load_script(name: str) -> ModuleType:
-    """One of the programs as a module; the module of the command where the file in `scripts/` only starts that."""
+    """One of the programs as a module, by the name of its file or of its command.
+
+    It is the module of the command where the file in `scripts/` only starts that.
+    """
+    if name in COMMANDS:
+        return importlib.import_module(f"amd_hf.cli.{name}")
     path = script_path(name)
     if path.parent.name != "scripts":
         return importlib.import_module(f"{path.parent.name}.{name}")
