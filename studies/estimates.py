@@ -33,7 +33,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     try:
         from scipy import stats
     except ImportError as error:
-        raise ImportError('Intervals need SciPy: `pip install "amd_hf[ablations]"`.') from error
+        raise ImportError('Intervals need SciPy: `pip install "amd_hf[studies]"`.') from error
     quantile = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half, len(values))

@@ -132,7 +132,9 @@ def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("The picture of a confusion matrix needs matplotlib: `pip install matplotlib`.") from error
+        raise ImportError(
+            'The picture of a confusion matrix needs matplotlib: `pip install "amd_hf[plots]"`.'
+        ) from error
     counts = confusion_counts(result)
     columns = [*result.label_names, "(unreadable)"]
     if not counts[:, -1].any():

@@ -53,7 +53,7 @@ def add_lora(model: AMDForVideoClassification, rank: int, alpha: int, targets: S
     try:
         import peft
     except ImportError as error:
-        raise ImportError("`lora_rank` needs PEFT: `pip install peft`.") from error
+        raise ImportError('`lora_rank` needs PEFT: `pip install "amd_hf[lora]"`.') from error
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,

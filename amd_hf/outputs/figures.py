@@ -1,6 +1,6 @@
 """Pictures that any program may draw, and the figure that all of them start from.
 
-Needs matplotlib (`pip install "amd_hf[demo]"`).
+Needs matplotlib (`pip install "amd_hf[plots]"`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('Pictures need matplotlib: `pip install "amd_hf[demo]"`.') from error
+        raise ImportError('Pictures need matplotlib: `pip install "amd_hf[plots]"`.') from error
     return Figure(figsize=(width, height), layout="constrained")  # without pyplot: no display, no global state
 
 

@@ -1,6 +1,6 @@
 """Pictures of pre-training: what student and teacher see of a clip, and how alike their features are.
 
-Needs matplotlib (`pip install "amd_hf[demo]"`).
+Needs matplotlib (`pip install "amd_hf[plots]"`).
 """
 
 from __future__ import annotations
