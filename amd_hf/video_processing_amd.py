@@ -23,7 +23,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .video_fetching_amd import fetch_video, is_url
-from .video_reading_amd import MediaFile, PyAVVideoReader
+from .video_reading_amd import MediaFile, PyAVDecoder
 from .video_sampling_amd import SAMPLING_MODES, sample_clip
 
 
@@ -284,7 +284,7 @@ def _with_three_channels(video: Any) -> Any:
 def _read_video(name: str, sample_indices_fn: Callable | None) -> tuple[np.ndarray, VideoMetadata]:
     """Sampled frames `(n, H, W, C)`, uint8, of a file or an http address, and what is known of it."""
     source = MediaFile(data=fetch_video(name)) if is_url(name) else MediaFile(path=name)
-    with PyAVVideoReader(source, None if source.data is None else name, num_threads=0) as video:
+    with PyAVDecoder(source, None if source.data is None else name, num_threads=0) as video:
         metadata = VideoMetadata(total_num_frames=len(video), fps=video.mean_rate or 25.0, video_backend="pyav")
         sampled = range(len(video)) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
         metadata.frames_indices = np.asarray(sampled)

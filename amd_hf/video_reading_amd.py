@@ -1,7 +1,7 @@
 """Reading the frames of a video file: exact, by index, with PyAV alone.
 
 This file travels with published checkpoints as Hub remote code, beside the video processor, and the decoding process
-of `amd_hf.data.workers.supervised` loads it without PyTorch. Whatever reads a video (the processor, `pipeline`,
+of `amd_hf.data.video.decoding_process` loads it without PyTorch. Whatever reads a video (the processor, `pipeline`,
 training, prediction, the readers of other decoders) sees it through this file: the same stream, the same rotation,
 the same count of frames.
 """
@@ -228,7 +228,7 @@ class Inspection(NamedTuple):
     damage: str | None
 
 
-class BaseVideoReader:
+class VideoDecoder:
     """Checks and bookkeeping; a decoder adds `__len__`, `_read` and perhaps `close`."""
 
     def __init__(
@@ -285,7 +285,7 @@ class BaseVideoReader:
         Raises:
             VideoReadError: it has neither, or is made of image files.
         """
-        with PyAVVideoReader(self.source, self.video_id, self.limits, self.num_threads) as video:
+        with PyAVDecoder(self.source, self.video_id, self.limits, self.num_threads) as video:
             return video.frame_times
 
     def inspect(self) -> Inspection:
@@ -301,7 +301,7 @@ class BaseVideoReader:
     def close(self) -> None:
         """Free what the decoder holds; reading afterwards is not possible."""
 
-    def __enter__(self) -> BaseVideoReader:
+    def __enter__(self) -> VideoDecoder:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -661,7 +661,7 @@ class VideoPackets:
         return np.array(stamps, dtype=np.int64)
 
 
-class PyAVVideoReader(BaseVideoReader):
+class PyAVDecoder(VideoDecoder):
     """Reads with PyAV. Packets before the last exact start are left out, all others are decoded one after the other.
 
     Where the frames that come out are not those that the packets announce (wrong time stamps), the whole file is
@@ -696,7 +696,7 @@ class PyAVVideoReader(BaseVideoReader):
     def __len__(self) -> int:
         return self._packets.num_frames
 
-    def __enter__(self) -> PyAVVideoReader:
+    def __enter__(self) -> PyAVDecoder:
         return self
 
     @property
@@ -938,10 +938,10 @@ def _display_matrix(frame: Any) -> tuple[tuple[int, int], tuple[int, int]] | Non
 
 
 __all__ = [
-    "BaseVideoReader",
+    "VideoDecoder",
     "Inspection",
     "MediaFile",
-    "PyAVVideoReader",
+    "PyAVDecoder",
     "VideoLimits",
     "VideoReadError",
     "open_container",

@@ -33,8 +33,8 @@ from videos import make_videos  # noqa: E402
 
 from amd_hf import AMDConfig  # noqa: E402
 from amd_hf.data.collators import ClassificationCollator, PreTrainingCollator  # noqa: E402
+from amd_hf.data.video import decoding_process  # noqa: E402
 from amd_hf.data.video.decoding import available_decoders  # noqa: E402
-from amd_hf.data.workers import supervised  # noqa: E402
 from amd_hf.evaluation.multiview import ViewCollator  # noqa: E402
 from amd_hf.pretraining.masking import MaskGenerator  # noqa: E402
 
@@ -59,7 +59,7 @@ def make_jobs(decoder: str, time_limit: float | None) -> dict[str, tuple[int, Ca
 def cpu_seconds() -> float:
     """CPU time of this process and of its decoding processes that live, which are idle between videos."""
     total = time.process_time()
-    for process in supervised._POOL._idle:
+    for process in decoding_process._POOL._idle:
         total += time.clock_gettime((~process._process.pid << 3) | _CPU_CLOCK_OF_PROCESS)
     return total
 

@@ -19,7 +19,7 @@ from tests.helpers.walks import Walk, starts_package_hooks, walked
 
 # Upper bounds, to be lowered and never raised.
 MOST_FILES_OF_A_STEP = 26
-MOST_FILES_OF_A_VIDEO = 5
+MOST_FILES_OF_A_VIDEO = 4
 MOST_FILES_OF_A_TEACHER = 14
 MOST_RETURNS_OF_A_TEACHER = 10
 
@@ -56,11 +56,12 @@ def test_a_training_step_enters_few_files(tmp_path: Path) -> None:
     assert len(files) <= MOST_FILES_OF_A_STEP, files
 
 
-def test_opening_a_video_enters_few_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("time_limit", [None, 60.0], ids=["here", "in a process of its own"])
+def test_opening_a_video_enters_few_files(time_limit: float | None, tmp_path: Path) -> None:
     write_motion_shapes(tmp_path, "train", 8, seed=0, num_frames=10, num_workers=0)
-    video = next((tmp_path / "train").rglob("*.mp4"))
-    with walked() as walk, open_video(video) as reader:
-        reader.frames([0, 4])
+    path = next((tmp_path / "train").rglob("*.mp4"))
+    with walked() as walk, open_video(path, time_limit=time_limit) as video:
+        video.frames([0, 4])
     assert "video_reading_amd.py" in walk.files
     assert len(walk.files) <= MOST_FILES_OF_A_VIDEO, walk.files
 

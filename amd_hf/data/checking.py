@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ..outputs.csv_text import csv_line, guard_cell
 from ..video_reading_amd import VideoLimits
 from .datasets.own import as_video_rows
-from .video.container_ends import find_missing_bytes
-from .video.readers import IMAGE_READER, reader_path
+from .video.decoding import IMAGE_DECODER, find_decoder
+from .video.decoding_process import SupervisedDecoder
 from .video.source import VideoReadError, VideoSource
-from .workers.supervised import SupervisedReader
 
 
 OK = "ok"
@@ -26,6 +27,10 @@ FAULTS = ("missing", "unreadable", "damaged", "too_short", "duplicate")
 
 _HASHED_AT_ONCE = 1024 * 1024
 _WAITING_PER_THREAD = 4
+
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_RIFF_SLACK = 16  # some writers count the chunk's own header, or a byte of padding
+_MAX_PARTS = 10_000
 
 
 class VideoCheck(NamedTuple):
@@ -93,7 +98,7 @@ def check_videos(
     Raises:
         ImportError: PyAV is not installed.
     """
-    reader_path("pyav")
+    find_decoder("pyav")
     rows = as_video_rows(rows)
     num_threads = num_threads or os.cpu_count() or 1
     first_with: dict[bytes, Mapping[str, Any]] = {}
@@ -119,9 +124,9 @@ def _examine(row: Mapping[str, Any], options: CheckOptions) -> _Findings:
             return _Findings("missing", f"there is no {absent!r}", None, None)
         source.check_exists(video_id)
         digest = _digest(source)
-        reader = IMAGE_READER if source.is_images else reader_path("pyav")
+        decoder = IMAGE_DECODER if source.is_images else find_decoder("pyav")
         limits = options.limits or VideoLimits()
-        with SupervisedReader(reader, source, video_id, limits, 1, options.time_limit) as video:
+        with SupervisedDecoder(decoder, source, video_id, limits, 1, options.time_limit) as video:
             num_frames = len(video)
             damage = None
             if options.decode_all:
@@ -171,6 +176,68 @@ def _outcome(
             if first.get("label") != row.get("label"):
                 reason += f", which has the label {first.get('label')} and not {row.get('label')}"
     return VideoCheck(row, status, reason, num_frames)
+
+
+def find_missing_bytes(source: VideoSource) -> int:
+    """Count the bytes that an AVI or Matroska file (WebM) lacks at its end; 0 where none, or where nobody knows.
+
+    The sizes that the container tells of itself say it; nothing is decoded. How many frames a header promises, or how
+    many seconds, says little: capture programs leave frames out, and the last frame of a slow film stays for long. MP4
+    needs no look here: where its index names what is absent, it is not read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if source.frame_paths is not None:
+        return 0
+    with closing(io.BytesIO(source.data or b"") if source.path is None else open(source.path, "rb")) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
+        if start[:4] == _EBML:
+            return max(_end_of_matroska(file, size) - size, 0)
+        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+            missing = _end_of_avi(file, size) - size
+            return missing if missing > _RIFF_SLACK else 0
+    return 0
+
+
+def _end_of_avi(file: BinaryIO, size: int) -> int:
+    """Where the last of the RIFF chunks ends; a file above a gigabyte has several. 0 where one was never finished."""
+    end = 0
+    for _ in range(_MAX_PARTS):
+        file.seek(end)
+        head = file.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if len(head) < 8 or head[:4] != b"RIFF":
+            break
+        if length in (0, 0xFFFFFFFF):
+            return 0
+        end += 8 + length + length % 2
+        if end >= size:
+            break
+    return end
+
+
+def _end_of_matroska(file: BinaryIO, size: int) -> int:
+    """Where the last of the outermost elements ends; 0 where the length of one is not told (live recordings)."""
+    end = 0
+    for _ in range(_MAX_PARTS):
+        file.seek(end)
+        head = file.read(12)
+        if head[:4] not in (_EBML, _SEGMENT) or len(head) < 5:
+            break
+        width = 9 - head[4].bit_length()  # the first byte's leading zeros tell how many bytes the length takes
+        if width > 8 or len(head) < 4 + width:
+            break
+        length = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
+        if length == (1 << 7 * width) - 1:
+            return 0
+        end += 4 + width + length
+        if end >= size:
+            break
+    return end
 
 
 class CleanList(NamedTuple):

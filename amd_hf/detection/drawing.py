@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.video.decoding import VideoReader, open_video
+from ..data.video.decoding import VideoDecoder, open_video
 
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
@@ -104,7 +104,7 @@ def _label(
     draw.multiline_text((x + 2, y + 1), text, fill="white", font=font, spacing=1)
 
 
-def _frames(reader: VideoReader) -> Iterator[np.ndarray]:
+def _frames(reader: VideoDecoder) -> Iterator[np.ndarray]:
     for start in range(0, len(reader), _FRAMES_AT_ONCE):
         yield from reader.frames(np.arange(start, min(start + _FRAMES_AT_ONCE, len(reader))))
 

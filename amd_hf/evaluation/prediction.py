@@ -22,7 +22,7 @@ from ..data.augment.transforms import resize_short_side
 from ..data.datasets.listing import list_folder
 from ..data.datasets.rows import MEDIA_SUFFIXES
 from ..data.sampling import View
-from ..data.video.decoding import VideoReader, VideoReadError, open_video
+from ..data.video.decoding import VideoDecoder, VideoReadError, open_video
 from ..data.video.source import VideoSource
 from ..data.workers.loader import VideoDataLoader
 from .multiview import ViewOptions, clip_logits
@@ -178,7 +178,7 @@ def _window_views(window: Window | None, num_frames: int, height: int, width: in
 class _ForwardFrames:
     """Resized frames of a video that is read forward only; holds those that are needed still."""
 
-    def __init__(self, reader: VideoReader, options: ViewOptions) -> None:
+    def __init__(self, reader: VideoDecoder, options: ViewOptions) -> None:
         self._reader = reader
         self._options = options
         self._frames: dict[int, torch.Tensor] = {}

@@ -8,8 +8,7 @@ from typing import Any
 from ..configuration_amd import AMDConfig
 from ..data.clips import ClipAugmentation, ClipLoader
 from ..data.collators import ClassificationCollator, PreTrainingCollator
-from ..data.video.decoding import DecodedVideoCache
-from ..data.video.readers import reader_class
+from ..data.video.decoding import DecodedVideoCache, find_decoder
 from ..finetuning.arguments import AMDFineTuningArguments
 from ..pretraining.arguments import AMDTrainingArguments
 from ..pretraining.masking import MaskGenerator
@@ -87,7 +86,7 @@ def shared_options(config: AMDConfig, args: VideoTrainingArguments) -> dict[str,
         ImportError: If the decoder is not installed.
     """
     if args.decoder is not None:
-        reader_class(args.decoder)  # a wrong name is told now, not by a worker of the loader
+        find_decoder(args.decoder)  # a wrong name is told now, not by a worker of the loader
     return {
         "num_frames": config.num_frames,
         "sampling_rate": args.sampling_rate,

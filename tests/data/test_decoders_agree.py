@@ -15,7 +15,7 @@ import pytest
 from amd_hf import video_reading_amd as packets
 from amd_hf.data.video.decoding import open_video
 from amd_hf.data.video.source import VideoSource
-from amd_hf.video_reading_amd import PyAVVideoReader
+from amd_hf.video_reading_amd import PyAVDecoder
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import mark_rotated, numbered_frames
 
@@ -168,7 +168,7 @@ def test_pyav_starts_at_the_last_key_frame_where_that_saves_work(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, indices: list[int], expected: list[int]
 ) -> None:
     starts = _record_starts(monkeypatch)
-    with PyAVVideoReader(VideoSource(path=str(files["h264_b_frames"])), None) as video:
+    with PyAVDecoder(VideoSource(path=str(files["h264_b_frames"])), None) as video:
         video.frames(indices)
     assert starts == expected
 

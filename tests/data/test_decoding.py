@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amd_hf.data.video import decoding
-from amd_hf.data.video import readers as video_readers
-from amd_hf.data.video.decoders import torchcodec_reader
+from amd_hf.data.video import decoders, decoding
 from amd_hf.data.video.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import frame_numbers, mark_rotated, numbered_frames, text_file, truncate, write_video
@@ -217,8 +215,8 @@ def test_row_without_path_bytes_or_frames_raises_value_error() -> None:
 
 
 def _install_only(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    monkeypatch.setattr(video_readers.importlib.util, "find_spec", lambda name: name if name in packages else None)
-    torchcodec_reader.why_torchcodec_is_unusable.cache_clear()
+    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: name if name in packages else None)
+    decoders.why_torchcodec_is_unusable.cache_clear()
 
 
 def test_unknown_decoder_raises_with_the_choices(video_40: Path) -> None:
@@ -229,9 +227,9 @@ def test_unknown_decoder_raises_with_the_choices(video_40: Path) -> None:
 @pytest.mark.parametrize(
     ("packages", "expected"),
     [
-        (("av", "decord", "torchcodec"), "PyAVVideoReader"),
-        (("torchcodec", "decord"), "TorchCodecVideoReader"),
-        (("decord",), "DecordVideoReader"),
+        (("av", "decord", "torchcodec"), "PyAVDecoder"),
+        (("torchcodec", "decord"), "TorchCodecDecoder"),
+        (("decord",), "DecordDecoder"),
     ],
 )
 def test_default_decoder_is_the_first_installed(
@@ -253,9 +251,9 @@ def test_decoder_that_is_not_installed_raises_with_the_pip_line(
 
 def test_torchcodec_without_ffmpeg_counts_as_not_installed(video_40: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "it finds no FFmpeg libraries"
-    monkeypatch.setattr(video_readers, "why_torchcodec_is_unusable", lambda: reason)
-    monkeypatch.setattr(video_readers.importlib.util, "find_spec", lambda name: name)
-    assert video_readers.available_decoders() == ["pyav", "decord"]
+    monkeypatch.setattr(decoding, "why_torchcodec_is_unusable", lambda: reason)
+    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: name)
+    assert decoding.available_decoders() == ["pyav", "decord"]
     with pytest.raises(ImportError, match=rf"'torchcodec' is installed, but {reason}. Or use \['pyav', 'decord'\]"):
         open_video(video_40, "torchcodec")
 

@@ -19,20 +19,19 @@ from PIL import Image
 
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.video import readers as video_readers
+from amd_hf.data.video import decoding, decoding_process
 from amd_hf.data.video.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
-from amd_hf.data.workers import supervised
 from amd_hf.data.workers.loader import build_eval_loader
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
-from tests.helpers.hostile_readers import HOSTILE
+from tests.helpers.hostile_decoders import HOSTILE
 from tests.helpers.videos import frame_numbers, numbered_frames, text_file
 
 
 @pytest.fixture(autouse=True)
 def _hostile_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(video_readers.DECODERS, "hostile", HOSTILE)
+    monkeypatch.setitem(decoding.DECODERS, "hostile", HOSTILE)
     yield
-    supervised._POOL.close()
+    decoding_process._POOL.close()
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def copy_as(video_40: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def _decoding_processes() -> list[int]:
-    return [process._process.pid for process in supervised._POOL._idle]
+    return [process._process.pid for process in decoding_process._POOL._idle]
 
 
 def _is_running(pid: int) -> bool:
@@ -86,7 +85,7 @@ def test_cache_keeps_videos_read_under_supervision(video_40: Path) -> None:
 def test_videos_one_after_the_other_share_a_process(video_40: Path) -> None:
     for _ in range(3):
         open_video(video_40, "pyav", time_limit=60).close()
-    (process,) = supervised._POOL._idle
+    (process,) = decoding_process._POOL._idle
     assert process.num_videos == 3
 
 
@@ -188,10 +187,10 @@ def test_mistake_in_a_reader_is_no_fault_of_the_video(copy_as: Callable[[str], P
 def test_decoder_that_hangs_on_closing_does_not_lose_the_video(
     video_40: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervised, "_CLOSE_LIMIT", 0.5)
+    monkeypatch.setattr(decoding_process, "_CLOSE_LIMIT", 0.5)
     with open_video(video_40, "pyav", time_limit=60) as video:
         os.kill(video._process._process.pid, signal.SIGSTOP)
-        with caplog.at_level(logging.WARNING, logger=supervised.__name__):
+        with caplog.at_level(logging.WARNING, logger=decoding_process.__name__):
             video.close()
     assert "did not end in order" in caplog.text
     assert _decoding_processes() == []
@@ -226,7 +225,7 @@ def test_frames_in_use_are_not_overwritten(video_40: Path) -> None:
 def test_frames_too_large_to_be_shared_come_through_the_socket(
     video_40: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervised, "_new_memory", lambda: None)  # as where the system has none
+    monkeypatch.setattr(decoding_process, "_new_memory", lambda: None)  # as where the system has none
     with open_video(video_40, "pyav", time_limit=60) as video:
         frames = video.frames(range(40))
         assert not video._process.holds_frames()  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import pytest
 
 from amd_hf.data.clips import ClipLoader
 from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.workers import supervised
+from amd_hf.data.video import decoding_process
 from amd_hf.data.workers.loader import build_eval_loader
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import truncate, write_video
@@ -29,7 +29,7 @@ class _Measuring:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collator(rows)
-        pids = [os.getpid(), *(process._process.pid for process in supervised._POOL._idle)]
+        pids = [os.getpid(), *(process._process.pid for process in decoding_process._POOL._idle)]
         return {"memory": sum(_resident_bytes(pid) for pid in pids), "num_unreadable": len(batch["unreadable"])}
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from amd_hf.data.video.readers import DECODERS, available_decoders
+from amd_hf.data.video.decoding import DECODERS, available_decoders
 
 
 DECODER_NAMES = tuple(DECODERS)

@@ -31,7 +31,7 @@ from pathlib import Path
 from amd_hf import AMDVideoProcessor
 from amd_hf.data.video.decoding import open_video
 from amd_hf.data.video.key_frames import frame_rate_of
-from amd_hf.data.video.readers import available_decoders
+from amd_hf.data.video.decoding import available_decoders
 from amd_hf.evaluation.windows import frame_times
 processor = AMDVideoProcessor()
 

@@ -19,11 +19,10 @@ from amd_hf import (
     AMDVideoProcessor,
     load_video_dataset,
 )
-from amd_hf.data.video import readers as video_readers
-from amd_hf.data.workers import supervised
+from amd_hf.data.video import decoding, decoding_process
 from tests.helpers.ava import detection_args
 from tests.helpers.detection_scene import people_rows
-from tests.helpers.hostile_readers import HOSTILE
+from tests.helpers.hostile_decoders import HOSTILE
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import finetuning_args, load_script, pretraining_args
 from tests.helpers.videos import write_video
@@ -34,9 +33,9 @@ _LIMITED = {"decoder": "hostile", "decode_time_limit": 0.7, "max_unreadable_shar
 
 @pytest.fixture(autouse=True)
 def _hostile_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(video_readers.DECODERS, "hostile", HOSTILE)
+    monkeypatch.setitem(decoding.DECODERS, "hostile", HOSTILE)
     yield
-    supervised._POOL.close()
+    decoding_process._POOL.close()
 
 
 @pytest.fixture(scope="module")

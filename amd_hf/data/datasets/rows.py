@@ -28,7 +28,7 @@ FRAME_FOLDER_FEATURES = {
     "num_frames": datasets.Value("int64"),
     "frame_pattern": datasets.Value("string"),
 }
-"""A video as a folder of image files, numbered from 1: `VideoSource.parse` names the files (see `video_pointers`)."""
+"""A video as a folder of image files, numbered from 1: `VideoSource.parse` names the files ."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...video_reading_amd import PyAVVideoReader
+from ...video_reading_amd import PyAVDecoder
 from ..datasets.rows import VIDEO_SUFFIXES
 from .decoding import DecodedVideoCache, VideoReadError, open_video
 from .source import VideoSource
@@ -135,7 +135,7 @@ def _scanned(path: str, video_id: str | None) -> tuple[np.ndarray, float | None]
 
 @functools.lru_cache(maxsize=8)  # the times of a long film take a megabyte
 def _scanned_once(path: str, video_id: str | None, _size: int, _changed: int) -> tuple[np.ndarray, float | None]:
-    with PyAVVideoReader(VideoSource(path=path), video_id) as reader:
+    with PyAVDecoder(VideoSource(path=path), video_id) as reader:
         return reader.frame_times, reader.mean_rate
 
 

@@ -1,4 +1,4 @@
-"""Readers that do what no decoder may do. The name of the video says what."""
+"""Decoders that do what no decoder may do. The name of the video says what."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from amd_hf.data.video.readers import Decoder
-from amd_hf.video_reading_amd import BaseVideoReader, PyAVVideoReader
+from amd_hf.video_reading_amd import PyAVDecoder, VideoDecoder
 
 
-HOSTILE = Decoder("tests.helpers.hostile_readers:HostileReader", "av", "av")
-"""An entry for `video_readers.DECODERS`."""
+HOSTILE = ("tests.helpers.hostile_decoders:HostileDecoder", "av")
+"""An entry for `decoding.DECODERS`."""
 
 _IS_DAMAGED = False
 
 
-class HostileReader(PyAVVideoReader):
+class HostileDecoder(PyAVDecoder):
     """Reads like PyAV, except the videos whose names begin with what it does to them."""
 
     def __init__(self, source, *args, **kwargs) -> None:  # noqa: ANN001, ANN002, ANN003
@@ -33,7 +32,7 @@ class HostileReader(PyAVVideoReader):
         if name.startswith("damages_its_process"):
             _IS_DAMAGED = True
         if name.startswith("takes_all_memory"):
-            BaseVideoReader.__init__(self, source, *args, **kwargs)
+            VideoDecoder.__init__(self, source, *args, **kwargs)
             self._packets = None
             with self._faults_of_the_file("hostile"):
                 np.ones(16 * 1024**3, dtype=np.uint8)
