@@ -19,10 +19,14 @@ from transformers import AutoImageProcessor, BitImageProcessor, PreTrainedConfig
 from transformers.image_utils import PILImageResampling
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, logging
 
-from .checkpoints.conversion import convert_checkpoint, without_load_report
-from .checkpoints.files import Checkpoint
-from .checkpoints.keys import PATCH_EMBEDDING, adapt_input_channels
-from .checkpoints.layouts import is_by_first_token, keep_encoder, read_source, told_task
+from .checkpoints.conversion import (
+    PATCH_EMBEDDING,
+    adapt_input_channels,
+    convert_checkpoint,
+    convert_encoder,
+    without_load_report,
+)
+from .checkpoints.reading import Checkpoint, is_by_first_token, keep_encoder, read_source, told_task
 from .configuration_amd import AMDConfig
 from .modeling_amd import (
     AMDForImageClassification,
@@ -102,7 +106,7 @@ def load_encoder(source: str | Path | Mapping[str, Any], **config_options: Any) 
     checkpoint = _read_foreign(source)
     if checkpoint is None:
         return _load_amd(str(source), config_options).base_model
-    return convert_checkpoint(checkpoint, task="encoder", **config_options)  # type: ignore[return-value]
+    return convert_encoder(checkpoint, **config_options)  # type: ignore[return-value]
 
 
 def load_start(source: str | Path | Mapping[str, Any], **config_options: Any) -> AMDPreTrainedModel:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from amd_hf import AMDForPreTraining, AMDTrainer, AMDTrainingArguments, convert_checkpoint
-from amd_hf.checkpoints.keys import split_biases
+from amd_hf.checkpoints.conversion import split_biases
 from amd_hf.modeling_amd import AMDForPreTrainingOutput
 from tests.helpers.checkpoints import (
     classifier_shapes,

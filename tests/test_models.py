@@ -16,7 +16,7 @@ from amd_hf import (
     convert_checkpoint,
     export_checkpoint,
 )
-from amd_hf.checkpoints.files import CONFIG_ENTRY
+from amd_hf.checkpoints.reading import CONFIG_ENTRY
 from amd_hf.models import (
     build_classifier,
     check_processor,

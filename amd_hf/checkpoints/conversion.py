@@ -6,6 +6,8 @@ code for AVA, and folders of Transformers' `videomae` and `vit_mae`.
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,54 +19,53 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_amd import AMDConfig
+from ..errors import UntoldSizeError
 from ..modeling_amd import (
     AMDForImageClassification,
     AMDForPreTraining,
     AMDForVideoClassification,
     AMDModel,
+    AMDPositionTable,
     AMDPreTrainedModel,
 )
 from ..modeling_amd_detection import AMDForActionDetection
-from .files import Checkpoint
-from .geometry import assumptions, config_from_tensors
-from .keys import (
-    PATCH_EMBEDDING,
-    join_biases,
-    rename,
-    rename_back,
-    split_biases,
-    to_convolution_embedding,
-    to_linear_embedding,
+from .families import (
+    ASSUMED,
+    ASSUMED_OF_ALIGNMENT,
+    ASSUMED_OF_TASK,
+    AVA_STATISTICS,
+    DECODER_HEADS,
+    DROPPED_NAMES,
+    DROPPED_NAMES_OF_TASK,
+    ENCODER_HEADS,
+    IN_BLOCKS,
+    NAMES,
+    OF_ENCODER,
+    PLACEHOLDERS,
+    RECORDS,
+    UNUSED_NORM,
 )
-from .layouts import is_by_first_token, keep_encoder, read_source, told_task
-from .positions import export_tables, is_table, place_table
-from .report import ConversionReport
-from .views import find_views
+from .reading import Checkpoint, is_by_first_token, keep_encoder, read_source, told_task
+from .report import ConversionReport, find_views
 
 
 logger = logging.get_logger(__name__)
 
+PATCH_EMBEDDING = "amd.embeddings.projection.weight"
 _MODELS: dict[str, type[AMDPreTrainedModel]] = {
     "pretraining": AMDForPreTraining,
     "classification": AMDForVideoClassification,
     "detection": AMDForActionDetection,
 }
-_FIRST_PROJECTION = "encoder.projection_heads.0.weight"
 _TASKS = (*_MODELS, "encoder")
-# Mean and deviation of VideoMAE's code for AVA, which count from 0 to 255: no file of it says so.
-_AVA_STATISTICS = {
-    "image_mean": [value / 255 for value in (122.7717, 115.9465, 102.9801)],
-    "image_std": [57.375 / 255] * 3,
-}
-_DROPPED_NAMES = (
-    (r"generators\.\d+\.norm\.(weight|bias)", "in every official file, used and trained by nothing"),
-    (r".*attn\.k_bias", "a key bias adds the same number to all scores of a query: the softmax ignores it"),
-)
-_DROPPED_NAMES_OF_TASK = {
-    "classification": ((r"norm\.(weight|bias)", "a classifier takes the encoder without its final norm"),),
-}
-_NEW_AROUND_AN_ENCODER = ((r"(?!amd\.).+", "the checkpoint holds an encoder alone"),)
-_NEW_NAMES = ((r"alignment\.generators\.\d+\.mask_token", "the released code never saves it"),)
+_FIRST_PROJECTION = "encoder.projection_heads.0.weight"
+_ENCODER_TABLE, _DECODER_TABLE = "amd.embeddings.position", "decoder.position"  # where our models keep them
+_TABLE_TOLERANCE = 1e-5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The two ways
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def convert_checkpoint(
@@ -75,7 +76,7 @@ def convert_checkpoint(
     dataset: str | None = None,
     **config_overrides: Any,
 ) -> AMDPreTrainedModel:
-    """Converts a checkpoint to one of this package's models.
+    """Convert a checkpoint to one of this package's models.
 
     Args:
         source (`str`, `Path` or `Mapping`):
@@ -96,7 +97,7 @@ def convert_checkpoint(
     Returns:
         [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`] (for one frame),
         [`AMDForActionDetection`] or [`AMDModel`] in eval mode, with the [`ConversionReport`] as `conversion_report`. A
-        detector gets the mean and deviation of VideoMAE's code for AVA unless others are given.
+        detector gets the mean and std of VideoMAE's code for AVA unless others are given.
 
     Raises:
         FileNotFoundError: If there is nothing at `source`.
@@ -104,21 +105,41 @@ def convert_checkpoint(
             is not finite, or a size is neither told by the tensors nor given.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_source(source)
+    of_task = told_task(checkpoint) or ("classification" if task == "encoder" else task)
+    model = _convert(checkpoint, config, task, projection_by_position, config_overrides)
+    report = model.conversion_report
+    report.views, report.views_origin = find_views(checkpoint, str(of_task), model.config, dataset)
+    logger.info("%s", report)
+    return model
+
+
+def convert_encoder(checkpoint: Checkpoint, **config_overrides: Any) -> AMDPreTrainedModel:
+    """Convert the encoder alone, as [`convert_checkpoint`] does, where nobody asks how its model looks at videos."""
+    model = _convert(checkpoint, None, "encoder", False, config_overrides)
+    logger.info("%s", model.conversion_report)
+    return model
+
+
+def _convert(
+    checkpoint: Checkpoint,
+    config: AMDConfig | None,
+    task: str | None,
+    projection_by_position: bool,
+    config_overrides: dict[str, Any],
+) -> AMDPreTrainedModel:
     told = told_task(checkpoint)
     task = _choose_task(checkpoint, told, task)
     beside: dict[str, str] = keep_encoder(checkpoint) if task == "encoder" else {}
     if task == "pretraining" and not any(key.startswith("encoder.") for key in checkpoint.tensors):
         checkpoint.tensors = {f"encoder.{key}": tensor for key, tensor in checkpoint.tensors.items()}
     if told == "detection" and config is None and checkpoint.run_arguments.get("model_type") != "amd":
-        config_overrides = {**_AVA_STATISTICS, **config_overrides}
+        config_overrides = {**AVA_STATISTICS, **config_overrides}
     config, sizes = config_from_tensors(checkpoint, task, config, config_overrides)
     report = ConversionReport(
         checkpoint.source, task, checkpoint.wrapper, checkpoint.prefixes, sizes,
         assumptions(built=config, task=task, sizes=sizes, checkpoint=checkpoint), dropped=beside,
         ignored_entries=checkpoint.left_out,
     )  # fmt: skip
-    of_task = (told or "classification") if task == "encoder" else task
-    report.views, report.views_origin = find_views(checkpoint, of_task, config, dataset)
     state_dict = _rename_all(checkpoint, task, config, report)
     if _FIRST_PROJECTION in checkpoint.tensors and config.teacher_hidden_size is not None:
         state_dict = _place_by_layer(state_dict, config, projection_by_position)
@@ -126,7 +147,6 @@ def convert_checkpoint(
     kind = AMDForImageClassification if is_image_classifier else _MODELS.get(task, AMDModel)
     model = _load(kind, config, state_dict, report, _new_names(told, task, checkpoint))
     model.conversion_report = report
-    logger.info(str(report))
     if report.assumed:
         values = ", ".join(f"{name} {why.partition(':')[0]}" for name, why in report.assumed.items())
         logger.warning(f"{report.source} does not tell, and it was assumed: {values}.")
@@ -137,7 +157,7 @@ def export_checkpoint(
     model: AMDForPreTraining | AMDForVideoClassification | AMDForActionDetection,
     include_generator_mask_tokens: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """The official state dict of a model: the reverse of [`convert_checkpoint`], bit for bit.
+    """Return the official state dict of a model: the reverse of [`convert_checkpoint`], bit for bit.
 
     Image models get VideoMAE's names with tubelets of one frame, their class token as `cls_token` and their position
     tables beside the weights; what MAE's own code reads is named otherwise.
@@ -160,17 +180,20 @@ def export_checkpoint(
     official: dict[str, torch.Tensor] = {}
     left_out = []
     for key, tensor in split_biases(model.state_dict()).items():
-        if is_table(key):
-            continue
+        if key.rpartition(".")[0] in (_ENCODER_TABLE, _DECODER_TABLE):
+            continue  # stored position tables are written below, with the computed ones
         key = re.sub(r"^(alignment\.\w+\.)(\d+)", lambda m: m[1] + str(positions[int(m[2])]), key)
-        official_key = rename_back(key, task)
+        official_key = rename(key, task, back=True)
+        if official_key is None:
+            raise ValueError(f"`{key}` has no official name.")
         if official_key.startswith("generator_mask_tokens.") and not include_generator_mask_tokens:
             left_out.append(official_key)
             continue
-        if key == PATCH_EMBEDDING:
-            tensor = to_convolution_embedding(tensor, config.num_channels, config.tubelet_size, config.patch_size)
+        if key == PATCH_EMBEDDING:  # linear (D, frame * row * column * channel) -> (D, channel, frame, row, column)
+            patches = tensor.view(-1, config.tubelet_size, config.patch_size, config.patch_size, config.num_channels)
+            tensor = patches.permute(0, 4, 1, 2, 3).clone(memory_format=torch.contiguous_format)
         official[official_key] = tensor
-    official |= export_tables(model, task)
+    official |= _export_tables(model, task)
     for position in range(len(config.student_generation_layers) if positions else 0):
         width = config.teacher_hidden_size  # unused there, but every official file has them
         official[f"generators.{position}.norm.weight"] = torch.ones(width, dtype=model.dtype)
@@ -200,43 +223,88 @@ def _choose_task(checkpoint: Checkpoint, told: str | None, asked: str | None) ->
     return told or str(asked)
 
 
-def _new_names(told: str | None, task: str, checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
-    """(pattern, reason) of our tensors that the checkpoint may lack."""
-    if task == "encoder":
-        return ()
-    names = list(_NEW_NAMES if told else _NEW_AROUND_AN_ENCODER)
-    if task == "pretraining" and told:
-        if _FIRST_PROJECTION not in checkpoint.tensors:
-            names.append((r"alignment\..+", "the checkpoint was not aligned with a teacher"))
-    has_norm = any(key.startswith("encoder.norm.") for key in checkpoint.tensors)
-    settings = checkpoint.run_arguments
-    is_normless = settings.get("model_type") == "videomae" and settings.get("use_mean_pooling", True)
-    if task == "pretraining" and not has_norm and (told is None or is_normless):
-        names.append((r"amd\.norm\..+", "the encoder of the checkpoint ends without a norm"))
-    return tuple(names)
+# ---------------------------------------------------------------------------------------------------------------------
+# Names and tensors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def rename(key: str, task: str, back: bool = False) -> str | None:
+    """Return our name of an official key, or with `back` the official name of ours; `None` where there is none.
+
+    Projections and generators keep their position.
+    """
+    for official, ours in NAMES[task]:
+        source, target = (ours, official) if back else (official, ours)
+        if match := _pattern(source).fullmatch(key):
+            parts = match.groupdict()
+            for theirs, mine in IN_BLOCKS if "rest" in parts else ():
+                start, new_start = (mine, theirs) if back else (theirs, mine)
+                if parts["rest"].startswith(start):
+                    parts["rest"] = new_start + parts["rest"].removeprefix(start)
+                    break
+            return target.format(**parts)
+    return None
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    named = re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{PLACEHOLDERS[name[1]]})", re.escape(template))
+    return re.compile(named)
+
+
+def split_biases(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Split the bias of each fused product into those of query and value; the keys', without effect, is left out."""
+    split: dict[str, torch.Tensor] = {}
+    for key, tensor in state_dict.items():
+        if not key.endswith(".qkv.bias"):
+            split[key] = tensor
+            continue
+        query, _, value = tensor.chunk(3)
+        prefix = key.removesuffix("bias")
+        split |= {f"{prefix}q_bias": query.clone(), f"{prefix}v_bias": value.clone()}
+    return split
+
+
+def adapt_input_channels(weight: torch.Tensor, old: int, new: int) -> torch.Tensor:
+    """Adapt a linear patch embedding (D, frame * row * column * old) to clips of `new` channels.
+
+    Channels are taken in turn, each scaled by how often it is taken, so that a clip that is alike in all channels
+    gives the same tokens as before; one channel gets the sum of the old ones (as timm does for image models).
+    """
+    pixels = weight.unflatten(1, (-1, old))
+    if new < old:
+        groups = [pixels[..., channel::new].sum(dim=-1) for channel in range(new)]
+        return torch.stack(groups, dim=-1).flatten(1)
+    taken = torch.arange(new) % old
+    return (pixels[..., taken] / torch.bincount(taken)[taken]).flatten(1)
 
 
 def _rename_all(
     checkpoint: Checkpoint, task: str, config: AMDConfig, report: ConversionReport
 ) -> dict[str, torch.Tensor]:
-    """Tensors under our names; what has none must be on the list of those that are dropped."""
+    """Return the tensors under our names; what has none must be on the list of those that are dropped."""
     state_dict: dict[str, torch.Tensor] = {}
     unknown = []
     for key, tensor in checkpoint.tensors.items():
         if key.endswith("pos_embed"):
-            placed = place_table(key, tensor, config)
+            placed = _place_table(key, tensor, config)
             state_dict |= placed
             if placed:
                 report.used[key] = next(iter(placed))
             else:
                 report.dropped[key] = "a fixed sine-cosine table, which is computed"
             continue
-        dropped = (*_DROPPED_NAMES, *_DROPPED_NAMES_OF_TASK.get(task, ()))
+        dropped = (*DROPPED_NAMES, *DROPPED_NAMES_OF_TASK.get(task, ()))
         if reason := next((reason for pattern, reason in dropped if re.fullmatch(pattern, key)), None):
-            report.dropped[key] = reason + _unusual_values(key, tensor)
+            if re.fullmatch(UNUSED_NORM, key):  # dropped for being 1 and 0, which is looked at
+                expected = 1.0 if key.endswith("weight") else 0.0
+                reason += "" if bool((tensor == expected).all()) else f" (here not {expected:g} everywhere)"
+            report.dropped[key] = reason
         elif ours := rename(key, task):
             # Copies: the source may be the caller's, or a memory-mapped file that is overwritten later.
-            state_dict[ours] = to_linear_embedding(tensor) if ours == PATCH_EMBEDDING else tensor.clone()
+            if ours == PATCH_EMBEDDING:  # (D, channel, frame, row, column) -> (D, frame * row * column * channel)
+                tensor = tensor.permute(0, 2, 3, 4, 1).flatten(1)
+            state_dict[ours] = tensor.clone(memory_format=torch.contiguous_format)
             report.used[key] = ours
         else:
             unknown.append(key)
@@ -248,18 +316,10 @@ def _rename_all(
     return state_dict
 
 
-def _unusual_values(key: str, tensor: torch.Tensor) -> str:
-    """Says so where a dropped tensor is not what it is dropped for."""
-    if re.fullmatch(r"generators\.\d+\.norm\.(weight|bias)", key):
-        expected = 1.0 if key.endswith("weight") else 0.0
-        return "" if bool((tensor == expected).all()) else f" (here not {expected:g} everywhere)"
-    return ""
-
-
 def _place_by_layer(
     state_dict: dict[str, torch.Tensor], config: AMDConfig, projection_by_position: bool
 ) -> dict[str, torch.Tensor]:
-    """Moves projections and generators from their position in the layer lists to their student layer."""
+    """Move projections and generators from their position in the layer lists to their student layer."""
     owners = _projection_owners(config, projection_by_position)
     placed: dict[str, torch.Tensor] = {}
     for key, tensor in state_dict.items():
@@ -283,7 +343,7 @@ def _place_by_layer(
 
 
 def _projection_owners(config: AMDConfig, projection_by_position: bool) -> dict[int, list[int]]:
-    """Position of a projection -> the student layers that it serves in the released code."""
+    """Return, by the position of a projection, the student layers that it serves in the released code."""
     owners: dict[int, list[int]] = {}
     for layers in (config.student_direct_layers, config.student_generation_layers):
         for position, layer in enumerate(layers):
@@ -305,6 +365,7 @@ def _projection_owners(config: AMDConfig, projection_by_position: bool) -> dict[
 
 
 def _positions_for_export(config: AMDConfig) -> dict[int, int]:
+    """Return the position of each student layer's projection and generator in the official files."""
     if config.teacher_hidden_size is None:
         return {}
     if config.alignment_mode != "serial":
@@ -318,9 +379,14 @@ def _positions_for_export(config: AMDConfig) -> dict[int, int]:
     return {layer: position for position, layer in enumerate(longer)}
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Loading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """Keeps Transformers' table of missing weights ("LOAD REPORT from: None") from standing beside our own report."""
+    """Keep Transformers' table of missing weights ("LOAD REPORT from: None") from standing beside our own report."""
     loader = logging.get_logger("transformers.modeling_utils")
 
     def is_no_report(record: LogRecord) -> bool:
@@ -333,6 +399,24 @@ def without_load_report() -> Iterator[None]:
         loader.removeFilter(is_no_report)
 
 
+def _new_names(told: str | None, task: str, checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
+    """Return (pattern, reason) of those of our tensors that the checkpoint may lack."""
+    if task == "encoder":
+        return ()
+    if told:
+        names = [(r"alignment\.generators\.\d+\.mask_token", "the released code never saves it")]
+    else:
+        names = [(r"(?!amd\.).+", "the checkpoint holds an encoder alone")]
+    if task == "pretraining" and told and _FIRST_PROJECTION not in checkpoint.tensors:
+        names.append((r"alignment\..+", "the checkpoint was not aligned with a teacher"))
+    has_norm = any(key.startswith("encoder.norm.") for key in checkpoint.tensors)
+    settings = checkpoint.run_arguments
+    is_normless = settings.get("model_type") == "videomae" and settings.get("use_mean_pooling", True)
+    if task == "pretraining" and not has_norm and (told is None or is_normless):
+        names.append((r"amd\.norm\..+", "the encoder of the checkpoint ends without a norm"))
+    return tuple(names)
+
+
 def _load(
     model_class: type[AMDPreTrainedModel],
     config: AMDConfig,
@@ -340,11 +424,16 @@ def _load(
     report: ConversionReport,
     new_names: tuple[tuple[str, str], ...],
 ) -> AMDPreTrainedModel:
+    """Load a model from tensors under our names, biases still apart, once each of them has been accounted for."""
     if model_class is AMDModel:
         state_dict = {key.removeprefix("amd."): tensor for key, tensor in state_dict.items()}
         report.used = {theirs: ours.removeprefix("amd.") for theirs, ours in report.used.items()}
     _check_shapes(model_class, config, state_dict, report, new_names)
-    join_biases(state_dict)
+    # The bias of the fused product: 0 for the keys, which have none.
+    for query_key in [key for key in state_dict if key.endswith(".qkv.q_bias")]:
+        prefix = query_key.removesuffix("q_bias")
+        query, value = state_dict.pop(query_key), state_dict.pop(f"{prefix}v_bias")
+        state_dict[f"{prefix}bias"] = torch.cat([query, torch.zeros_like(query), value])
     report.used = {theirs: re.sub(r"\.qkv\.[qv]_bias$", ".qkv.bias", ours) for theirs, ours in report.used.items()}
     with without_load_report():
         model, info = model_class.from_pretrained(None, config=config, state_dict=state_dict, output_loading_info=True)
@@ -360,7 +449,7 @@ def _check_shapes(
     report: ConversionReport,
     new_names: tuple[tuple[str, str], ...],
 ) -> None:
-    """Every tensor of the model is there in its shape, but for those that official files never hold."""
+    """Refuse a state dict unless all tensors of the model are there in their shapes, but those that may be new."""
     with torch.device("meta"):
         tensors = split_biases(model_class(config).state_dict())  # as official files hold them
     expected = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
@@ -378,3 +467,269 @@ def _check_shapes(
     ]
     if faults:
         raise ValueError(f"{report.source} does not fit: {'; '.join(sorted(faults)[:10])}.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sizes: read where they leave a trace in the tensors, looked up by width, or given
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def config_from_tensors(
+    checkpoint: Checkpoint, task: str, config: AMDConfig | None, overrides: Mapping[str, Any]
+) -> tuple[AMDConfig, dict[str, str]]:
+    """Return the config of a checkpoint with official names, and for each size where it comes from.
+
+    Args:
+        checkpoint ([`Checkpoint`]): Tensors under official names, and what their file says of the run.
+        task (`str`): `"pretraining"`, `"classification"`, `"detection"` or `"encoder"`.
+        config ([`AMDConfig`], *optional*): Taken as it is, with the overrides.
+        overrides (`Mapping`): Options of [`AMDConfig`] that win over what is read and looked up.
+
+    Raises:
+        ValueError: If a size is impossible, or is neither told by the tensors nor given.
+    """
+    if config is not None:
+        given = {name: f"{value!r} (given)" for name, value in overrides.items()}
+        return AMDConfig.from_dict({**config.to_dict(), **overrides}), given | {"everything else": "as in `config`"}
+    tensors = checkpoint.tensors
+    read = _read_encoder(tensors, "encoder." if task == "pretraining" else "")
+    if task == "pretraining":
+        read |= _read_decoder(tensors) | _read_alignment(tensors)
+    elif "head.weight" in tensors:
+        read["num_labels"] = tensors["head.weight"].shape[0]
+    from_file = _read_record(checkpoint.run_arguments, read)
+    if task == "encoder" and checkpoint.run_arguments.get("model_type") != "amd":
+        from_file = {name: value for name, value in from_file.items() if name in OF_ENCODER}
+    read |= _read_positions(tensors, {**from_file, **overrides}, read["patch_size"])
+    looked_up = _look_up_heads(read, {**from_file, **overrides})
+    sizes = {name: f"{value!r} (read from the tensors)" for name, value in read.items()}
+    sizes |= {name: f"{value!r} (from the file's own record)" for name, value in from_file.items()}
+    sizes |= {name: f"{value!r} (looked up by width)" for name, value in looked_up.items()}
+    sizes |= {name: f"{value!r} (given)" for name, value in overrides.items()}
+    wrong = [
+        f"`{name}` is {read[name]} in the tensors, {value} was given"
+        for name, value in overrides.items()
+        if name in read and read[name] is not None and read[name] != value
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong) + ".")
+    has_final_norm = "norm.weight" in tensors if task == "encoder" else task == "pretraining"
+    built = AMDConfig(**{"use_final_norm": has_final_norm, **read, **looked_up, **from_file, **overrides})
+    for name in ("image_size", "num_frames"):
+        sizes.setdefault(name, f"{getattr(built, name)!r} (default: the tensors do not tell)")
+    return built, sizes
+
+
+def assumptions(built: AMDConfig, task: str, sizes: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
+    """Return what a config says that neither the tensors nor anybody else told: option -> "value: why".
+
+    Args:
+        built ([`AMDConfig`]): The config that was made.
+        task (`str`): As in [`config_from_tensors`].
+        sizes (`Mapping`): Option -> where it comes from, as [`config_from_tensors`] returns it.
+        checkpoint ([`Checkpoint`]): What it was made of. A Transformers folder or a file of ours tells everything.
+    """
+    model_type = checkpoint.run_arguments.get("model_type")
+    if "everything else" in sizes or model_type == "amd":
+        return {}
+    names = {**ASSUMED, **ASSUMED_OF_TASK.get(task, {})}
+    if task == "pretraining" and built.teacher_hidden_size is not None:
+        names |= ASSUMED_OF_ALIGNMENT
+    # A state dict of Transformers' leaves open what its config would say; tables and pooling are those of its code.
+    told_by_code = ("position", "pooling", "norm_pix_loss", "mask_type") if model_type else ()
+    return {
+        name: f"{getattr(built, name)!r}: {why}"
+        for name, why in names.items()
+        if any(origin in sizes.get(name, "(default") for origin in ("(looked up", "(default"))
+        and not any(part in name for part in told_by_code)
+    }
+
+
+def _depth(tensors: Mapping[str, torch.Tensor], prefix: str) -> int:
+    found = {int(match[1]) for key in tensors if (match := re.match(re.escape(prefix) + r"blocks\.(\d+)\.", key))}
+    if found != set(range(len(found))):
+        raise ValueError(f"Blocks `{prefix}blocks.*` are not numbered without gaps: {sorted(found)}.")
+    return len(found)
+
+
+def _read_encoder(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, Any]:
+    embedding, mlp = f"{prefix}patch_embed.proj.weight", f"{prefix}blocks.0.mlp.fc1.weight"
+    for key, num_dims in ((embedding, 5), (mlp, 2)):
+        if key not in tensors:
+            raise ValueError(f"The checkpoint has no `{key}`, which tells the sizes: is it renamed or missing?")
+        if tensors[key].ndim != num_dims:
+            raise ValueError(f"`{key}` must have {num_dims} dimensions, its shape is {tuple(tensors[key].shape)}.")
+    width, channels, tubelet, rows, columns = tensors[embedding].shape
+    if rows != columns:
+        raise ValueError(f"Patches must be square, `{embedding}` has {rows} x {columns} pixels.")
+    return {
+        "hidden_size": width,
+        "num_channels": channels,
+        "tubelet_size": tubelet,
+        "patch_size": rows,
+        "num_hidden_layers": _depth(tensors, prefix),
+        "intermediate_size": tensors[mlp].shape[0],
+    }
+
+
+def _read_decoder(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    if "encoder_to_decoder.weight" not in tensors:
+        if not any(key.startswith("decoder.") for key in tensors):
+            return {}  # an encoder alone: the decoder is new
+        raise ValueError("A pre-training checkpoint needs a decoder: `encoder_to_decoder.weight` is missing.")
+    width = tensors["encoder_to_decoder.weight"].shape[0]
+    first = tensors.get("decoder.blocks.0.mlp.fc1.weight")
+    if first is not None and first.shape[0] != 4 * width:
+        raise ValueError(
+            f"The decoder's blocks are {first.shape[0]} wide inside, not 4 x their width {width}: decoders of this "
+            "package have no such option, so the model cannot be converted whole. Its encoder can: as a teacher, as "
+            "the start of fine-tuning, or by `task` encoder."
+        )
+    return {
+        "decoder_hidden_size": width,
+        "decoder_num_hidden_layers": _depth(tensors, "decoder."),
+        **({"decoder_embed_bias": True} if "encoder_to_decoder.bias" in tensors else {}),
+    }
+
+
+def _read_alignment(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    if _FIRST_PROJECTION not in tensors:
+        return {"teacher_hidden_size": None}
+    generator_depth = _depth(tensors, "generators.0.")
+    return {
+        "teacher_hidden_size": tensors[_FIRST_PROJECTION].shape[0],
+        **({"generator_num_hidden_layers": generator_depth} if generator_depth else {}),
+    }
+
+
+def _read_record(arguments: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the tensors do not tell, from the authors' training arguments, a Transformers config, or ours."""
+    names: dict[str, str]
+    if arguments.get("model_type") == "amd":
+        names = {name: name for name in AMDConfig.__annotations__ if name not in (*read, "use_final_norm")}
+        names |= {} if read.get("num_labels") is None else {"id2label": "id2label", "label2id": "label2id"}
+    else:
+        names = RECORDS.get(arguments.get("model_type"), RECORDS[None])
+    return {ours: arguments[theirs] for theirs, ours in names.items() if arguments.get(theirs) is not None}
+
+
+def _look_up_heads(read: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, int]:
+    heads: dict[str, int] = {}
+    tables = (
+        ("hidden_size", "num_attention_heads", ENCODER_HEADS),
+        ("decoder_hidden_size", "decoder_num_attention_heads", DECODER_HEADS),
+    )
+    for width_name, heads_name, table in tables:
+        if width_name not in read or heads_name in given:
+            continue
+        width = read[width_name]
+        if width not in table:
+            raise UntoldSizeError(
+                heads_name,
+                f"The number of attention heads leaves no trace in the tensors, and width {width} is none of "
+                f"{sorted(table)}",
+            )
+        heads[heads_name] = table[width]
+    return heads
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Position tables: which kind one is, where it goes, and how it is written back
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _read_positions(tensors: Mapping[str, torch.Tensor], given: Mapping[str, Any], patch_size: int) -> dict[str, Any]:
+    """Return what the tables tell: the kind of each, class tokens, and the image's size where it is square.
+
+    Of the options in `given`, which are known from elsewhere, `image_size` and `num_frames` win over the tables.
+    """
+    found: dict[str, Any] = {}
+    has_class_token = any(key.endswith("cls_token") for key in tensors)
+    if has_class_token:
+        found["use_class_token"] = True
+    encoder = next((tensors[key] for key in ("encoder.pos_embed", "pos_embed") if key in tensors), None)
+    if encoder is None:
+        return found
+    num_patches = encoder.shape[-2] - has_class_token
+    side = math.isqrt(num_patches)
+    if "image_size" not in given and given.get("num_frames") == 1 and side**2 == num_patches:
+        found["image_size"] = side * patch_size
+    size = {**found, **given}.get("image_size", side * patch_size)
+    height, width = (size, size) if isinstance(size, int) else size
+    grid = (height // patch_size, width // patch_size)
+    found["position_embedding"] = _table_kind(encoder, num_patches, *grid)
+    if (decoder := tensors.get("decoder.pos_embed")) is not None:
+        found["decoder_position_embedding"] = _table_kind(decoder, num_patches, *grid)
+        found["use_decoder_class_token"] = decoder.shape[-2] == num_patches + 1
+    return found
+
+
+def _table_kind(tensor: torch.Tensor, num_patches: int, rows: int, columns: int) -> str:
+    table, class_position = _split_table(tensor, num_patches)
+    if class_position is not None and bool(class_position.any()):
+        return "stored"
+    width = table.shape[1]
+    # Each computed kind asks for a width that its parts divide, and for a grid that gives so many patches.
+    grids = {"sincos_1d": (1, 1, num_patches)}
+    if rows * columns == num_patches and width % 4 == 0:
+        grids["sincos_2d"] = (1, rows, columns)
+    if rows * columns and num_patches % (rows * columns) == 0 and width % 8 == 0:
+        grids["sincos_3d"] = (num_patches // (rows * columns), rows, columns)
+        if width % 16 == 0:
+            grids["sincos_3d_mvd"] = grids["sincos_3d"]
+    for kind, grid in grids.items():
+        if torch.allclose(table, AMDPositionTable(grid, width, kind).computed_table(), atol=_TABLE_TOLERANCE):
+            return kind
+    return "stored"
+
+
+def _split_table(tensor: torch.Tensor, num_patches: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the table (N, D) and the class token's position (1, 1, D) or `None`, float32."""
+    rows = tensor.reshape(-1, tensor.shape[-1]).float()
+    return rows[-num_patches:], rows[:1].view(1, 1, -1) if len(rows) > num_patches else None
+
+
+def _place_table(key: str, tensor: torch.Tensor, config: AMDConfig) -> dict[str, torch.Tensor]:
+    """Return the tensors of our model that an official table fills: none where the model computes the same table.
+
+    Raises:
+        ValueError: If the table is of another size than the config's clip, or not the one that the model computes.
+    """
+    is_decoder = key.startswith("decoder.")
+    kind = config.decoder_position_embedding if is_decoder else config.position_embedding
+    has_class_token = config.use_decoder_class_token if is_decoder else config.use_class_token
+    expected = config.num_patches + has_class_token
+    if tensor.shape[-2] != expected:
+        raise ValueError(
+            f"`{key}` has {tensor.shape[-2]} positions, but the config's clip has {expected} tokens: give "
+            "`num_frames` and `image_size`."
+        )
+    table, class_position = _split_table(tensor, config.num_patches)
+    if kind == "stored":
+        where = _DECODER_TABLE if is_decoder else _ENCODER_TABLE
+        stored = {f"{where}.table": table.clone()}
+        return stored if class_position is None else stored | {f"{where}.class_position": class_position.clone()}
+    if _table_kind(tensor, config.num_patches, *config.grid_size[1:]) != kind:
+        name = "decoder_position_embedding" if is_decoder else "position_embedding"
+        raise ValueError(
+            f"`{key}` is not the table that `{name}` {kind!r} computes: leave `{name}` out, or say 'stored'."
+        )
+    return {}
+
+
+def _export_tables(model: AMDPreTrainedModel, task: str) -> dict[str, torch.Tensor]:
+    """Return the official tables `(1, tokens, D)`; none where they are those that VideoMAE's code computes."""
+    config, is_pretraining = model.config, task == "pretraining"
+    kinds = {config.position_embedding, *([config.decoder_position_embedding] if is_pretraining else [])}
+    if kinds == {"sincos_1d"} and not config.use_class_token:
+        return {}
+    prefix = "encoder." if is_pretraining else ""
+    tables = {f"{prefix}pos_embed": (model.base_model.embeddings.position, config.use_class_token)}
+    if is_pretraining:
+        tables["decoder.pos_embed"] = (model.decoder.position, config.use_decoder_class_token)
+    official = {}
+    for name, (position, has_class_token) in tables.items():
+        table = position.table[None]
+        row = torch.zeros_like(table[:, :1]) if position.class_position is None else position.class_position
+        official[name] = torch.cat([row, table], dim=1) if has_class_token else table.clone()
+    return official

@@ -1,188 +1,184 @@
-"""Names of tensors in official checkpoints and in ours, both ways, and those of Transformers' `videomae`."""
+"""One table per family of checkpoints: how it names its tensors, and what is known of its models beside them.
+
+There are data here and no code: `reading.py` brings every family to the official names of AMD and VideoMAE,
+`conversion.py` brings those to this package's models and back.
+
+Transformers has such tables too (`WeightRenaming` in `core_model_loading`). They pass names that no rule knows through
+in silence, take one capturing group each, and have no operation for biases that are joined around zeros or for patches
+that are permuted before they are flattened; a conversion that accounts for every tensor needs rules of its own.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
-import torch
+from typing import Any
 
 
-# (official name, our name). {rest} is what a block's parameters are called, the same in both but for `attn` and the
-# place of its biases.
-_PRETRAINING_NAMES = (
-    ("encoder.patch_embed.proj.{leaf}", "amd.embeddings.projection.{leaf}"),
-    ("encoder.blocks.{layer}.{rest}", "amd.layers.{layer}.{rest}"),
-    ("encoder.norm.{leaf}", "amd.norm.{leaf}"),
-    ("encoder.cls_token", "amd.embeddings.class_token"),
-    ("encoder_to_decoder.{leaf}", "decoder.embed.{leaf}"),
-    ("mask_token", "decoder.mask_token"),
-    ("decoder.blocks.{layer}.{rest}", "decoder.layers.{layer}.{rest}"),
-    ("decoder.norm.{leaf}", "decoder.norm.{leaf}"),
-    ("decoder.head.{leaf}", "decoder.head.{leaf}"),
-    ("encoder.projection_heads.{position}.weight", "alignment.projections.{position}.weight"),
-    ("generators.{position}.blocks.{layer}.{rest}", "alignment.generators.{position}.layers.{layer}.{rest}"),
-    ("generator_mask_tokens.{position}", "alignment.generators.{position}.mask_token"),
+# ---------------------------------------------------------------------------------------------------------------------
+# AMD and VideoMAE, official <-> ours: read both ways
+# ---------------------------------------------------------------------------------------------------------------------
+
+PLACEHOLDERS = {"leaf": "weight|bias", "rest": ".+", "layer": r"\d+", "position": r"\d+"}
+# How the {rest} of a block's names begins; all others are the same.
+IN_BLOCKS = (
+    ("attn.q_bias", "attention.qkv.q_bias"),
+    ("attn.v_bias", "attention.qkv.v_bias"),
+    ("attn.", "attention."),
 )
-_CLASSIFICATION_NAMES = (
+_ENCODER = (
     ("cls_token", "amd.embeddings.class_token"),
     ("patch_embed.proj.{leaf}", "amd.embeddings.projection.{leaf}"),
     ("blocks.{layer}.{rest}", "amd.layers.{layer}.{rest}"),
-    ("fc_norm.{leaf}", "fc_norm.{leaf}"),
-    ("head.{leaf}", "classifier.{leaf}"),
 )
-_DETECTION_NAMES = (
-    ("cls_token", "amd.embeddings.class_token"),
-    ("patch_embed.proj.{leaf}", "amd.embeddings.projection.{leaf}"),
-    ("blocks.{layer}.{rest}", "amd.layers.{layer}.{rest}"),
-    ("norm.{leaf}", "amd.norm.{leaf}"),
-    ("head.{leaf}", "classifier.{leaf}"),
-)
+_FINAL_NORM = (("norm.{leaf}", "amd.norm.{leaf}"),)
+_HEAD = (("head.{leaf}", "classifier.{leaf}"),)
 NAMES = {
-    "pretraining": _PRETRAINING_NAMES,
-    "classification": _CLASSIFICATION_NAMES,
-    "detection": _DETECTION_NAMES,
-    "encoder": _DETECTION_NAMES,
+    "encoder": _ENCODER + _FINAL_NORM,
+    "classification": (*_ENCODER, ("fc_norm.{leaf}", "fc_norm.{leaf}"), *_HEAD),
+    "detection": _ENCODER + _FINAL_NORM + _HEAD,
+    "pretraining": (
+        *((f"encoder.{official}", ours) for official, ours in _ENCODER + _FINAL_NORM),
+        ("encoder_to_decoder.{leaf}", "decoder.embed.{leaf}"),
+        ("mask_token", "decoder.mask_token"),
+        ("decoder.blocks.{layer}.{rest}", "decoder.layers.{layer}.{rest}"),
+        ("decoder.norm.{leaf}", "decoder.norm.{leaf}"),
+        ("decoder.head.{leaf}", "decoder.head.{leaf}"),
+        # The official files count projections and generators by position, ours by the student's layer.
+        ("encoder.projection_heads.{position}.weight", "alignment.projections.{position}.weight"),
+        ("generators.{position}.blocks.{layer}.{rest}", "alignment.generators.{position}.layers.{layer}.{rest}"),
+        ("generator_mask_tokens.{position}", "alignment.generators.{position}.mask_token"),
+    ),
 }
-_PLACEHOLDERS = {"leaf": "weight|bias", "rest": ".+", "layer": r"\d+", "position": r"\d+"}
-
-PATCH_EMBEDDING = "amd.embeddings.projection.weight"
-
-
-def rename(key: str, task: str) -> str | None:
-    """Our name of an official key, or `None` where it has none; projections and generators keep their position."""
-    for official, ours in NAMES[task]:
-        if match := _match(official, key):
-            name = re.sub(r"(\.layers\.\d+\.)attn\.", r"\1attention.", ours.format(**match.groupdict()))
-            return re.sub(r"\.attention\.([qv])_bias$", r".attention.qkv.\1_bias", name)
-    return None
-
-
-def rename_back(key: str, task: str) -> str:
-    """Official name of one of our keys; the reverse of [`rename`].
-
-    Raises:
-        ValueError: If it has none, such as an adapter's.
-    """
-    key = re.sub(r"\.attention\.qkv\.([qv])_bias$", r".attention.\1_bias", key)
-    key = re.sub(r"(\.layers\.\d+\.)attention\.", r"\1attn.", key)
-    for official, ours in NAMES[task]:
-        if match := _match(ours, key):
-            return official.format(**match.groupdict())
-    raise ValueError(f"`{key}` has no official name.")
-
-
-def join_biases(state_dict: dict[str, torch.Tensor]) -> None:
-    """Join the biases of query and value of each layer, in place, to the one of the fused product: 0 for the keys."""
-    for query_key in [key for key in state_dict if key.endswith(".qkv.q_bias")]:
-        prefix = query_key.removesuffix("q_bias")
-        query, value = state_dict.pop(query_key), state_dict.pop(f"{prefix}v_bias")
-        state_dict[f"{prefix}bias"] = torch.cat([query, torch.zeros_like(query), value])
-
-
-def split_biases(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The reverse of `join_biases`, as a new dict: the biases of query and value; that of the keys, without effect, is
-    left out."""
-    split: dict[str, torch.Tensor] = {}
-    for key, tensor in state_dict.items():
-        if not key.endswith(".qkv.bias"):
-            split[key] = tensor
-            continue
-        query, _, value = tensor.chunk(3)
-        prefix = key.removesuffix("bias")
-        split |= {f"{prefix}q_bias": query.clone(), f"{prefix}v_bias": value.clone()}
-    return split
-
-
-def _match(template: str, key: str) -> re.Match[str] | None:
-    pattern = re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{_PLACEHOLDERS[name[1]]})", re.escape(template))
-    return re.fullmatch(pattern, key)
-
-
-def to_linear_embedding(weight: torch.Tensor) -> torch.Tensor:
-    """Convolution weight (D, channel, frame, row, column) to the linear one (D, frame * row * column * channel)."""
-    return weight.permute(0, 2, 3, 4, 1).flatten(1).clone(memory_format=torch.contiguous_format)
-
-
-def to_convolution_embedding(weight: torch.Tensor, channels: int, tubelet: int, patch: int) -> torch.Tensor:
-    """The reverse of [`to_linear_embedding`]."""
-    convolution = weight.view(-1, tubelet, patch, patch, channels).permute(0, 4, 1, 2, 3)
-    return convolution.clone(memory_format=torch.contiguous_format)
-
-
-def adapt_input_channels(weight: torch.Tensor, old: int, new: int) -> torch.Tensor:
-    """A linear patch embedding (D, frame * row * column * old) for clips of `new` channels.
-
-    Channels are taken in turn, each scaled by how often it is taken, so that a clip that is alike in all channels
-    gives the same tokens as before; one channel gets the sum of the old ones (as timm does for image models).
-    """
-    pixels = weight.unflatten(1, (-1, old))
-    if new < old:
-        groups = [pixels[..., channel::new].sum(dim=-1) for channel in range(new)]
-        return torch.stack(groups, dim=-1).flatten(1)
-    taken = torch.arange(new) % old
-    return (pixels[..., taken] / torch.bincount(taken)[taken]).flatten(1)
-
-
-_VIDEOMAE_NAMES = (
-    ("attention.output.dense.", "attn.proj."),
-    ("intermediate.dense.", "mlp.fc1."),
-    ("output.dense.", "mlp.fc2."),
-    ("layernorm_before.", "norm1."),
-    ("layernorm_after.", "norm2."),
+"""Task -> (official name, our name)."""
+BESIDE_THE_ENCODER = (
+    r"(decoder|encoder_to_decoder|generators|generator_mask_tokens|encoder\.projection_heads|fc_norm|head)\..+"
+    r"|mask_token"
 )
+UNUSED_NORM = r"generators\.\d+\.norm\.(weight|bias)"
+DROPPED_NAMES = (
+    (UNUSED_NORM, "in every official file, used and trained by nothing"),
+    (r".*attn\.k_bias", "a key bias adds the same number to all scores of a query: the softmax ignores it"),
+)
+DROPPED_NAMES_OF_TASK = {
+    "classification": ((r"norm\.(weight|bias)", "a classifier takes the encoder without its final norm"),),
+}
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Transformers' `videomae` and `vit_mae`, MAE's own files -> official
+# ---------------------------------------------------------------------------------------------------------------------
 
-def is_videomae(keys: Mapping[str, torch.Tensor]) -> bool:
-    """Whether these are the names of Transformers' `videomae` models."""
-    # `encoder.` has been taken off where the file holds an encoder alone.
-    return any(re.search(r"(^|\.)layer\.0\.attention\.attention\.query\.weight$", key) for key in keys)
+TRANSFORMERS_TYPES = ("videomae", "vit_mae")
+"""Model types of Transformers whose folders are converted."""
+# How the names of a block begin in Transformers, as files have them or as releases since 5 have them in memory. The
+# published `videomae` files call the biases of query and value `q_bias` and `v_bias`.
+TRANSFORMERS_BLOCKS = (
+    (r"attention\.attention\.(query|key|value)\.", r"attn.\1."),
+    (r"attention\.q_proj\.", "attn.query."),
+    (r"attention\.k_proj\.", "attn.key."),
+    (r"attention\.v_proj\.", "attn.value."),
+    (r"attention\.attention\.([qv])_bias$", r"attn.\1_bias"),
+    (r"attention\.(?:output\.dense|o_proj)\.", "attn.proj."),
+    (r"intermediate\.dense\.", "mlp.fc1."),
+    (r"output\.dense\.", "mlp.fc2."),
+    (r"layernorm_before\.", "norm1."),
+    (r"layernorm_after\.", "norm2."),
+)
+# {encoder} is `encoder.` where there is a decoder to tell it from; files of an encoder alone come without it.
+VIDEOMAE_NAMES = (
+    (r"^videomae\.", ""),
+    (r"^(?:encoder\.)?layer\.(?=\d)", "{encoder}blocks."),
+    (r"^decoder\.decoder_layers\.", "decoder.blocks."),
+    (r"^embeddings\.patch_embeddings\.projection\.", "{encoder}patch_embed.proj."),
+    (r"^layernorm\.", "{encoder}norm."),
+    (r"^classifier\.", "head."),
+)
+# To the names in MAE's files.
+VIT_MAE_NAMES = (
+    (r"^vit\.", ""),
+    (r"^decoder\.(?=decoder_|mask_token)", ""),
+    (r"^(?:(?:encoder\.)?layer|layers)\.", "blocks."),
+    (r"^decoder_(?:layers|encoder\.layer)\.", "decoder_blocks."),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^layernorm\.", "norm."),
+)
+MAE_NAMES = (
+    (r"^decoder_embed\.", "encoder_to_decoder."),
+    (r"^decoder_blocks\.", "decoder.blocks."),
+    (r"^decoder_norm\.", "decoder.norm."),
+    (r"^decoder_pred\.", "decoder.head."),
+    (r"^decoder_pos_embed$", "decoder.pos_embed"),
+    # All else is the encoder's. (Generators are of AMD's students.)
+    (r"^(?!encoder_to_decoder\.|decoder\.|mask_token$|generators\.)", "{encoder}"),
+)
+TRANSFORMERS_SETTINGS = {"layer_norm_eps": 1e-12}
+"""What a state dict of Transformers' leaves open and its config says; the official code has 1e-6."""
+MAE_SETTINGS: dict[str, Any] = {
+    "model_type": "vit_mae",
+    "num_frames": 1,
+    "reconstruction_target": "mae",
+    "mask_type": "random",
+    "mask_ratio": 0.75,
+    "teacher_mask_ratio": 0.5,
+}
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What no tensor tells
+# ---------------------------------------------------------------------------------------------------------------------
 
-def videomae_to_official(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames a Transformers `videomae` state dict to official names and fuses query, key and value.
-
-    Both spellings of the attention biases are read: `q_bias` / `v_bias`, as published files have them, and
-    `query.bias` / `value.bias`. Keys that have no official name keep theirs, so that the caller sees them.
-    """
-    is_pretraining = any(key.startswith("decoder.") for key in tensors)
-    official: dict[str, torch.Tensor] = {}
-    attention: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        prefix, rest = _split_videomae_key(key, is_pretraining)
-        if match := re.fullmatch(r"attention\.attention\.(.+)", rest):
-            attention.setdefault(prefix, {})[match[1]] = tensor
-            continue
-        for theirs, ours in _VIDEOMAE_NAMES:
-            if prefix and rest.startswith(theirs):
-                rest = ours + rest.removeprefix(theirs)
-                break
-        official[prefix + rest] = tensor
-    for prefix, parts in attention.items():
-        official |= {f"{prefix}attn.{name}": tensor for name, tensor in _fuse_attention(parts).items()}
-    return official
-
-
-def _split_videomae_key(key: str, is_pretraining: bool) -> tuple[str, str]:
-    """(official prefix of the block, rest of the key); an empty prefix and the official name outside blocks."""
-    encoder = "encoder." if is_pretraining else ""
-    key = key.removeprefix("videomae.")
-    if match := re.fullmatch(r"(?:encoder\.)?layer\.(\d+)\.(.+)", key):
-        return f"{encoder}blocks.{match[1]}.", match[2]
-    if match := re.fullmatch(r"decoder\.decoder_layers\.(\d+)\.(.+)", key):
-        return f"decoder.blocks.{match[1]}.", match[2]
-    key = re.sub(r"^embeddings\.patch_embeddings\.projection\.", f"{encoder}patch_embed.proj.", key)
-    key = re.sub(r"^layernorm\.", f"{encoder}norm.", key)
-    return "", re.sub(r"^classifier\.", "head.", key)
-
-
-def _fuse_attention(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    fused: dict[str, torch.Tensor] = {name: parts.pop(name) for name in ("q_bias", "v_bias") if name in parts}
-    for ours, theirs in (("q_bias", "query.bias"), ("v_bias", "value.bias")):
-        if theirs in parts and ours not in fused:
-            fused[ours] = parts.pop(theirs)
-    if all(f"{name}.weight" in parts for name in ("query", "key", "value")):
-        fused["qkv.weight"] = torch.cat([parts.pop(f"{name}.weight") for name in ("query", "key", "value")])
-    if "key.bias" in parts:
-        fused["k_bias"] = parts.pop("key.bias")
-    return fused | parts  # what is left has no official name and will be refused
+# Heads leave no trace in the tensors: every published ViT of these widths has these (DESIGN section 1).
+ENCODER_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
+# Mean and std of VideoMAE's code for AVA, which count from 0 to 255: no file of it says so.
+AVA_STATISTICS = {
+    "image_mean": [value / 255 for value in (122.7717, 115.9465, 102.9801)],
+    "image_std": [57.375 / 255] * 3,
+}
+# What other families' records say of an encoder.
+OF_ENCODER = {"num_frames", "image_size", "num_attention_heads", "layer_norm_eps", "image_mean", "image_std"}
+# Names in a family's own record -> ours. Those of a file of ours are the same, all of them.
+_SAME = (*sorted(OF_ENCODER), "decoder_num_attention_heads", "norm_pix_loss")
+_OF_IMAGES = ("reconstruction_target", "mask_type", "teacher_mask_ratio", "pooling")
+RECORDS = {
+    None: {  # the released scripts
+        "num_frames": "num_frames",
+        "input_size": "image_size",
+        "mask_ratio": "student_mask_ratio",
+        "mask_ratio_teacher": "teacher_mask_ratio",
+        "student_layer_direct_align": "student_direct_layers",
+        "student_layer_gen_align": "student_generation_layers",
+        "teacher_layer_direct_align": "teacher_direct_layers",
+        "teacher_layer_gen_align": "teacher_generation_layers",
+    },
+    "videomae": {name: name for name in (*_SAME, "id2label", "label2id")},
+    "vit_mae": {name: name for name in (*_SAME, *_OF_IMAGES)} | {"mask_ratio": "student_mask_ratio"},
+}
+_BY_WIDTH = "what published models of this width have"
+_USUAL_CLIP = "VideoMAE's and AMD's"
+# What leaves no trace in the tensors of an official file, for every task or for one, and why it is taken to be so.
+ASSUMED = {
+    "num_attention_heads": _BY_WIDTH,
+    "layer_norm_eps": "the official code's; Transformers' models have 1e-12",
+    "position_embedding": "VideoMAE's and AMD's table, over all tokens in a row; MVD's models have sincos_3d_mvd",
+    "image_size": _USUAL_CLIP,
+    "num_frames": _USUAL_CLIP,
+    "image_mean": "ImageNet's",
+    "image_std": "ImageNet's",
+}
+ASSUMED_OF_TASK = {
+    "classification": {"pooling": "the head looks at the mean over all tokens"},
+    "pretraining": {
+        "decoder_num_attention_heads": _BY_WIDTH,
+        "decoder_position_embedding": "as the encoder's",
+        "student_mask_ratio": "AMD's",
+        "mask_type": "AMD's and VideoMAE's",
+        "norm_pix_loss": "AMD's and VideoMAE's",
+    },
+}
+ASSUMED_OF_ALIGNMENT = {
+    "student_direct_layers": "AMD's",
+    "student_generation_layers": "AMD's",
+    "teacher_direct_layers": "AMD's",
+    "teacher_generation_layers": "AMD's",
+    "teacher_mask_ratio": "AMD's",
+}

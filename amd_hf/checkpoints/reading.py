@@ -1,12 +1,18 @@
-"""Reading other people's checkpoint files: safely, out of their wrappers, and without key prefixes."""
+"""Reading other people's checkpoints: safely, out of their wrappers, and under the official names of AMD and VideoMAE.
+
+In the order of reading: a file or a folder of any family (`read_source`), its tensors checked before anything touches
+their values (`read_checkpoint`, `load_tensor_file`), then renamed family by family (`families.py`).
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
+import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +20,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from .families import (
+    BESIDE_THE_ENCODER,
+    MAE_NAMES,
+    MAE_SETTINGS,
+    TRANSFORMERS_BLOCKS,
+    TRANSFORMERS_SETTINGS,
+    TRANSFORMERS_TYPES,
+    VIDEOMAE_NAMES,
+    VIT_MAE_NAMES,
+)
 
 
 # Beside the tensors in official files that we write; the authors' code ignores them.
@@ -27,6 +44,7 @@ _MOST_TENSORS = 100_000  # a ViT-g has 600
 # become terabytes of memory: all together they may be so many times what the file holds, and so many bytes more.
 _MOST_TIMES_HELD = 4
 _MOST_BYTES_MORE = 64 * 2**20
+_PATCH_EMBEDDING = "patch_embed.proj.weight"
 # What unpickling strangers' bytes raises: the unpickler trusts the order of its instructions.
 _UNPICKLING_ERRORS = (
     RuntimeError, EOFError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
@@ -57,8 +75,57 @@ class Checkpoint:
     views: dict[str, Any] = field(default_factory=dict)
 
 
+def read_source(source: str | Path | Mapping[str, Any]) -> Checkpoint:
+    """Read a checkpoint for [`convert_checkpoint`]: tensors under official names, whatever the family.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `source`.
+        ValueError: As for [`convert_checkpoint`].
+    """
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        checkpoint = _read_folder(Path(source))
+    else:
+        checkpoint = read_checkpoint(source)
+    tensors, told = checkpoint.tensors, checkpoint.run_arguments
+    if {"embeddings.cls_token", "embeddings.position_embeddings"} <= {key.removeprefix("vit.") for key in tensors}:
+        tensors, told = _rename(tensors, VIT_MAE_NAMES), {**TRANSFORMERS_SETTINGS, **told}
+    if _PATCH_EMBEDDING in tensors and tensors[_PATCH_EMBEDDING].ndim == 4:  # MAE's code: a 2-D convolution
+        tensors, told = _from_mae(tensors, told)
+    # `encoder.` has been taken off where the file holds an encoder alone.
+    if any(re.search(r"(^|\.)layer\.0\.attention\.attention\.query\.weight$", key) for key in tensors):
+        tensors = _rename(tensors, VIDEOMAE_NAMES)
+        told = {"model_type": "videomae", **TRANSFORMERS_SETTINGS, **told}
+    checkpoint.tensors, checkpoint.run_arguments = tensors, told
+    return checkpoint
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    """Read a Transformers folder from its files: some releases lose biases when they load the model."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: it is no folder of a Transformers model.")
+    settings = json.loads((folder / "config.json").read_text())
+    if settings.get("model_type") not in TRANSFORMERS_TYPES:
+        raise ValueError(
+            f"{folder} holds a `{settings.get('model_type')}` model; only `videomae` and `vit_mae` folders are "
+            "converted (`amd` folders load with `from_pretrained`)."
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
+        tensors |= load_tensor_file(path)
+    if not tensors:
+        raise FileNotFoundError(f"{folder} has neither *.safetensors nor pytorch_model*.bin.")
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        if (folder / name).is_file():  # it says with which mean and std the input is normalised
+            processor = json.loads((folder / name).read_text())
+            settings |= {key: processor[key] for key in ("image_mean", "image_std") if key in processor}
+            break
+    checkpoint = read_checkpoint(tensors)
+    checkpoint.source, checkpoint.run_arguments = str(folder), settings
+    return checkpoint
+
+
 def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
-    """Reads a `.pth` or `.safetensors` file or takes a state dict, wrapped as the authors save them or bare.
+    """Read a `.pth` or `.safetensors` file or take a state dict, wrapped as the authors save them or bare.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -70,12 +137,14 @@ def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Checkpoint:
     checkpoint = _unwrap(content, name)
     _check_sizes(checkpoint)  # before anything touches their values
     _strip_prefixes(checkpoint)
-    _check_values(checkpoint)
+    for key, tensor in checkpoint.tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{checkpoint.source}: `{key}` holds NaN or infinite values.")
     return checkpoint
 
 
 def load_tensor_file(path: Path) -> Mapping[str, Any]:
-    """What a `.pth`, `.bin` or `.safetensors` file holds, as it is: nothing in it is run.
+    """Return what a `.pth`, `.bin` or `.safetensors` file holds, as it is: nothing in it is run.
 
     Raises:
         FileNotFoundError, ValueError: As for [`read_checkpoint`].
@@ -87,12 +156,14 @@ def load_tensor_file(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        with path.open("rb") as file:
+            start = file.read(4)
         _check_compression(path)
         # Authors' files hold the arguments of their run: a plain record, and the only class that is let through.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=start == b"PK\x03\x04")
     except pickle.UnpicklingError as error:
-        if not _looks_like_pickle(path):
+        if start[:1] != b"\x80" and start != b"PK\x03\x04":  # no pickle (since protocol 2), no zip file
             raise ValueError(f"{path} is not a readable checkpoint: check what you downloaded.") from error
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -109,18 +180,8 @@ def load_tensor_file(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _looks_like_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2)[:1] == b"\x80" or _is_zip(path)  # pickles since protocol 2 start with this byte
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _check_compression(path: Path) -> None:
-    """Raises where a zip file would grow as it is read: `torch.save` stores, it never compresses."""
+    """Refuse a zip file that would grow as it is read: `torch.save` stores, it never compresses."""
     if not zipfile.is_zipfile(path):
         return  # an older file, or a damaged one, which is said elsewhere
     with zipfile.ZipFile(path) as archive:
@@ -141,25 +202,23 @@ def _unwrap(content: Mapping[str, Any], name: str) -> Checkpoint:
         raise ValueError(
             f"{name} holds {found} where a state dict was expected, looked for bare or under {', '.join(_WRAPPERS)}."
         )
+    told: dict[str, Any] = {}
+    if isinstance(content.get(CONFIG_ENTRY), Mapping):  # left by our own export
+        told = dict(content[CONFIG_ENTRY])
+    elif isinstance(content.get("args"), argparse.Namespace):  # of the authors' run
+        told = dict(vars(content["args"]))
     return Checkpoint(
         tensors=dict(inner),
         source=name,
         wrapper=wrapper,
         left_out=[key for key in content if key not in (wrapper, CONFIG_ENTRY, VIEWS_ENTRY)] if wrapper else [],
-        run_arguments=_run_arguments(content),
+        run_arguments=told,
         views=dict(content[VIEWS_ENTRY]) if isinstance(content.get(VIEWS_ENTRY), Mapping) else {},
     )
 
 
-def _run_arguments(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that our own export leaves in a file, or the arguments of the authors' run."""
-    if isinstance(content.get(CONFIG_ENTRY), Mapping):
-        return dict(content[CONFIG_ENTRY])
-    return vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
-
-
 def _strip_prefixes(checkpoint: Checkpoint) -> None:
-    """Takes off wrappers' prefixes that every key has, and `encoder.` where there is no decoder to tell it from."""
+    """Take off wrappers' prefixes that every key has, and `encoder.` where no decoder is there to tell it from."""
     prefixes = list(_PREFIXES)
     if not any(".encoder_to_decoder." in f".{key}" or ".decoder." in f".{key}" for key in checkpoint.tensors):
         prefixes.append("encoder.")
@@ -182,13 +241,13 @@ def _strip_prefixes(checkpoint: Checkpoint) -> None:
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:
-    """Raises for tensors that are no plain arrays, or that would fill the memory as soon as they are looked at."""
+    """Refuse tensors that are no plain arrays, or that would fill the memory as soon as they are looked at."""
     if len(checkpoint.tensors) > _MOST_TENSORS:
         raise ValueError(
             f"{checkpoint.source} holds {len(checkpoint.tensors):,} tensors; no model of this kind has more than "
             f"{_MOST_TENSORS:,}."
         )
-    held: dict[int, int] = {}  # bytes by place in memory: a storage that several tensors share counts once
+    held: dict[int, int] = {}  # bytes by address: a storage that several tensors share counts once
     claimed: dict[str, int] = {}
     for key, tensor in checkpoint.tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
@@ -210,7 +269,98 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
         )
 
 
-def _check_values(checkpoint: Checkpoint) -> None:
-    for key, tensor in checkpoint.tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{checkpoint.source}: `{key}` holds NaN or infinite values.")
+def _rename(tensors: Mapping[str, torch.Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    """Rename tensors by a table of `families.py`, and in Transformers' blocks; join query, key and value.
+
+    Names that no rule knows stay, so that the caller sees them.
+    """
+    encoder = "encoder." if any(key.startswith(("decoder.", "decoder_")) for key in tensors) else ""
+    renamed: dict[str, torch.Tensor] = {}
+    for key, tensor in tensors.items():
+        for pattern, name in rules:
+            key = re.sub(pattern, name.replace("{encoder}", encoder), key)
+        if block := re.match(r".*blocks\.\d+\.", key):
+            rest = key[block.end() :]
+            for pattern, name in TRANSFORMERS_BLOCKS:
+                if re.match(pattern, rest):
+                    key = block[0] + re.sub(pattern, name, rest, count=1)
+                    break
+        renamed[key] = tensor
+    for start in [key.removesuffix("query.weight") for key in renamed if key.endswith(".attn.query.weight")]:
+        names = [f"{start}{part}.weight" for part in ("query", "key", "value")]
+        if all(name in renamed for name in names):
+            renamed[f"{start}qkv.weight"] = torch.cat([renamed.pop(name) for name in names])
+    # Two spellings of the biases: where a file has both, the second one stays as it is and will be refused.
+    for key in list(renamed):
+        if bias := re.fullmatch(r"(.*\.attn\.)(query|key|value)\.bias", key):
+            name = f"{bias[1]}{bias[2][0]}_bias"  # q_bias, k_bias, v_bias
+            if name not in renamed:
+                renamed[name] = renamed.pop(key)
+    return renamed
+
+
+def _from_mae(
+    tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Rename MAE's tensors, pre-trained with or without the decoder or fine-tuned, and add what its models have alike.
+
+    An image is a clip of one frame: the 2-D convolution of the patches becomes a 3-D one of tubelets of one frame.
+    """
+    settings = dict(MAE_SETTINGS)
+    if "decoder_embed.weight" in tensors and len(tensors["decoder_embed.weight"]) == 512:
+        settings["decoder_num_attention_heads"] = 16  # of all of MAE's models; VideoMAE has 8 at this width
+    # A classifier by the class token has a norm in front of its head where one by the mean has `fc_norm`: it gets that
+    # name, since a LayerNorm of all tokens gives each the same as of it alone.
+    takes_class_token = "head.weight" in tensors and "fc_norm.weight" not in tensors
+    if takes_class_token:
+        settings["pooling"] = "class_token"
+    settings |= told
+    # A mask for a teacher is our addition: it hides no more than the student's, whatever that is.
+    settings["teacher_mask_ratio"] = min(settings["teacher_mask_ratio"], settings["mask_ratio"])
+    official: dict[str, torch.Tensor] = {}
+    for key, tensor in _rename(tensors, MAE_NAMES).items():
+        if takes_class_token:
+            key = re.sub(r"^norm\.", "fc_norm.", key)
+        if key.endswith(_PATCH_EMBEDDING):
+            tensor = tensor.unsqueeze(2)  # (D, channels, 1 frame, rows, columns)
+        if key.endswith("attn.qkv.bias"):
+            parts = zip(("q_bias", "k_bias", "v_bias"), tensor.chunk(3), strict=True)
+            official |= {key.replace("qkv.bias", part): bias for part, bias in parts}
+        else:
+            official[key] = tensor
+    return official, settings
+
+
+def told_task(checkpoint: Checkpoint) -> str | None:
+    """Return what the keys say the checkpoint is, or `None` for an encoder alone."""
+    if any(key.startswith(("decoder.", "encoder_to_decoder.")) for key in checkpoint.tensors):
+        return "pretraining"
+    if "head.weight" not in checkpoint.tensors:
+        return None
+    # The code for AVA ends its encoder in a norm; classifiers have theirs behind the mean. (A classifier of
+    # Transformers by its first token looks alike, and is refused as one that lacks `fc_norm`.)
+    is_detector = "norm.weight" in checkpoint.tensors and "fc_norm.weight" not in checkpoint.tensors
+    is_transformers = checkpoint.run_arguments.get("model_type") in TRANSFORMERS_TYPES
+    return "detection" if is_detector and not is_transformers else "classification"
+
+
+def is_by_first_token(checkpoint: Checkpoint) -> bool:
+    """Return whether it is a VideoMAE classifier that looks at its first token instead of the mean over all."""
+    names = {"head.weight", "norm.weight"}
+    is_transformers = checkpoint.run_arguments.get("model_type") == "videomae"
+    return is_transformers and names <= checkpoint.tensors.keys() and "fc_norm.weight" not in checkpoint.tensors
+
+
+def keep_encoder(checkpoint: Checkpoint) -> dict[str, str]:
+    """Take all that is no part of the encoder out of a checkpoint under official names, and return why, by name.
+
+    Names that are no part of any known model stay, so that the caller sees them.
+    """
+    beside = [key for key in checkpoint.tensors if re.fullmatch(BESIDE_THE_ENCODER, key)]
+    is_pretraining = any(key.startswith("encoder.") for key in checkpoint.tensors)
+    checkpoint.tensors = {
+        key.removeprefix("encoder.") if is_pretraining else key: tensor
+        for key, tensor in checkpoint.tensors.items()
+        if key not in beside
+    }
+    return dict.fromkeys(beside, "no part of the encoder, which alone is wanted")

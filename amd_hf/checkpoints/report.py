@@ -1,10 +1,28 @@
-"""What a conversion did with a checkpoint."""
+"""What a conversion did with a checkpoint, and what the checkpoint says of how its model looks at videos."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ..view_settings import ViewSettings
+from ..configuration_amd import AMDConfig
+from ..view_settings import DATA_SETS, ViewSettings, data_set_settings, settings_from_dict
+from .reading import Checkpoint
+
+
+# No proof, but worth a hint: the classes of the paper's data sets.
+_DATA_SET_OF_NUM_LABELS = {400: "k400", 174: "ssv2", 101: "ucf101", 51: "hmdb51"}
+# What the authors' programs call their data sets (`--data_set`), by how it begins.
+_AUTHORS_NAMES = {
+    "kinetics": "k400", "ssv2": "ssv2", "something": "ssv2", "ucf101": "ucf101", "hmdb51": "hmdb51", "ava": "ava",
+}  # fmt: skip
+_AUTHORS_OPTIONS = {
+    "sampling_rate": "sampling_rate",
+    "test_num_segment": "test_num_segments",
+    "test_num_crop": "test_num_crops",
+    "short_side_size": "short_side",
+}
 
 
 @dataclass
@@ -34,7 +52,7 @@ class ConversionReport:
     dropped: dict[str, str] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
     ignored_entries: list[str] = field(default_factory=list)
-    views: ViewSettings = field(default_factory=lambda: ViewSettings(sampling_mode=None))
+    views: ViewSettings = ViewSettings(sampling_mode=None)
     views_origin: str = "nothing tells"
 
     def __str__(self) -> str:
@@ -53,3 +71,55 @@ class ConversionReport:
             lines.append(f"other entries of the file, not read: {', '.join(self.ignored_entries)}")
         lines.append(f"frames of a clip: {self.views_origin}")
         return "\n".join(lines)
+
+
+def find_views(checkpoint: Checkpoint, task: str, config: AMDConfig, dataset: str | None) -> tuple[ViewSettings, str]:
+    """Return how the model looks at videos, as the user, the file or its kind says, and a line for the report."""
+    if dataset is None and checkpoint.views:  # an export of our own
+        views = settings_from_dict(checkpoint.views)
+        return views, f"{views.describe(config.num_frames)} (read from the file)"
+    named, told = run_settings(checkpoint.run_arguments, task)
+    if dataset is not None:
+        views = data_set_settings(dataset, task)
+        origin = f"data set {dataset}, given"
+        if named not in (None, views):
+            told, origin = {}, f"{origin}; the file names another, {checkpoint.run_arguments['data_set']}"
+    elif named is not None:
+        views, origin = named, f"data set {checkpoint.run_arguments['data_set']}, by the arguments in the file"
+    elif task == "detection":
+        views, origin = data_set_settings("ava", task), "that of VideoMAE's code for AVA"
+    elif config.num_frames == 1:
+        return data_set_settings("in1k", task), "one, of images: ImageNet's resizing is assumed"
+    else:
+        likely = _DATA_SET_OF_NUM_LABELS.get(config.num_labels) if task == "classification" else None
+        hint = f"; {config.num_labels} classes may be those of {likely}" if likely else ""
+        views, origin = ViewSettings(sampling_mode=None), f"nothing tells{hint}"
+    views = replace(views, **told)
+    if views.sampling_mode is not None:
+        return views, f"{views.describe(config.num_frames)} ({origin})"
+    assumed = views.with_assumptions()
+    names = "|".join(DATA_SETS)
+    return views, f"{origin}. Users will be told that {assumed.describe(config.num_frames)} is assumed; say {names}"
+
+
+def run_settings(arguments: Mapping[str, Any], task: str) -> tuple[ViewSettings | None, dict[str, Any]]:
+    """Return what the arguments of an authors' run say of how its model looks at videos.
+
+    Args:
+        arguments (`Mapping`): As a checkpoint of theirs holds them under `args`.
+        task (`str`): `pretraining`, `classification` or `detection`.
+
+    Returns:
+        The settings, None where the arguments do not name a data set that is known; and what they say by the name of
+        the setting.
+    """
+    named = str(arguments.get("data_set") or "").lower()
+    data_set = next((ours for start, ours in _AUTHORS_NAMES.items() if named.startswith(start)), None)
+    told: dict[str, Any] = {
+        ours: arguments[theirs]
+        for theirs, ours in _AUTHORS_OPTIONS.items()
+        if isinstance(arguments.get(theirs), int) and arguments[theirs] >= 1
+    }
+    if data_set is None or task not in DATA_SETS[data_set]:
+        return None, told
+    return data_set_settings(data_set, task), told

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from .. import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoint
-from ..checkpoints.files import CONFIG_ENTRY, VIEWS_ENTRY
+from ..checkpoints.reading import CONFIG_ENTRY, VIEWS_ENTRY
 from ..models import build_processor, classifier_class, load_processor, override_notes, read_settings
 from ..options.parsing import parse_recipe
 from ..options.programs import run_program

@@ -25,7 +25,7 @@ from amd_hf import (
     convert_checkpoint,
     load_teacher,
 )
-from amd_hf.checkpoints.files import read_checkpoint
+from amd_hf.checkpoints.reading import read_checkpoint
 from amd_hf.models import build_classifier, load_model, load_trained_classifier
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import load_script
@@ -130,7 +130,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, in
 
 _READ_ALL = """
 import json, pathlib, resource, sys
-from amd_hf.checkpoints.files import read_checkpoint
+from amd_hf.checkpoints.reading import read_checkpoint
 found = {}
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
