@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, BitImageProcessor, PreTrainedConfig
@@ -21,7 +22,6 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCE
 
 from .checkpoints.conversion import (
     PATCH_EMBEDDING,
-    adapt_input_channels,
     convert_checkpoint,
     convert_encoder,
     without_load_report,
@@ -254,7 +254,7 @@ def _put_head(
     state_dict = {f"amd.{name}": value for name, value in encoder.items()}
     if config.num_channels != model.config.num_channels:
         channels = (model.config.num_channels, config.num_channels)
-        state_dict[PATCH_EMBEDDING] = adapt_input_channels(state_dict[PATCH_EMBEDDING], *channels)
+        state_dict[PATCH_EMBEDDING] = _adapt_input_channels(state_dict[PATCH_EMBEDDING], *channels)
     if isinstance(model, base) and model.config.id2label == labels["id2label"]:
         what = "detector of the same actions" if is_detector else "classifier of the same classes"
         logger.warning(f"{source} is a {what}: training goes on from its head.")
@@ -273,6 +273,20 @@ def _put_head(
             "Leave out the model options that change its size, or train from scratch."
         )
     return built
+
+
+def _adapt_input_channels(weight: torch.Tensor, old: int, new: int) -> torch.Tensor:
+    """Adapt a linear patch embedding (D, frame * row * column * old) to clips of `new` channels.
+
+    Channels are taken in turn, each scaled by how often it is taken, so that a clip that is alike in all channels
+    gives the same tokens as before; one channel gets the sum of the old ones (as timm does for image models).
+    """
+    pixels = weight.unflatten(1, (-1, old))
+    if new < old:
+        groups = [pixels[..., channel::new].sum(dim=-1) for channel in range(new)]
+        return torch.stack(groups, dim=-1).flatten(1)
+    taken = torch.arange(new) % old
+    return (pixels[..., taken] / torch.bincount(taken)[taken]).flatten(1)
 
 
 def classifier_class(config: AMDConfig) -> type[AMDForVideoClassification]:

@@ -63,11 +63,6 @@ _ENCODER_TABLE, _DECODER_TABLE = "amd.embeddings.position", "decoder.position"  
 _TABLE_TOLERANCE = 1e-5
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The two ways
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def convert_checkpoint(
     source: str | Path | Mapping[str, Any] | Checkpoint,
     config: AMDConfig | None = None,
@@ -134,10 +129,10 @@ def _convert(
         checkpoint.tensors = {f"encoder.{key}": tensor for key, tensor in checkpoint.tensors.items()}
     if told == "detection" and config is None and checkpoint.run_arguments.get("model_type") != "amd":
         config_overrides = {**AVA_STATISTICS, **config_overrides}
-    config, sizes = config_from_tensors(checkpoint, task, config, config_overrides)
+    config, sizes = _config_from_tensors(checkpoint, task, config, config_overrides)
     report = ConversionReport(
         checkpoint.source, task, checkpoint.wrapper, checkpoint.prefixes, sizes,
-        assumptions(built=config, task=task, sizes=sizes, checkpoint=checkpoint), dropped=beside,
+        _assumptions(built=config, task=task, sizes=sizes, checkpoint=checkpoint), dropped=beside,
         ignored_entries=checkpoint.left_out,
     )  # fmt: skip
     state_dict = _rename_all(checkpoint, task, config, report)
@@ -263,20 +258,6 @@ def split_biases(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
         prefix = key.removesuffix("bias")
         split |= {f"{prefix}q_bias": query.clone(), f"{prefix}v_bias": value.clone()}
     return split
-
-
-def adapt_input_channels(weight: torch.Tensor, old: int, new: int) -> torch.Tensor:
-    """Adapt a linear patch embedding (D, frame * row * column * old) to clips of `new` channels.
-
-    Channels are taken in turn, each scaled by how often it is taken, so that a clip that is alike in all channels
-    gives the same tokens as before; one channel gets the sum of the old ones (as timm does for image models).
-    """
-    pixels = weight.unflatten(1, (-1, old))
-    if new < old:
-        groups = [pixels[..., channel::new].sum(dim=-1) for channel in range(new)]
-        return torch.stack(groups, dim=-1).flatten(1)
-    taken = torch.arange(new) % old
-    return (pixels[..., taken] / torch.bincount(taken)[taken]).flatten(1)
 
 
 def _rename_all(
@@ -474,19 +455,12 @@ def _check_shapes(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def config_from_tensors(
+def _config_from_tensors(
     checkpoint: Checkpoint, task: str, config: AMDConfig | None, overrides: Mapping[str, Any]
 ) -> tuple[AMDConfig, dict[str, str]]:
-    """Return the config of a checkpoint with official names, and for each size where it comes from.
+    """Return the config of a checkpoint under official names, and for each option where its value comes from.
 
-    Args:
-        checkpoint ([`Checkpoint`]): Tensors under official names, and what their file says of the run.
-        task (`str`): `"pretraining"`, `"classification"`, `"detection"` or `"encoder"`.
-        config ([`AMDConfig`], *optional*): Taken as it is, with the overrides.
-        overrides (`Mapping`): Options of [`AMDConfig`] that win over what is read and looked up.
-
-    Raises:
-        ValueError: If a size is impossible, or is neither told by the tensors nor given.
+    A `config` is taken as it is, with the overrides; overrides win over what is read and looked up too.
     """
     if config is not None:
         given = {name: f"{value!r} (given)" for name, value in overrides.items()}
@@ -520,14 +494,10 @@ def config_from_tensors(
     return built, sizes
 
 
-def assumptions(built: AMDConfig, task: str, sizes: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
+def _assumptions(built: AMDConfig, task: str, sizes: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
     """Return what a config says that neither the tensors nor anybody else told: option -> "value: why".
 
-    Args:
-        built ([`AMDConfig`]): The config that was made.
-        task (`str`): As in [`config_from_tensors`].
-        sizes (`Mapping`): Option -> where it comes from, as [`config_from_tensors`] returns it.
-        checkpoint ([`Checkpoint`]): What it was made of. A Transformers folder or a file of ours tells everything.
+    A Transformers folder or a file of ours tells everything.
     """
     model_type = checkpoint.run_arguments.get("model_type")
     if "everything else" in sizes or model_type == "amd":
@@ -585,21 +555,16 @@ def _read_decoder(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             "package have no such option, so the model cannot be converted whole. Its encoder can: as a teacher, as "
             "the start of fine-tuning, or by `task` encoder."
         )
-    return {
-        "decoder_hidden_size": width,
-        "decoder_num_hidden_layers": _depth(tensors, "decoder."),
-        **({"decoder_embed_bias": True} if "encoder_to_decoder.bias" in tensors else {}),
-    }
+    found: dict[str, Any] = {"decoder_hidden_size": width, "decoder_num_hidden_layers": _depth(tensors, "decoder.")}
+    return found | ({"decoder_embed_bias": True} if "encoder_to_decoder.bias" in tensors else {})
 
 
 def _read_alignment(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if _FIRST_PROJECTION not in tensors:
         return {"teacher_hidden_size": None}
-    generator_depth = _depth(tensors, "generators.0.")
-    return {
-        "teacher_hidden_size": tensors[_FIRST_PROJECTION].shape[0],
-        **({"generator_num_hidden_layers": generator_depth} if generator_depth else {}),
-    }
+    found = {"teacher_hidden_size": tensors[_FIRST_PROJECTION].shape[0]}
+    depth = _depth(tensors, "generators.0.")
+    return found | ({"generator_num_hidden_layers": depth} if depth else {})
 
 
 def _read_record(arguments: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:

@@ -286,17 +286,22 @@ def _rename(tensors: Mapping[str, torch.Tensor], rules: Sequence[tuple[str, str]
                     key = block[0] + re.sub(pattern, name, rest, count=1)
                     break
         renamed[key] = tensor
-    for start in [key.removesuffix("query.weight") for key in renamed if key.endswith(".attn.query.weight")]:
+    return _join_attention(renamed)
+
+
+def _join_attention(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Fuse the weights of query, key and value, and name their biases, all under `attn.`, as the official files do."""
+    for start in [key.removesuffix("query.weight") for key in tensors if key.endswith(".attn.query.weight")]:
         names = [f"{start}{part}.weight" for part in ("query", "key", "value")]
-        if all(name in renamed for name in names):
-            renamed[f"{start}qkv.weight"] = torch.cat([renamed.pop(name) for name in names])
+        if all(name in tensors for name in names):
+            tensors[f"{start}qkv.weight"] = torch.cat([tensors.pop(name) for name in names])
     # Two spellings of the biases: where a file has both, the second one stays as it is and will be refused.
-    for key in list(renamed):
+    for key in list(tensors):
         if bias := re.fullmatch(r"(.*\.attn\.)(query|key|value)\.bias", key):
             name = f"{bias[1]}{bias[2][0]}_bias"  # q_bias, k_bias, v_bias
-            if name not in renamed:
-                renamed[name] = renamed.pop(key)
-    return renamed
+            if name not in tensors:
+                tensors[name] = tensors.pop(key)
+    return tensors
 
 
 def _from_mae(
