@@ -200,7 +200,9 @@ def test_programs_fine_tune_test_and_probe_images(tmp_path: Path, capsys: pytest
     arguments = [*common, "--model_name_or_path", str(tmp_path / "pretrained"), "--split", "validation"]
     (metrics,) = load_script("evaluate").main([*arguments, *probe])
     written = json.loads((tmp_path / "probe" / "test_results.json").read_text())
-    assert written == {"linear_probe": metrics}
+    assert written["linear_probe"] == metrics
+    assert written["tested"]["model"] == str(tmp_path / "pretrained")
+    assert (written["tested"]["train_split"], written["tested"]["split"]) == ("train", "validation")
     assert (metrics["videos_fitted"], metrics["videos_read"]) == (9, 6)
     with pytest.raises(ValueError, match="fit the linear probe"):
         load_script("evaluate").main([*arguments, "--linear_probe", "true"])

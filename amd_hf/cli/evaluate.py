@@ -34,6 +34,7 @@ from ..evaluation.report import (
     MATRIX_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    describe_test,
     draw_confusion_matrix,
     write_report,
 )
@@ -149,8 +150,10 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
     )  # fmt: skip
     if accelerator.is_main_process:
         with outputs:
-            summary = write_detection_report(result, options.output_dir, options.max_per_frame)
+            tested = describe_test(source, data.annotations, None, num_views=1, person_boxes=data.person_boxes)
+            summary = write_detection_report(result, options.output_dir, options.max_per_frame, tested)
         unreadable = summary.pop("unreadable")
+        del summary["tested"]
         print_metrics(summary)
         for entry in unreadable:
             print(f"unreadable, its actions counted as missed: {entry['video_id']}: {entry['reason']}")
@@ -176,18 +179,29 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
         for source, fold_data, folder in tests:
             found.append(probe_model(source, fold_data, options, model_options, accelerator))
             with outputs[folder]:
-                (folder / METRICS_FILE).write_text(json.dumps({"linear_probe": found[-1]}, indent=2) + "\n")
+                tested = describe(source, fold_data, options, 1, train_split=options.train_split)
+                content = {"tested": tested, "linear_probe": found[-1]}
+                (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
         return found
     results = []
     for source, fold_data, folder in tests:
         results.append(test_model(source, fold_data, options, model_options, accelerator))
         if accelerator.is_main_process:
             with outputs[folder]:
-                report(results[-1], folder)
+                report(results[-1], folder, describe(source, fold_data, options, results[-1].views.num_views))
     if means is not None and accelerator.is_main_process:
         with means:
-            report_folds(results, Path(options.output_dir))
+            tested = describe(str(options.model_name_or_path), data, options, results[0].views.num_views)
+            report_folds(results, Path(options.output_dir), tested)
     return results
+
+
+def describe(
+    source: str, data: DataArguments, options: EvaluateOptions, num_views: int, **more: Any
+) -> dict[str, Any]:
+    """What the result says of the test."""
+    more |= {} if data.fold is None else {"fold": data.fold}
+    return describe_test(source, data.data, options.split, num_views, **more)
 
 
 def result_files(folder: Path, options: TestOptions, *names: str) -> OutputFiles:
@@ -285,10 +299,11 @@ def print_notes(notes: Sequence[str]) -> None:
         print(note, flush=True)
 
 
-def report(result: MultiViewResult, folder: Path) -> None:
+def report(result: MultiViewResult, folder: Path, tested: dict[str, Any]) -> None:
     """Prints the metrics and writes all that is known of the test to `folder`."""
-    summary = write_report(result, folder)
+    summary = write_report(result, folder, tested)
     unreadable = summary.pop("unreadable")
+    del summary["tested"]
     print_metrics(summary)
     for entry in unreadable:
         print(f"unreadable, counted as wrong: {entry['video_id']}: {entry['reason']}")
@@ -299,12 +314,12 @@ def report(result: MultiViewResult, folder: Path) -> None:
     print(f"The results are in {folder / METRICS_FILE}; beside it classes, predictions, confusion matrix")
 
 
-def report_folds(results: Sequence[MultiViewResult], folder: Path) -> None:
+def report_folds(results: Sequence[MultiViewResult], folder: Path, tested: dict[str, Any]) -> None:
     """Prints and writes the means over the folds, of the accuracies alone."""
     metrics = [result.metrics() for result in results]
     means = {name: sum(values[name] for values in metrics) / len(metrics) for name in metrics[0] if "accuracy" in name}
     of_folds = {f"fold_{number}": values for number, values in enumerate(metrics, start=1)}
-    (folder / METRICS_FILE).write_text(json.dumps({**of_folds, "mean": means}, indent=2) + "\n")
+    (folder / METRICS_FILE).write_text(json.dumps({"tested": tested, **of_folds, "mean": means}, indent=2) + "\n")
     print(f"mean of {len(results)} folds:")
     print_metrics(means)
     print(f"The results of all folds are in {folder / METRICS_FILE}")

@@ -114,7 +114,7 @@ def train_detector(argv: Sequence[str] | None) -> AMDDetectionTrainer:
         result = trainer.test(evaluation)
         if args.process_index == 0:
             summary = write_detection_report(result, args.output_dir)
-            print(f"test: {describe_metrics({k: v for k, v in summary.items() if k != 'unreadable'})}")
+            print(f"test: {describe_metrics({k: v for k, v in summary.items() if k not in ('tested', 'unreadable')})}")
     return finish(trainer)
 
 

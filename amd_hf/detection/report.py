@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,34 @@ DETECTIONS_FILE = "detections.csv"
 
 
 def write_detection_report(
-    result: DetectionResult, folder: str | Path, max_per_frame: int | None = None
+    result: DetectionResult,
+    folder: str | Path,
+    max_per_frame: int | None = None,
+    tested: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes metrics, average precision by class and the scored detections to a folder.
+    """Write metrics, average precision by class and the scored detections to a folder.
 
     Args:
         result ([`DetectionResult`]): The outcome.
         folder (`str` or `Path`): Made where it does not exist.
         max_per_frame (`int`, *optional*): Detections of a key frame that count; by default all.
+        tested (`Mapping[str, Any]`, *optional*): What was tested on what: see
+            [`~amd_hf.evaluation.report.describe_test`].
 
     Returns:
-        What `test_results.json` holds: `map`, the counts, and under `unreadable` each key frame that could not be
-        read.
+        What `test_results.json` holds: `map`, the counts, under `tested` what they were measured on, and under
+        `unreadable` each key frame that could not be read.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = result.average_precisions(max_per_frame)
     unreadable = [{"video_id": video_id, "reason": reason} for video_id, reason in result.unreadable]
-    summary = {**result.counts(), "map": found["map"], "unreadable": unreadable}
+    summary = {
+        **({"tested": dict(tested)} if tested else {}),
+        **result.counts(),
+        "map": found["map"],
+        "unreadable": unreadable,
+    }
     (folder / METRICS_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     with open(folder / CLASSES_FILE, "w", encoding="utf-8", newline="") as file:
         file.write(csv_line(["action", "average_precision"]))

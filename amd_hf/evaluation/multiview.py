@@ -209,10 +209,12 @@ class MultiViewResult:
               `view_predictions` (views, int64) and, if they were to be kept, `view_logits` (views, classes, float32);
             - where not `reason` and `is_present`.
         label_names (`Sequence[str]`): The model's classes, in the order of their numbers.
+        views ([`ViewOptions`], *optional*): The views that were tested.
     """
 
     outcomes: list[dict[str, Any]] = field(default_factory=list)
     label_names: Sequence[str] = ()
+    views: ViewOptions | None = None
 
     @property
     def predictions(self) -> list[dict[str, Any]]:
@@ -311,7 +313,7 @@ def run_multi_view_test(
     position = {video_id: number for number, video_id in enumerate(rows["video_id"])}
     outcomes.sort(key=lambda outcome: position[outcome["video_id"]])
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    return MultiViewResult(outcomes, names)
+    return MultiViewResult(outcomes, names, options)
 
 
 def _check_labelled(rows: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +28,41 @@ PREDICTIONS_FILE = "predictions.parquet"
 _MAX_CLASSES_WITH_COUNTS = 30
 
 
-def write_report(result: MultiViewResult, folder: str | Path) -> dict[str, Any]:
-    """Writes metrics, table of classes and predictions to a folder, in place of those of an earlier test.
+def describe_test(
+    model: str | None, data: str | None, split: str | None, num_views: int | None, **more: Any
+) -> dict[str, Any]:
+    """Return what a result was measured on: the entry `tested` of `test_results.json`.
+
+    Args:
+        model (`str`): Hub id or folder of the model.
+        data (`str`): The data, as it was named.
+        split (`str`): The split of it.
+        num_views (`int`): Views of each video.
+        more: Further entries, as `train_split` or `fold`.
+    """
+    described = {"model": model, "data": data, "split": split, "num_views": num_views, **more}
+    # From the package that runs, installed or not; it stands above this module and cannot be imported here.
+    return {**described, "amd_hf_version": sys.modules[__name__.partition(".")[0]].__version__}
+
+
+def write_report(
+    result: MultiViewResult, folder: str | Path, tested: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write metrics, table of classes and predictions to a folder, in place of those of an earlier test.
 
     Args:
         result ([`MultiViewResult`]): The outcome.
         folder (`str` or `Path`): Made where it does not exist.
+        tested (`Mapping[str, Any]`, *optional*): What was tested on what; see [`describe_test`].
 
     Returns:
-        What `test_results.json` holds: the metrics, and under `unreadable` each video that could not be read.
+        What `test_results.json` holds: the metrics, under `tested` what they were measured on, and under `unreadable`
+        each video that could not be read.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     unreadable = [{"video_id": video_id, "reason": reason} for video_id, reason in result.unreadable]
-    summary = {**result.metrics(), "unreadable": unreadable}
+    summary = {**({"tested": dict(tested)} if tested else {}), **result.metrics(), "unreadable": unreadable}
     (folder / METRICS_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     write_class_table(result, folder / CLASSES_FILE)
     write_predictions(result, folder / PREDICTIONS_FILE)
@@ -172,4 +195,11 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, font_size:
         axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=font_size * 0.9)
 
 
-__all__ = ["confusion_counts", "draw_confusion_matrix", "write_class_table", "write_predictions", "write_report"]
+__all__ = [
+    "confusion_counts",
+    "describe_test",
+    "draw_confusion_matrix",
+    "write_class_table",
+    "write_predictions",
+    "write_report",
+]

@@ -71,7 +71,10 @@ def test_evaluation_repeats_the_test_of_the_training_run(work: SimpleNamespace, 
     )  # fmt: skip
     first = json.loads((work.root / "detector" / "test_results.json").read_text())
     assert result.metrics()["map"] == pytest.approx(first["map"], abs=1e-6)
-    assert json.loads((tmp_path / "test_results.json").read_text())["boxes_tested"] == first["boxes_tested"] > 10
+    again = json.loads((tmp_path / "test_results.json").read_text())
+    assert again["boxes_tested"] == first["boxes_tested"] > 10
+    assert again["tested"]["model"] == work.model
+    assert again["tested"]["data"] == str(work.val.annotations)
     lines = (tmp_path / "per_class.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["action", *PEOPLE_ACTIONS]
 

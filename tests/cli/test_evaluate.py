@@ -10,6 +10,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
+import amd_hf
 from amd_hf import AMDForVideoClassification, AMDVideoProcessor, load_video_dataset
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import load_script, run_script
@@ -49,6 +50,9 @@ def test_program_started_as_a_process_writes_everything(videos: Path, tmp_path: 
     right = sum(row["predicted"] == row["label"] for row in rows)
     in_top = sum(row["label"] in (row["top5"] or []) for row in rows)
     assert results["accuracy"] == pytest.approx(right / 7)
+    assert results["tested"] == {
+        "model": str(model), "data": str(videos), "split": None, "num_views": 2, "amd_hf_version": amd_hf.__version__
+    }  # fmt: skip
     assert results["top5_accuracy"] == pytest.approx(in_top / 7)
     assert (results["videos_expected"], results["videos_present"], results["videos_read"]) == (7, 7, 6)
     assert len(rows[0]["view_logits"]) == 2
@@ -130,6 +134,8 @@ def test_three_folds_are_tested_each_with_its_model_and_averaged(
         assert alone.pop("unreadable") == (
             [{"video_id": "b/text.mp4", "reason": results[0].unreadable[0][1]}] * (fold < 3)
         )
+        tested = alone.pop("tested")
+        assert (tested["model"], tested["fold"]) == (str(tmp_path / f"model_{fold}"), fold)
         assert summary[f"fold_{fold}"] == alone
         accuracies.append(alone["accuracy"])
     assert summary["mean"]["accuracy"] == pytest.approx(sum(accuracies) / 3)
