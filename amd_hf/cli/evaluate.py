@@ -179,7 +179,7 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
         for source, fold_data, folder in tests:
             found.append(probe_model(source, fold_data, options, model_options, accelerator))
             with outputs[folder]:
-                tested = describe(source, fold_data, options, 1, train_split=options.train_split)
+                tested = describe(source, fold_data, options, train_split=options.train_split)
                 content = {"tested": tested, "linear_probe": found[-1]}
                 (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
         return found
@@ -188,20 +188,20 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
         results.append(test_model(source, fold_data, options, model_options, accelerator))
         if accelerator.is_main_process:
             with outputs[folder]:
-                report(results[-1], folder, describe(source, fold_data, options, results[-1].views.num_views))
+                report(results[-1], folder, describe(source, fold_data, options, results[-1].views))
     if means is not None and accelerator.is_main_process:
         with means:
-            tested = describe(str(options.model_name_or_path), data, options, results[0].views.num_views)
+            tested = describe(str(options.model_name_or_path), data, options, results[0].views)
             report_folds(results, Path(options.output_dir), tested)
     return results
 
 
 def describe(
-    source: str, data: DataArguments, options: EvaluateOptions, num_views: int, **more: Any
+    source: str, data: DataArguments, options: EvaluateOptions, views: ViewOptions | None = None, **more: Any
 ) -> dict[str, Any]:
-    """What the result says of the test."""
+    """What the result says of the test; without `views` it looked at one clip."""
     more |= {} if data.fold is None else {"fold": data.fold}
-    return describe_test(source, data.data, options.split, num_views, **more)
+    return describe_test(source, data.data, options.split, 1 if views is None else views.num_views, **more)
 
 
 def result_files(folder: Path, options: TestOptions, *names: str) -> OutputFiles:
