@@ -36,8 +36,11 @@ import torch  # noqa: E402
 from videos import make_videos  # noqa: E402
 
 from amd_hf import AMDConfig  # noqa: E402
-from amd_hf.data.clips import ClipLoader  # noqa: E402
-from amd_hf.data.collators import ClassificationCollator, PreTrainingCollator  # noqa: E402
+from amd_hf.data.clips import (  # noqa: E402
+    ClassificationCollator,
+    ClipLoader,  # noqa: E402
+    PreTrainingCollator,
+)
 from amd_hf.data.sampling import evaluation_views, sample_clip  # noqa: E402
 from amd_hf.data.video.decoding import available_decoders, open_video  # noqa: E402
 from amd_hf.evaluation.multiview import ViewCollator, ViewOptions  # noqa: E402

@@ -32,7 +32,7 @@ from data_loading import _FINE_TUNING, _PRE_TRAINING, _VIEWS  # noqa: E402
 from videos import make_videos  # noqa: E402
 
 from amd_hf import AMDConfig  # noqa: E402
-from amd_hf.data.collators import ClassificationCollator, PreTrainingCollator  # noqa: E402
+from amd_hf.data.clips import ClassificationCollator, PreTrainingCollator  # noqa: E402
 from amd_hf.data.video import decoding_process  # noqa: E402
 from amd_hf.data.video.decoding import available_decoders  # noqa: E402
 from amd_hf.evaluation.multiview import ViewCollator  # noqa: E402

@@ -24,7 +24,7 @@ from accelerate.utils import set_seed
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
 from amd_hf.cli import finetune, pretrain
-from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.clips import ClassificationCollator
 from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
 from amd_hf.flops import count_flops
 from amd_hf.options.parsing import parse_recipe

@@ -21,8 +21,7 @@ from datasets import concatenate_datasets
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, load_video_dataset
 from amd_hf.cli import finetune, pretrain
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader
 from amd_hf.evaluation.probes import run_linear_probe
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.options.programs import run_program

@@ -27,8 +27,7 @@ from amd_hf import (
     AMDVideoProcessor,
     load_video_dataset,
 )
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader
 from amd_hf.evaluation.features import read_features
 from amd_hf.evaluation.multiview import ViewOptions
 from amd_hf.models import load_processor, read_settings, view_settings

@@ -20,8 +20,7 @@ from accelerate import Accelerator
 
 from ..cpu import prepare_for_inference
 from ..data.arguments import DataArguments
-from ..data.clips import ClipLoader
-from ..data.collators import ClassificationCollator
+from ..data.clips import ClassificationCollator, ClipLoader
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..detection.arguments import ActionDataArguments
 from ..detection.evaluation import DetectionResult, evaluation_clip_loader, run_detection_test

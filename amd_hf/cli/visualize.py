@@ -18,8 +18,7 @@ from accelerate import Accelerator
 
 from .. import AMDForPreTraining
 from ..data.arguments import DataArguments
-from ..data.clips import ClipLoader
-from ..data.collators import PreTrainingCollator
+from ..data.clips import ClipLoader, PreTrainingCollator
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..models import load_model, view_settings
 from ..options.parsing import check_model_source, parse_recipe

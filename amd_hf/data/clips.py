@@ -1,9 +1,18 @@
-"""From a row to clips: one decode serves all repetitions of a video."""
+"""From a row to clips, and from rows to batches of clips. All of it runs inside the workers of a data loader.
+
+One decode serves all repetitions of a video. An unreadable video leaves a hole in a training batch: further
+repetitions of the batch's other videos fill it, so that shapes stay; in evaluation nothing is replaced. This module is
+the one place of training where `VideoReadError` is caught and counted.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import operator
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +20,7 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from ..configuration_amd import AMDConfig
+from ..video_sampling_amd import SAMPLING_MODES, sample_clip
 from ..view_settings import ViewSettings
 from .augment.erasing import NO_BOX, draw_erase_box
 from .augment.rand_augment import RandAugment, apply_operations
@@ -23,14 +33,36 @@ from .augment.transforms import (
     resize_short_side,
     resize_square,
 )
-from .sampling import SAMPLING_MODES, sample_clip, sample_generator
-from .video.decoding import DecodedVideoCache, open_video
+from .video.decoding import DecodedVideoCache, VideoReadError, open_video
 
+
+Row = Mapping[str, Any]
+MaskFunction = Callable[[np.random.Generator], tuple[torch.Tensor, "torch.Tensor | None"]]
 
 AUGMENTATIONS = ("multi_scale_crop", "random_resized_crop", "center_crop")
 
 ClipAugmentation = Callable[[torch.Tensor, Any, np.random.Generator], tuple[torch.Tensor, Any]]
 """`(clip, label, generator) -> (clip, label)`, the clip uint8 (T, C, H, W) before the crop."""
+
+
+def sample_generator(seed: int, epoch: int, video_id: str, repetition: int, purpose: str = "") -> np.random.Generator:
+    """Make the random generator of one sample. It depends on the arguments alone: not on process, worker or order.
+
+    Args:
+        seed (`int`): the run's seed.
+        epoch (`int`): how often the data set was passed through before.
+        video_id (`str`): the row's `video_id`.
+        repetition (`int`): number of the repeated augmentation, from 0.
+        purpose (`str`, defaults to `""`): what is drawn (frames, crop, mask). Each purpose has a stream of its own, so
+            that one more draw for the crop does not change the mask.
+
+    Returns:
+        `np.random.Generator` on PCG64.
+    """
+    # JSON keeps the fields apart ("a", 11 against "a1", 1); Python's own hash differs from process to process.
+    fields = json.dumps([int(seed), int(epoch), video_id, int(repetition), purpose])
+    digest = hashlib.blake2b(fields.encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,3 +269,200 @@ class ClipLoader:
 def _as_clip(frames: np.ndarray) -> torch.Tensor:
     """View (T, C, H, W) of frames (T, H, W, C). Kept in this order: it is what resizing is fastest on."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip of a batch and where it comes from."""
+
+    row: Row
+    repetition: int
+    clip: torch.Tensor  # (T, C, H, W), uint8
+    label: Any
+
+
+@dataclass
+class Batch:
+    """The clips of some rows, in their order, K of each; `unreadable` lists (video_id, reason)."""
+
+    num_tried: int
+    samples: list[Sample] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what all batches have. `pixel_values` is None where nothing could be read: skip such a batch."""
+        clips = torch.stack([sample.clip for sample in self.samples]) if self.samples else None
+        return {"pixel_values": clips, "num_tried": self.num_tried, "unreadable": self.unreadable}
+
+
+def load_batch(loader: ClipLoader, rows: Sequence[Row], training: bool) -> Batch:
+    """Load the clips of all rows, in training with holes filled; no samples where that is impossible.
+
+    Args:
+        loader (`ClipLoader`): or another one with `repetitions` and `load_with_labels`.
+        rows (sequence of mappings): the videos.
+        training (`bool`): K clips per row; else one, and unreadable videos are left out.
+    """
+    batch = Batch(len(rows))
+
+    def load(row: Row, repetitions: Sequence[int]) -> list[Sample]:
+        try:
+            clips, labels = loader.load_with_labels(row, repetitions, training)
+        except VideoReadError as error:
+            batch.unreadable.append((row["video_id"], error.reason))
+            return []
+        return [Sample(row, *parts) for parts in zip(repetitions, clips, labels, strict=True)]
+
+    num_clips = loader.repetitions if training else 1
+    per_row = [load(row, range(num_clips)) for row in rows]
+    if training:
+        # Repetitions K, K + 1, ... of the readable videos, taken in turn, fill the empty lists.
+        donors = deque((row, num_clips) for row, samples in zip(rows, per_row, strict=True) if samples)
+        for samples in per_row:
+            while len(samples) < num_clips and donors:
+                row, repetition = donors.popleft()
+                filling = load(row, [repetition])
+                samples.extend(filling)
+                if filling:  # a video that has become unreadable since gives no more
+                    donors.append((row, repetition + 1))
+    batch.samples = [sample for samples in per_row for sample in samples]
+    if training and len(batch.samples) < len(rows) * num_clips:
+        batch.samples = []
+    return batch
+
+
+@dataclass(frozen=True)
+class PreTrainingCollator:
+    """Makes batches for masked pre-training: uint8 clips and their masks.
+
+    Args:
+        loader (`ClipLoader`): reads the clips.
+        mask_generator (callable): `masking.MaskGenerator` or the like: `(generator) -> (student mask, teacher mask or
+            None)`, bool (N,), True = masked, with the attributes `num_masked` and `num_teacher_masked`.
+        training (`bool`, defaults to `True`): False takes the middle clip, the centre crop, and masks that stay the
+            same from epoch to epoch, and replaces no unreadable video.
+
+    Calling it on rows returns a dict:
+        - `pixel_values`: (B * K, T, C, H, W), uint8. None when no video could be read; then only the counts follow.
+        - `bool_masked_pos`: (B * K, N), bool; `teacher_bool_masked_pos` likewise, absent without a teacher.
+        - `num_masked`, `num_teacher_masked`: `int`, masked tokens in each row of the masks.
+        - `num_tried`: `int`, videos tried. `unreadable`: list of (video_id, reason).
+    """
+
+    loader: ClipLoader
+    mask_generator: MaskFunction
+    training: bool = True
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        batch = load_batch(self.loader, rows, self.training)
+        return batch.outcome() | (self._masks(batch.samples) if batch.samples else {})
+
+    def _masks(self, samples: list[Sample]) -> dict[str, Any]:
+        student_masks, teacher_masks = zip(*(self.mask_generator(self._generator(s)) for s in samples), strict=True)
+        masks: dict[str, Any] = {
+            "bool_masked_pos": torch.stack(student_masks),
+            "num_masked": self.mask_generator.num_masked,  # type: ignore[attr-defined]
+        }
+        _check_count("bool_masked_pos", masks["bool_masked_pos"], masks["num_masked"])
+        if teacher_masks[0] is None:
+            return masks
+        masks["teacher_bool_masked_pos"] = torch.stack(teacher_masks)
+        masks["num_teacher_masked"] = self.mask_generator.num_teacher_masked  # type: ignore[attr-defined]
+        _check_count("teacher_bool_masked_pos", masks["teacher_bool_masked_pos"], masks["num_teacher_masked"])
+        _check_nested(masks["bool_masked_pos"], masks["teacher_bool_masked_pos"])
+        return masks
+
+    def _generator(self, sample: Sample) -> np.random.Generator:
+        row = sample.row if self.training else {**sample.row, "epoch": 0}
+        return self.loader.generator(row, sample.repetition, "mask")
+
+
+def _check_count(name: str, masks: torch.Tensor, num_masked: int) -> None:
+    for row, count in enumerate(masks.sum(dim=1).tolist()):
+        if count != num_masked:
+            raise ValueError(
+                f"Row {row} of `{name}` masks {count} tokens, but the mask generator promises "
+                f"{num_masked} in each row."
+            )
+
+
+def _check_nested(student_masks: torch.Tensor, teacher_masks: torch.Tensor) -> None:
+    for row, count in enumerate((teacher_masks & ~student_masks).sum(dim=1).tolist()):
+        if count:
+            raise ValueError(
+                f"Row {row} of `teacher_bool_masked_pos` masks {count} tokens that the student sees. What the teacher "
+                "hides the student must hide too."
+            )
+
+
+@dataclass(frozen=True)
+class ClassificationCollator:
+    """Makes batches for classification: uint8 clips and their labels.
+
+    Args:
+        loader (`ClipLoader`): reads the clips.
+        training (`bool`, defaults to `True`): False takes the middle clip and the centre crop once per video, and
+            leaves unreadable videos out.
+        num_labels (`int`, *optional*): classes of the model. A row with another label counts as unreadable: in a
+            stream nobody sees the labels beforehand.
+
+    Calling it on rows returns a dict:
+        - `pixel_values`: (B * K, T, C, H, W), uint8. None when no video could be read; then only the counts follow.
+        - `labels`: (B * K,), int64.
+        - `erase_boxes`: (B * K, 4), int64, and `erase_seeds`: (B * K,), int64, for `erasing.erase_clips`; only when
+          training with an `erase_probability`.
+        - `num_tried`: `int`, videos tried. `unreadable`: list of (video_id, reason).
+
+    Raises:
+        ValueError: a row without a label.
+    """
+
+    loader: ClipLoader
+    training: bool = True
+    num_labels: int | None = None
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        unlabelled = [row["video_id"] for row in rows if row.get("label") is None]
+        if unlabelled:
+            raise ValueError(
+                f"{len(unlabelled)} of {len(rows)} videos of a batch have no label, the first is {unlabelled[0]!r}. "
+                "Classification needs class folders, a list file with labels, or the column that holds them: "
+                "`--label_column NAME` (Python: `label_column=`)."
+            )
+        if self.num_labels is not None:
+            rows = [_with_fault(row, self.num_labels) for row in rows]
+        batch = load_batch(self.loader, rows, self.training)
+        outcome = batch.outcome()
+        if batch.samples:
+            outcome["labels"] = torch.tensor([int(sample.label) for sample in batch.samples], dtype=torch.int64)
+            if self.training and self.loader.erase_probability > 0:
+                outcome |= self._erasing(batch.samples)
+        return outcome
+
+    def _erasing(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+        drawn = [self.loader.draw_erasing(sample.row, sample.repetition) for sample in samples]
+        return {
+            "erase_boxes": torch.tensor([box for box, _ in drawn], dtype=torch.int64),
+            "erase_seeds": torch.tensor([seed for _, seed in drawn], dtype=torch.int64),
+        }
+
+
+def _with_fault(row: Row, num_labels: int) -> Row:
+    """The row; where its label is none of the model's, as one whose video cannot be read."""
+    label, video = row["label"], row["video"]
+    if isinstance(video, Mapping) and video.get("fault") is not None:
+        return row
+    try:
+        is_one = not isinstance(label, bool) and 0 <= operator.index(label) < num_labels
+    except (TypeError, ValueError):  # a text, a fraction, a list
+        is_one = False
+    return row if is_one else {**row, "video": {"fault": f"the label {label!r:.100} is none of {num_labels} classes"}}
+
+
+BUILT_IN_COLLATORS = (PreTrainingCollator, ClassificationCollator)
+"""Those that take rows of videos; another one may want rows of its own."""

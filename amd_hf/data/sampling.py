@@ -6,8 +6,6 @@ generators that training draws from.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,30 +19,9 @@ __all__ = [
     "dense_clip",
     "evaluation_views",
     "sample_clip",
-    "sample_generator",
     "segment_clip",
     "spread_clip",
 ]
-
-
-def sample_generator(seed: int, epoch: int, video_id: str, repetition: int, purpose: str = "") -> np.random.Generator:
-    """Make the random generator of one sample. It depends on the arguments alone: not on process, worker or order.
-
-    Args:
-        seed (`int`): the run's seed.
-        epoch (`int`): how often the data set was passed through before.
-        video_id (`str`): the row's `video_id`.
-        repetition (`int`): number of the repeated augmentation, from 0.
-        purpose (`str`, defaults to `""`): what is drawn (frames, crop, mask). Each purpose has a stream of its own, so
-            that one more draw for the crop does not change the mask.
-
-    Returns:
-        `np.random.Generator` on PCG64.
-    """
-    # JSON keeps the fields apart ("a", 11 against "a1", 1); Python's own hash differs from process to process.
-    fields = json.dumps([int(seed), int(epoch), video_id, int(repetition), purpose])
-    digest = hashlib.blake2b(fields.encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 
 @dataclass(frozen=True)

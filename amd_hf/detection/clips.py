@@ -11,7 +11,7 @@ import torch
 
 from ..data.augment.hsv import draw_hsv_shift, shift_hsv
 from ..data.augment.transforms import resize_short_side
-from ..data.sampling import sample_generator
+from ..data.clips import sample_generator
 from ..data.video.decoding import DecodedVideoCache
 from ..data.video.key_frames import clip_offsets, read_around
 from .boxes import crop_boxes, extend_boxes, flip_boxes, jitter_boxes, resize_boxes, shares_to_pixels

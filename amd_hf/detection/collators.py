@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..data.collators import _load_batch, _outcome
+from ..data.clips import load_batch
 from ..data.video.decoding import VideoReadError
 from .clips import DetectionClipLoader, boxes_to_test
 
@@ -42,8 +42,8 @@ class DetectionCollator:
         for row in rows:
             if row.get("actions") is None:
                 raise ValueError(f"Key frame {row['video_id']!r} has no actions: training needs annotated boxes.")
-        batch = _load_batch(self.loader, rows, True)  # type: ignore[arg-type]  # a loader by its `load_with_labels`
-        outcome = _outcome(rows, batch)
+        batch = load_batch(self.loader, rows, True)  # type: ignore[arg-type]  # a loader by its `load_with_labels`
+        outcome = batch.outcome()
         if batch.samples:
             outcome["boxes"] = [sample.label.boxes for sample in batch.samples]
             outcome["labels"] = [sample.label.labels for sample in batch.samples]

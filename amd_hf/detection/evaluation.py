@@ -20,7 +20,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..configuration_amd import AMDConfig
-from ..data.workers.loader import build_eval_loader
+from ..data.loaders import build_eval_loader
 from ..modeling_amd import AMDPatchEmbeddings
 from ..modeling_amd_detection import AMDForActionDetection
 from ..outputs.csv_text import csv_line

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from ..data.datasets.own import as_video_rows
-from ..data.workers.loader import build_eval_loader
+from ..data.loaders import build_eval_loader
 from ..modeling_amd import AMDModel
 from ..outputs.folders import replace_file
 from .multiview import ViewCollator, ViewOptions

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from ..configuration_amd import AMDConfig
 from ..data.augment.transforms import resize_short_side
 from ..data.datasets.own import as_video_rows
+from ..data.loaders import build_eval_loader
 from ..data.sampling import SAMPLING_MODES, View, evaluation_views, sample_clip
 from ..data.video.decoding import DecodedVideoCache, VideoReadError, open_video
 from ..data.video.source import VideoSource
-from ..data.workers.loader import build_eval_loader
 from ..view_settings import ViewSettings
 from .checks import match_labels
 from .metrics import MeanClassAccuracy, TopKAccuracy, likeliest_classes

@@ -21,10 +21,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..data.augment.transforms import resize_short_side
 from ..data.datasets.listing import list_folder
 from ..data.datasets.rows import MEDIA_SUFFIXES
+from ..data.loaders import VideoDataLoader
 from ..data.sampling import View
 from ..data.video.decoding import VideoDecoder, VideoReadError, open_video
 from ..data.video.source import VideoSource
-from ..data.workers.loader import VideoDataLoader
 from .multiview import ViewOptions, clip_logits
 from .windows import Window, WindowOptions, sliding_windows
 

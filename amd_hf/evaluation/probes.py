@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..data.datasets.label_names import label_names_of
-from ..data.workers.loader import build_eval_loader
+from ..data.loaders import build_eval_loader
 from ..modeling_amd import AMDModel
 
 

@@ -14,8 +14,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..data.augment.erasing import erase_clips
-from ..data.clips import ClipAugmentation
-from ..data.collators import ClassificationCollator
+from ..data.clips import ClassificationCollator, ClipAugmentation
 from ..data.datasets.label_names import check_labels_fit
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from ..flops import finetuning_flops

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..data.datasets.own import as_video_rows
-from ..data.workers.loader import build_eval_loader
+from ..data.loaders import build_eval_loader
 from ..teachers.loading import FrozenTeacher
 
 

@@ -6,8 +6,7 @@ import functools
 from typing import Any
 
 from ..configuration_amd import AMDConfig
-from ..data.clips import ClipAugmentation, ClipLoader
-from ..data.collators import ClassificationCollator, PreTrainingCollator
+from ..data.clips import ClassificationCollator, ClipAugmentation, ClipLoader, PreTrainingCollator
 from ..data.video.decoding import DecodedVideoCache, find_decoder
 from ..finetuning.arguments import AMDFineTuningArguments
 from ..pretraining.arguments import AMDTrainingArguments

@@ -14,11 +14,10 @@ from transformers import TrainerControl
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
-from ..data.collators import BUILT_IN_COLLATORS
+from ..data.clips import BUILT_IN_COLLATORS
 from ..data.datasets.own import as_video_rows
+from ..data.loaders import EpochBatchSampler, StreamDataLoader, build_eval_loader, build_train_loader, iterate_once
 from ..data.streams import StreamReader, stream_length
-from ..data.workers.loader import EpochBatchSampler, build_eval_loader, build_train_loader
-from ..data.workers.stream_loader import StreamDataLoader, iterate_once
 from .arguments import VideoTrainingArguments
 from .launching import check_sharding, whole_weights
 from .monitoring.metrics import FiniteLossGuard, LossMeter

@@ -13,9 +13,7 @@ import torch
 
 from amd_hf.data import clips as clips_module
 from amd_hf.data.augment.transforms import cut, multi_scale_crop_box, random_resized_crop_box, resize_square
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator, PreTrainingCollator
-from amd_hf.data.sampling import sample_generator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader, PreTrainingCollator, sample_generator
 from amd_hf.data.video.decoding import DecodedVideoCache, VideoReadError
 from tests.helpers.videos import frame_numbers, text_file, truncate, write_video
 

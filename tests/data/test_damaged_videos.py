@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader
+from amd_hf.data.loaders import build_eval_loader
 from amd_hf.data.video.decoding import VideoReadError, open_video
-from amd_hf.data.workers.loader import build_eval_loader
 from tests.helpers.damage import damaged_videos, huge_frames, huge_length, sound_videos
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 

@@ -16,9 +16,7 @@ from timm.data.auto_augment import NAME_TO_OP
 from amd_hf.data.augment.erasing import NO_BOX
 from amd_hf.data.augment.rand_augment import RandAugment
 from amd_hf.data.augment.transforms import random_resized_crop_box
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
-from amd_hf.data.sampling import sample_generator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader, sample_generator
 from amd_hf.data.video.decoding import open_video
 from tests.data.test_clip_operations import _TIMM_NAMES
 from tests.helpers.videos import frame_numbers, text_file, write_video

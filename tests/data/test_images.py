@@ -15,9 +15,7 @@ from transformers import AutoImageProcessor
 
 from amd_hf import load_image_dataset, load_video_dataset
 from amd_hf.data.augment.transforms import random_resized_crop_box
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator, PreTrainingCollator
-from amd_hf.data.sampling import sample_generator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader, PreTrainingCollator, sample_generator
 from amd_hf.data.video.decoding import VideoReadError, open_video
 from amd_hf.data.video.source import VideoSource
 from amd_hf.evaluation.multiview import ViewCollator, ViewOptions

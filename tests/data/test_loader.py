@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from amd_hf.data.workers.loader import (
+from amd_hf.data.loaders import (
     EpochBatchSampler,
     EpochRows,
     ProcessShare,
@@ -122,7 +122,7 @@ def test_receiver_that_goes_while_it_takes_a_tensor_is_no_news_of_a_worker() -> 
     # As after Ctrl-C: the thread of a worker that hands over tensors reports whatever breaks by `sys.excepthook`.
     code = """if True:
         import sys, threading
-        from amd_hf.data.workers.loader import build_eval_loader
+        from amd_hf.data.loaders import build_eval_loader
         def report(rows):
             for error in (ConnectionResetError("gone"), EOFError(), ValueError("a real fault")):
                 thread = threading.Thread(target=sys.excepthook, args=(type(error), error, None))

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amd_hf.data.sampling import View, evaluation_views, sample_clip, sample_generator
+from amd_hf.data.clips import sample_generator
+from amd_hf.data.sampling import View, evaluation_views, sample_clip
 
 
 _REPOSITORY = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ import datasets
 import pytest
 
 from amd_hf.data import streams
+from amd_hf.data.loaders import StreamDataLoader, StreamIterator, iterate_once
 from amd_hf.data.streams import StreamReader, stream_length
-from amd_hf.data.workers.stream_loader import StreamDataLoader, StreamIterator, iterate_once
 
 
 _SHARD_SIZES = (7, 1, 4, 12, 2)  # uneven, and as few as a stream of one's own may have

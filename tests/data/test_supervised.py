@@ -17,11 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader
+from amd_hf.data.loaders import build_eval_loader
 from amd_hf.data.video import decoding, decoding_process
 from amd_hf.data.video.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
-from amd_hf.data.workers.loader import build_eval_loader
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.hostile_decoders import HOSTILE
 from tests.helpers.videos import frame_numbers, numbered_frames, text_file

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader
+from amd_hf.data.loaders import build_eval_loader
 from amd_hf.data.video import decoding_process
-from amd_hf.data.workers.loader import build_eval_loader
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import truncate, write_video
 

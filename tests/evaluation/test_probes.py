@@ -9,8 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from amd_hf import AMDConfig, AMDModel, load_video_dataset
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader
 from amd_hf.evaluation.probes import linear_probe_accuracy, pooled_features
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.videos import text_file, write_video

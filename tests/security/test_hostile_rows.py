@@ -20,14 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amd_hf.data.clips import ClipLoader
-from amd_hf.data.collators import ClassificationCollator
+from amd_hf.data.clips import ClassificationCollator, ClipLoader
 from amd_hf.data.datasets.problems import Problems
+from amd_hf.data.loaders import build_eval_loader, iterate_once
 from amd_hf.data.loading import load_video_dataset, validate_annotations
 from amd_hf.data.streams import StreamReader
 from amd_hf.data.video.decoding import VideoReadError, open_video
-from amd_hf.data.workers.loader import build_eval_loader
-from amd_hf.data.workers.stream_loader import iterate_once
 from amd_hf.detection.datasets.ava_files import read_action_list, read_actions, read_person_boxes
 from tests.helpers.videos import write_list, write_video
 

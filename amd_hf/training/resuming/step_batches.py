@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ...data.workers.stream_loader import StreamIterator
+from ...data.loaders import StreamIterator
 from ...errors import RunStopped
 from ..monitoring.reading_log import ReadingLog
 
