@@ -32,9 +32,9 @@ from amd_hf.options.programs import run_program
 from amd_hf.outputs.figures import plot_losses
 from amd_hf.outputs.folders import claim_folder, noting
 from amd_hf.pretraining.visualization import draw_reconstructions, reconstruct_clips, save_similarity
-from amd_hf.training.collators import clip_loader
-from amd_hf.training.monitoring.summary import count_parameters
 from amd_hf.training.precision import cpu_bf16_speedup
+from amd_hf.training.summary import count_parameters
+from amd_hf.training.views import clip_loader
 from examples.motion_shapes import MOTION_CLASSES, write_motion_shapes
 
 

@@ -25,7 +25,7 @@ from amd_hf.data.clips import ClassificationCollator, ClipLoader
 from amd_hf.evaluation.probes import run_linear_probe
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.options.programs import run_program
-from amd_hf.training.collators import process_cache
+from amd_hf.training.views import process_cache
 from examples.motion_shapes import SceneLaw, write_motion_shapes
 from studies.grid import LABELLED_SPLITS, Stage, read_grid
 from studies.playback import write_playback_clips

@@ -25,7 +25,6 @@ from amd_hf.detection.arguments import ActionTrainingArguments
 from amd_hf.hub.cards.zoo import load_zoo
 from amd_hf.models import build_processor, read_settings
 from amd_hf.options.parsing import parse_recipe
-from amd_hf.training.processors import settings_of_run
 from amd_hf.view_settings import DATA_SETS, ViewSettings
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import ROOT, load_script
@@ -66,7 +65,7 @@ def test_table_of_data_sets_is_what_the_recipes_train_and_test_with(model: Any, 
     else:
         types = (*types, load_script("pretrain").PretrainOptions)
     args = parse_recipe(types, arguments)[1]
-    settings, expected = settings_of_run(args), DATA_SETS[model.data.name][model.task]
+    settings, expected = args.view_settings(), DATA_SETS[model.data.name][model.task]
     if model.is_image:  # of one frame any law takes that one
         settings = replace(settings, sampling_mode=expected.sampling_mode)
     assert settings == expected

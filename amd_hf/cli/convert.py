@@ -17,7 +17,7 @@ from ..checkpoints.reading import CONFIG_ENTRY, VIEWS_ENTRY
 from ..models import build_processor, classifier_class, load_processor, override_notes, read_settings
 from ..options.parsing import parse_recipe
 from ..options.programs import run_program
-from ..training.monitoring.summary import describe_model
+from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 from ..view_settings import DATA_SETS
 

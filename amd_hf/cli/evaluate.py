@@ -49,7 +49,7 @@ from ..models import (
 from ..options.parsing import check_model_source, parse_recipe, read_task
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
-from ..training.monitoring.summary import describe_model
+from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 
 

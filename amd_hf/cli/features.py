@@ -22,7 +22,7 @@ from ..evaluation.multiview import ViewOptions
 from ..models import load_model, view_settings
 from ..options.parsing import check_model_source, parse_recipe
 from ..options.programs import run_program
-from ..training.monitoring.summary import describe_model
+from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 
 

@@ -26,8 +26,8 @@ from ..finetuning.recipe_check import departures, read_recipe
 from ..models import build_classifier, build_detector, import_function
 from ..options.parsing import check_model_source, parse_recipe, read_task
 from ..options.programs import run_program
-from ..training.monitoring.summary import describe_metrics, describe_run
-from ..training.resuming.checkpoints import find_checkpoint
+from ..training.checkpoints import find_checkpoint
+from ..training.summary import describe_metrics, describe_run
 
 
 @dataclass

@@ -24,8 +24,8 @@ from ..models import load_pretraining_start
 from ..options.parsing import check_model_source, is_on_command_line, parse_recipe
 from ..options.programs import run_program
 from ..pretraining.visualization import save_similarity
-from ..training.monitoring.summary import describe_metrics, describe_run
-from ..training.resuming.checkpoints import find_checkpoint
+from ..training.checkpoints import find_checkpoint
+from ..training.summary import describe_metrics, describe_run
 
 
 logger = logging.get_logger("amd_hf.pretrain")

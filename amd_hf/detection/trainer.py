@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..configuration_amd import AMDConfig
 from ..finetuning.trainer import AMDFineTuningTrainer
 from ..modeling_amd_detection import AMDActionDetectionOutput, AMDForActionDetection
-from ..training.collators import shared_options, square_size
+from ..training.views import shared_options, square_size
 from .clips import DetectionClipLoader
 from .collators import DetectionCollator, DetectionTestCollator
 from .evaluation import DetectionResult, check_action_names, check_scored_names, collect, detect
@@ -41,6 +41,7 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
     """
 
     args: AMDDetectionArguments
+    clip_loader_type = DetectionClipLoader
     _trains_detectors = True
 
     def __init__(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from ..finetuning.arguments import AMDFineTuningArguments
 from ..models import DETECTION_SHORT_SIDE
+from ..view_settings import ViewSettings
 
 
 # Options of classification that mean nothing here.
@@ -67,3 +68,6 @@ class AMDDetectionArguments(AMDFineTuningArguments):
                 raise ValueError(f"`{name}` must be between 0 and {highest}, got {getattr(self, name)}.")
         if self.short_side < 1:
             raise ValueError(f"`short_side` must be at least 1, got {self.short_side}.")
+
+    def view_settings(self) -> ViewSettings:
+        return ViewSettings(sampling_rate=self.sampling_rate, short_side=self.short_side, center_crop=False)

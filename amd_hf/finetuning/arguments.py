@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..training.arguments import VideoTrainingArguments
+from ..view_settings import ViewSettings
 
 
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
@@ -145,3 +146,11 @@ class AMDFineTuningArguments(VideoTrainingArguments):
                 "`early_stopping_patience` needs evaluations and a best model to return to: set `eval_strategy` and "
                 "`save_strategy` (say both to epoch), `load_best_model_at_end` and `metric_for_best_model`."
             )
+
+    def view_settings(self) -> ViewSettings:
+        return replace(
+            super().view_settings(),
+            test_mode=self.test_mode,
+            test_num_segments=self.test_num_segments,
+            test_num_crops=self.test_num_crops,
+        )

@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
+from ..configuration_amd import AMDConfig
 from ..data.augment.erasing import erase_clips
 from ..data.clips import ClassificationCollator, ClipAugmentation
 from ..data.datasets.label_names import check_labels_fit
@@ -20,9 +21,9 @@ from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_
 from ..flops import finetuning_flops
 from ..modeling_amd import AMDForVideoClassification, AMDPatchEmbeddings
 from ..modeling_amd_detection import AMDForActionDetection
-from ..training.collators import finetuning_collator, process_cache
-from ..training.optim import parameter_groups
+from ..training.steps import parameter_groups
 from ..training.trainer import VideoTrainer
+from ..training.views import clip_loader, process_cache
 from .arguments import AMDFineTuningArguments
 from .ema import TRAINED_WEIGHTS_NAME, AverageWeights, WeightAverage
 from .mixing import BatchMixer, MixDraw, mix_clips, mix_generator, soft_targets
@@ -276,3 +277,23 @@ class AMDFineTuningTrainer(VideoTrainer):
             )
         self.test_metrics = result.metrics()
         return result
+
+
+def finetuning_collator(
+    config: AMDConfig,
+    args: AMDFineTuningArguments,
+    training: bool,
+    clip_augmentation: ClipAugmentation | None = None,
+) -> ClassificationCollator:
+    """Return a collator of labelled clips, augmented as the arguments say; in evaluation the middle clip, centred."""
+    loader = clip_loader(
+        config,
+        args,
+        sampling_mode=args.sampling_mode,
+        augmentation=args.train_crop,
+        flip_probability=args.flip_probability,
+        rand_augment=args.rand_augment,
+        erase_probability=args.erase_probability,
+        clip_augmentation=clip_augmentation,
+    )
+    return ClassificationCollator(loader, training=training, num_labels=config.num_labels)

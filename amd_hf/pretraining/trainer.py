@@ -12,14 +12,17 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from transformers.utils import logging
 
+from ..configuration_amd import AMDConfig
+from ..data.clips import PreTrainingCollator
 from ..flops import pretraining_flops
 from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
 from ..teachers.loading import FrozenTeacher, check_is_no_student
-from ..training.collators import pretraining_collator
 from ..training.launching import shard_module
 from ..training.trainer import VideoTrainer
+from ..training.views import clip_loader
 from .arguments import AMDTrainingArguments
 from .losses import alignment_loss, normalize_features
+from .masking import MaskGenerator
 from .similarity import LayerSimilarity, layer_similarity
 
 
@@ -254,3 +257,17 @@ def _freeze_what_no_loss_reaches(model: AMDForPreTraining, has_teacher: bool) ->
         else:
             for layer in {*alignment.generation_layers} - {*alignment.direct_layers}:
                 alignment.projections[str(layer)].requires_grad_(False)
+
+
+def pretraining_collator(
+    config: AMDConfig, args: AMDTrainingArguments, has_teacher: bool, training: bool
+) -> PreTrainingCollator:
+    """Return a collator of the arguments' clips and the config's masks; in evaluation the middle clip, centred."""
+    loader = clip_loader(
+        config,
+        args,
+        sampling_mode=args.sampling_mode,
+        augmentation=args.train_crop,
+        flip_probability=args.flip_probability,
+    )
+    return PreTrainingCollator(loader, MaskGenerator(config, has_teacher), training=training)

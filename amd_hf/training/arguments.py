@@ -6,11 +6,15 @@ import copy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from datasets import IterableDataset
 from transformers import SchedulerType, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import IntervalStrategy
 
+from ..data.streams import stream_length
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..hub.cards.privacy import hide_identity, is_secret_name
+from ..view_settings import ViewSettings
 from .launching import check_processes
 
 
@@ -255,3 +259,39 @@ class VideoTrainingArguments(TrainingArguments):
                 "has. Give `warmup_steps` (below 1 a share of all steps), or set `warmup_epochs` to 0."
             )
         return int(self.warmup_epochs * (steps_per_epoch or 0))
+
+    def view_settings(self) -> ViewSettings:
+        """Return how a model that is trained by these arguments looks at videos."""
+        return ViewSettings(
+            sampling_mode=getattr(self, "sampling_mode", "dense"),
+            sampling_rate=self.sampling_rate,
+            short_side=self.short_side,
+            interpolation=self.interpolation,
+        )
+
+
+def prepare_for_stream(args: VideoTrainingArguments, stream: IterableDataset) -> None:
+    """Count the steps of a run over a stream into `args.max_steps`, and keep the Trainer from skipping batches itargs.
+
+    Raises:
+        ValueError: If the length of the stream is unknown and `max_steps` is not given, or if something is to be
+            done at the end of each epoch: the Trainer sees the whole run as one.
+    """
+    for name in ("save_strategy", "eval_strategy", "logging_strategy"):
+        if getattr(args, name) == IntervalStrategy.EPOCH:
+            raise ValueError(f"`{name}` cannot be epoch with a stream: use steps.")
+    args.ignore_data_skip = True  # the position in the stream is saved with each checkpoint
+    if args.max_steps > 0:
+        return
+    length = stream_length(stream)
+    if length is None:
+        raise ValueError(
+            "The stream does not say how many videos it has, so `num_train_epochs` cannot be counted. Give "
+            f"`max_steps` (passes x videos / {args.videos_per_step} videos per step)."
+        )
+    if length < args.videos_per_step:
+        raise ValueError(
+            f"The stream has {length} videos, fewer than the {args.videos_per_step} of one optimizer step. Lower "
+            "`per_device_train_batch_size` or `gradient_accumulation_steps`."
+        )
+    args.max_steps = round(args.num_train_epochs * (length // args.videos_per_step))

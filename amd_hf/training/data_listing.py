@@ -13,7 +13,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from ...data.streams import noted_entries, stream_length
+from ..data.streams import noted_entries, stream_length
 
 
 LISTING_NAME = "training_data.json.gz"

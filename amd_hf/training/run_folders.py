@@ -15,8 +15,8 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.utils import logging
 
-from ...errors import RunStopped
-from ...outputs.folders import LOCK_NAME, RUN_FILES
+from ..errors import RunStopped
+from ..outputs.folders import LOCK_NAME, RUN_FILES
 
 
 try:

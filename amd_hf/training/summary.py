@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from ..arguments import VideoTrainingArguments
-from ..precision import cpu_bf16_speedup
-from ..trainer import VideoTrainer
+from .arguments import VideoTrainingArguments
+from .precision import cpu_bf16_speedup
+from .trainer import VideoTrainer
 
 
 def count_parameters(model: nn.Module, only_trainable: bool = False) -> int:

@@ -1,45 +1,73 @@
-"""What pre-training and fine-tuning share: loaders, unreadable videos, optimizer, schedule, logs, evaluation."""
+"""What pre-training and fine-tuning share: data, optimizer, logs, saving and resuming, evaluation, publication."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from datasets import IterableDataset
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerControl
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, IntervalStrategy, TrainOutput
 from transformers.utils import logging
 
-from ..data.clips import BUILT_IN_COLLATORS
+from ..data.clips import BUILT_IN_COLLATORS, ClipLoader
 from ..data.datasets.own import as_video_rows
 from ..data.loaders import EpochBatchSampler, StreamDataLoader, build_eval_loader, build_train_loader, iterate_once
 from ..data.streams import StreamReader, stream_length
-from .arguments import VideoTrainingArguments
+from ..errors import RunStopped
+from ..hub.cards.runs import write_run_card
+from ..hub.publishing import PreparedFolder, prepare_folder, upload
+from .arguments import VideoTrainingArguments, prepare_for_stream
+from .checkpoints import (
+    RunState,
+    begin_checkpoint,
+    check_checkpoints_are_ours,
+    last_whole_checkpoint,
+    load_position,
+    mark_checkpoint,
+    problem_of,
+    remove_old_checkpoints,
+    remove_unfinished,
+    save_position,
+)
+from .data_listing import DataListing, check_same_data, list_data, save_listing
 from .launching import check_sharding, whole_weights
-from .monitoring.metrics import FiniteLossGuard, LossMeter
-from .monitoring.reading_log import ReadingLog
-from .monitoring.throughput import ThroughputMeter, speak_of_time_left
-from .optim import cosine_schedule, keep_key_biases, parameter_groups
-from .processors import processor_of_run
-from .publishing import PublishingTrainer
-from .resuming.data_listing import DataListing, check_same_data, list_data, save_listing
-from .resuming.resumable import ResumableTrainer
-from .resuming.step_batches import StepBatches
-from .resuming.stream_runs import load_position, prepare_arguments, save_position
+from .monitoring import FiniteLossGuard, LossMeter, ReadingLog, ThroughputMeter, speak_of_time_left
+from .run_folders import RunLock, claim_output_folder
+from .steps import StepBatches, cosine_schedule, keep_key_biases, parameter_groups
+from .views import processor_of_run
 
 
 logger = logging.get_logger(__name__)
 
+_SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 
-class VideoTrainer(PublishingTrainer, ResumableTrainer):
+
+class VideoTrainer(Trainer):
     """Base of [`AMDTrainer`] and [`AMDFineTuningTrainer`]; not used by itself.
 
     Videos are decoded by the collators inside the loading workers, and each process loads its own share: nothing is
     read on one process for another. A subclass defines `evaluation_parts` and `evaluation_names`.
+
+    A checkpoint is marked as whole after its last file is written on every process, and only then are old ones
+    deleted. SIGTERM (what clusters send before they take a machine away) ends the run after the step under way and a
+    checkpoint of it.
+
+    `save_model` writes the card of the run beside the model. With `push_to_hub` the Hub is not asked for anything
+    before [`push_to_hub`] is called, which the programs do last: a run needs no network, and what is published is the
+    model as it was tested.
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset and more: As for [`~transformers.Trainer`]; the
@@ -62,6 +90,12 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     control: TrainerControl
     eval_collator: Callable
+    clip_loader_type: type = ClipLoader
+    """Kind of the `loader` of the built-in collators."""
+    program_options: Sequence[Any] = ()
+    """Dataclasses of options beside the arguments, which the card names too."""
+    test_metrics: Mapping[str, float] | None = None
+    """Metrics of the last test."""
     loss_is_scaled_for_ga = False  # losses are means: the Trainer divides them by the accumulation steps
 
     def __init__(
@@ -78,7 +112,7 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
                 f"`accelerate launch` or `torchrun --nproc_per_node {args.n_gpu}`."
             )
         kwargs["processing_class"] = processor_of_run(
-            kwargs.get("processing_class"), model.config, args, eval_collator or data_collator
+            kwargs.get("processing_class"), model.config, args, eval_collator or data_collator, self.clip_loader_type
         )
         metric = (args.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in self.evaluation_names():
@@ -89,20 +123,14 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
             kwargs["train_dataset"] = as_video_rows(kwargs.get("train_dataset"))
         if isinstance(eval_collator or data_collator, BUILT_IN_COLLATORS):
             kwargs["eval_dataset"] = as_video_rows(kwargs.get("eval_dataset"))
-        rows = kwargs.get("train_dataset")
-        if isinstance(rows, IterableDataset):
-            prepare_arguments(args, rows)
-        elif rows is not None and not hasattr(rows, "__len__"):
-            raise TypeError(
-                f"`train_dataset` is a stream of a kind ({type(rows).__name__}) whose place cannot be saved: give a "
-                "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` does, or rows with a length."
-            )
-        if args.eval_strategy != IntervalStrategy.NO and kwargs.get("eval_dataset") is None:
-            raise ValueError(
-                f"`eval_strategy` is {args.eval_strategy.value}, but there are no videos to evaluate on: name them "
-                "(`--eval_split`, `--eval_data`; from Python `eval_dataset=...`), or leave it out."
-            )
+        _check_rows(args, kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        # Flags and counts travel between hosts, so that the accelerator is never waited for.
+        self.host_group = dist.new_group(backend="gloo") if args.world_size > 1 else None
+        self.run_lock = RunLock(args.output_dir)  # held from `train` to `finish_run`, or as long as this lives
+        self._sigterm_received = False  # by this process
+        self._is_stopping = False  # agreed on by all
+        self.add_callback(_StopAfterSaving(self))
         speak_of_time_left(self)
         check_sharding(args, self.accelerator)
         self.eval_collator = eval_collator or self.data_collator
@@ -267,21 +295,148 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
             self.state.epoch = self._passes_of_stream()
         super().log(logs, start_time)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As for `PublishingTrainer`; weights spoilt by a loss that is not finite are not saved."""
-        self._finite_guard.check()
-        super().save_model(output_dir, _internal_call)
-
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As for [`~transformers.Trainer`]; its time is not counted as training."""
         with self._throughput.paused():
             return super().evaluate(*args, **kwargs)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self._throughput.paused():
-            super()._save_checkpoint(model, trial)
+    # ---- Running ----
 
-    # ---- The place in a stream, saved and gone back to ----
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As for [`~transformers.Trainer`]; `True` takes the newest checkpoint that is whole.
+
+        Raises:
+            FileNotFoundError: If there is no whole checkpoint to resume from.
+            RunStopped: If the run was ended by SIGTERM, after a checkpoint was written, or another process died.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise FileNotFoundError(f"There is no whole checkpoint in {self.args.output_dir} to resume from.")
+        elif resume_from_checkpoint and (problem := problem_of(resume_from_checkpoint)):
+            raise FileNotFoundError(f"Cannot resume from {resume_from_checkpoint}: {problem}.")
+        self._take_folder(resume_from_checkpoint or None)
+        if resume_from_checkpoint:
+            self.check_resumable(Path(resume_from_checkpoint))
+        try:
+            with self._heeding_sigterm():
+                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        except BaseException as error:
+            self.run_lock.release()
+            if not isinstance(error, RuntimeError) or not _is_loss_of_a_process(error):
+                raise
+            raise RunStopped(
+                f"Another process of this run has ended or no longer answers ({' '.join(str(error).split())}): see "
+                "what it said last, then go on with `--resume_from_checkpoint`."
+            ) from error
+        if self._is_stopping and self.state.global_step < self.state.max_steps:
+            raise RunStopped(
+                f"Stopped by SIGTERM after step {self.state.global_step} of {self.state.max_steps}, which is saved in "
+                f"{self.args.output_dir}. Go on with `--resume_from_checkpoint`.",
+                exit_code=_SIGTERM_EXIT_CODE,
+            )
+        return output
+
+    def _take_folder(self, checkpoint: str | None) -> None:
+        """Claims and locks the output folder on the first process, for all of them; they learn what came of it."""
+        outcome: list[Exception | None] = [None]
+        if self.is_world_process_zero():
+            try:
+                self.run_lock.acquire()
+                claim_output_folder(self.args, checkpoint)
+                check_checkpoints_are_ours(self.args.output_dir)
+            except (RunStopped, ValueError, OSError) as error:
+                self.run_lock.release()
+                outcome = [error]
+        if self.host_group is not None:
+            dist.broadcast_object_list(outcome, src=0, group=self.host_group)
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    @contextmanager
+    def _heeding_sigterm(self) -> Iterator[None]:
+        """Take note of SIGTERM inside; only the main thread may, in any other nothing is noted."""
+        self._sigterm_received = self._is_stopping = False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self._sigterm_received = True
+
+        previous = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def agree_on_stopping(self) -> None:
+        """Learns whether any process was told to stop; every process must call it once per step."""
+        flag = torch.tensor(int(self._sigterm_received))
+        if self.host_group is not None:
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.host_group)
+        self._is_stopping = bool(flag)
+
+    # ---- Saving and resuming ----
+
+    @property
+    def state(self) -> TrainerState:
+        """Of the run; see [`RunState`]."""
+        return self._state
+
+    @state.setter
+    def state(self, state: TrainerState) -> None:
+        # The Trainer makes its states itself, new and from files, and gives no other place to choose their class.
+        self._state = RunState(**vars(state))
+        best = state.best_model_checkpoint
+        if best is not None and Path(best).name == best and not Path(best).is_dir():
+            self._state.best_model_checkpoint = str(Path(self.args.output_dir, best))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As for [`~transformers.Trainer`], with the card of the run in the output folder; publishes nothing.
+
+        Weights spoilt by a loss that is not finite are not saved.
+        """
+        self._finite_guard.check()
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.should_save and Path(output_dir or self.args.output_dir) == Path(self.args.output_dir):
+            self.create_model_card()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_folder = Path(self._get_output_dir(trial=trial))
+        checkpoint = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        limit = self.args.save_total_limit
+        with self._throughput.paused():
+            if self.args.should_save:
+                begin_checkpoint(checkpoint)
+            self.accelerator.wait_for_everyone()
+            try:
+                self.args.save_total_limit = None  # old ones stay until this one is whole
+                super()._save_checkpoint(model, trial)
+                checkpoint.mkdir(parents=True, exist_ok=True)
+                self.save_extras(checkpoint)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    mark_checkpoint(checkpoint)
+            except (OSError, RuntimeError, SafetensorError) as error:
+                if isinstance(error, RunStopped) or _is_loss_of_a_process(error):
+                    raise
+                raise self._cannot_save(checkpoint, error) from error
+            finally:
+                self.args.save_total_limit = limit
+            if self.args.should_save:
+                remove_old_checkpoints(run_folder, limit, self.state.best_model_checkpoint)
+
+    def _cannot_save(self, checkpoint: Path, error: Exception) -> RunStopped:
+        free = shutil.disk_usage(checkpoint.parent).free / 2**20
+        with contextlib.suppress(OSError, RunStopped):  # it counts for nothing anyway
+            remove_unfinished(checkpoint)
+        last = last_whole_checkpoint(str(checkpoint.parent))
+        kept = f"{last} is whole" if last else "there is no earlier one"
+        return RunStopped(
+            f"{checkpoint} could not be written ({' '.join(str(error).split())}; {free:.0f} MiB are free on that "
+            f"disk); what there was of it is deleted, {kept}. Make room, then go on with `--resume_from_checkpoint`."
+        )
 
     def _passes_of_stream(self) -> float:
         """Passes over the stream so far; whole ones where nobody knows how long it is."""
@@ -299,7 +454,6 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
 
     def check_resumable(self, checkpoint: Path) -> None:
         """Raises `ValueError` if the run of a checkpoint was trained on other data, unless `data_changed_ok`."""
-        super().check_resumable(checkpoint)
         different = check_same_data(checkpoint, self.training_listing())
         if different is None:
             return
@@ -311,6 +465,7 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         logger.warning(f"The training data are not those that {checkpoint} was trained on: {different}.")
 
     def save_extras(self, checkpoint: Path) -> None:
+        """Write more files into a checkpoint; called on every process before it is marked as whole."""
         if self.args.should_save:
             save_listing(checkpoint, self.training_listing())
         if self._stream_loader is not None:
@@ -352,3 +507,97 @@ class VideoTrainer(PublishingTrainer, ResumableTrainer):
         metrics |= {"videos_expected": int(expected), "videos_read": int(read)}
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=int(expected))
+
+    # ---- Publishing ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Takes note of the name of the repository; it is made when the model is published."""
+        self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        self.push_in_progress = None
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes the card of the run into the output folder; see [`~amd_hf.hub.cards.runs.write_run_card`]."""
+        if self.is_world_process_zero():
+            write_run_card(self, options=self.program_options)
+
+    def finish_run(self) -> None:
+        """Last of all: the card with every result, and with `push_to_hub` the publication."""
+        self.create_model_card()
+        if self.args.push_to_hub:
+            self.push_to_hub()
+        self.run_lock.release()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Checkpoints stay here."""
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Saves the model, checks its folder, prints what will be uploaded, and uploads it; see [`prepare_folder`].
+
+        It always waits for the end of the upload; the other arguments are those of [`~transformers.Trainer`].
+
+        Returns:
+            The address of the commit; `None` on processes other than the first.
+
+        Raises:
+            ValueError: If the folder is not fit to be published.
+            ConnectionError: If the Hub cannot be reached; everything is then ready on disk.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo()
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        args = self.args
+        folder = Path(args.output_dir)
+        prepared: PreparedFolder = prepare_folder(folder, f"{folder}-hub", self.hub_model_id)
+        print(f"To be uploaded to {self.hub_model_id}:\n{prepared}", flush=True)  # noqa: T201
+        private = args.hub_private_repo if private is None else private
+        return upload(
+            prepared,
+            self.hub_model_id,
+            private=private,
+            token=token or args.hub_token,
+            revision=revision or args.hub_revision,
+            commit_message=commit_message,
+        )
+
+
+class _StopAfterSaving(TrainerCallback):
+    def __init__(self, trainer: VideoTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self._trainer._is_stopping:
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+def _check_rows(args: VideoTrainingArguments, train: Any, evaluation: Any) -> None:
+    """Check that a run can save how far it has read its training set, and has videos to evaluate on where it is to."""
+    if isinstance(train, IterableDataset):
+        prepare_for_stream(args, train)
+    elif train is not None and not hasattr(train, "__len__"):
+        raise TypeError(
+            f"`train_dataset` is a stream of a kind ({type(train).__name__}) whose position cannot be saved: give a "
+            "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` does, or rows with a length."
+        )
+    if args.eval_strategy != IntervalStrategy.NO and evaluation is None:
+        raise ValueError(
+            f"`eval_strategy` is {args.eval_strategy.value}, but there are no videos to evaluate on: name them "
+            "(`--eval_split`, `--eval_data`; from Python `eval_dataset=...`), or leave it out."
+        )
+
+
+def _is_loss_of_a_process(error: Exception) -> bool:
+    """Return whether communication failed; gloo has no type of error of its own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

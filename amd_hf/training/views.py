@@ -1,55 +1,22 @@
-"""The collators that the trainers use when none is given: from a model's config and the training arguments."""
+"""How a run looks at videos: the loaders of its clips, and the processor that it saves beside its model."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..configuration_amd import AMDConfig
-from ..data.clips import ClassificationCollator, ClipAugmentation, ClipLoader, PreTrainingCollator
+from ..data.clips import ClipLoader
 from ..data.video.decoding import DecodedVideoCache, find_decoder
-from ..finetuning.arguments import AMDFineTuningArguments
-from ..pretraining.arguments import AMDTrainingArguments
-from ..pretraining.masking import MaskGenerator
+from ..models import check_processor, fit_processor
+from ..video_processing_amd import AMDVideoProcessor
 from .arguments import VideoTrainingArguments
 
 
-def pretraining_collator(
-    config: AMDConfig, args: AMDTrainingArguments, has_teacher: bool, training: bool
-) -> PreTrainingCollator:
-    """The arguments' clips and crop, the config's masks; the middle clip and centre crop in evaluation."""
-    loader = clip_loader(
-        config,
-        args,
-        sampling_mode=args.sampling_mode,
-        augmentation=args.train_crop,
-        flip_probability=args.flip_probability,
-    )
-    return PreTrainingCollator(loader, MaskGenerator(config, has_teacher), training=training)
-
-
-def finetuning_collator(
-    config: AMDConfig,
-    args: AMDFineTuningArguments,
-    training: bool,
-    clip_augmentation: ClipAugmentation | None = None,
-) -> ClassificationCollator:
-    """Clips and labels, augmented as the arguments say; the middle clip and centre crop in evaluation."""
-    loader = clip_loader(
-        config,
-        args,
-        sampling_mode=args.sampling_mode,
-        augmentation=args.train_crop,
-        flip_probability=args.flip_probability,
-        rand_augment=args.rand_augment,
-        erase_probability=args.erase_probability,
-        clip_augmentation=clip_augmentation,
-    )
-    return ClassificationCollator(loader, training=training, num_labels=config.num_labels)
-
-
 def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any) -> ClipLoader:
-    """A loader of clips as large as the config says, seeded by the arguments.
+    """Return a loader of clips as large as the config says, seeded by the arguments.
 
     Raises:
         ValueError: If frames are not square or there is no such decoder.
@@ -66,7 +33,7 @@ def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any)
 
 
 def square_size(config: AMDConfig) -> int:
-    """Height and width of clips.
+    """Return height and width of clips.
 
     Raises:
         ValueError: If they are not square.
@@ -78,7 +45,7 @@ def square_size(config: AMDConfig) -> int:
 
 
 def shared_options(config: AMDConfig, args: VideoTrainingArguments) -> dict[str, Any]:
-    """What loaders of clips of every task take from a model's config and the training arguments.
+    """Return what loaders of clips of every task take from a model's config and the training arguments.
 
     Raises:
         ValueError: If there is no such decoder.
@@ -100,5 +67,39 @@ def shared_options(config: AMDConfig, args: VideoTrainingArguments) -> dict[str,
 
 @functools.cache
 def process_cache(max_bytes: int) -> DecodedVideoCache | None:
-    """The cache of decoded videos of this process: all stages of a run share it. `None` for 0 bytes."""
+    """Return this process's cache of decoded videos, which all stages of a run share; `None` for 0 bytes."""
     return DecodedVideoCache(max_bytes) if max_bytes else None
+
+
+def processor_of_run(
+    processor: Any,
+    config: AMDConfig,
+    args: VideoTrainingArguments,
+    eval_collator: Callable | None,
+    loader_type: type = ClipLoader,
+) -> Any:
+    """Return the processor to save, from what the user brings and how the run makes its clips.
+
+    The run rules, so that the model is used as it was trained. Where the clips come from a collator of the user's own,
+    nobody but the user knows how they are made, and a processor that is given stays as it is.
+
+    Args:
+        processor (*optional*): What the user gave as `processing_class`.
+        config ([`AMDConfig`]): The model's.
+        args ([`VideoTrainingArguments`]): The run's.
+        eval_collator (`Callable`, *optional*): What makes its evaluation clips.
+        loader_type (`type`, *optional*, defaults to `ClipLoader`): Kind of the `loader` that collators of ours have.
+
+    Raises:
+        ValueError: If the processor's mean and std are not those of the model's config.
+    """
+    loader = getattr(eval_collator, "loader", None)
+    if processor is not None and not isinstance(loader, loader_type):
+        if isinstance(processor, AMDVideoProcessor):
+            check_processor(processor, config)
+        return processor
+    settings = args.view_settings()
+    if isinstance(loader, loader_type):  # a collator may read clips in another way than the arguments say
+        names = ("sampling_mode", "sampling_rate", "short_side", "interpolation")
+        settings = replace(settings, **{name: getattr(loader, name) for name in names if hasattr(loader, name)})
+    return fit_processor(processor, config, settings)

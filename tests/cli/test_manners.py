@@ -28,7 +28,7 @@ from amd_hf.data.video.decoding import VideoReadError, open_video
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.options.programs import run_program
 from amd_hf.pretraining.visualization import spread_over_classes
-from amd_hf.training.monitoring.throughput import in_words
+from amd_hf.training.monitoring import in_words
 from tests.cli.conftest import Work
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config

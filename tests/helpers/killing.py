@@ -17,7 +17,7 @@ import torch
 
 from amd_hf import AMDModel
 from amd_hf.options.programs import run_program
-from amd_hf.training.resuming.checkpoints import SEAL_NAME
+from amd_hf.training.checkpoints import MARKER_NAME
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import load_script
 
@@ -171,7 +171,7 @@ class KilledRun:
         folders = self.output_dir.glob("checkpoint-*") if self.output_dir.is_dir() else ()
         steps = []
         with contextlib.suppress(FileNotFoundError):  # old checkpoints go while we look
-            steps = [int(path.name.rpartition("-")[2]) for path in folders if not (path / SEAL_NAME).exists()]
+            steps = [int(path.name.rpartition("-")[2]) for path in folders if not (path / MARKER_NAME).exists()]
         return steps
 
 

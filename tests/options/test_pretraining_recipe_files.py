@@ -15,8 +15,8 @@ from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, AMDTrainer, AMDTraini
 from amd_hf.data.arguments import TrainingDataArguments
 from amd_hf.finetuning.recipe_check import departures, read_recipe
 from amd_hf.options.parsing import parse_recipe
-from amd_hf.training.collators import pretraining_collator
-from amd_hf.training.monitoring.summary import describe_run
+from amd_hf.pretraining.trainer import pretraining_collator
+from amd_hf.training.summary import describe_run
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config, tiny_teacher_config
 from tests.helpers.training import ROOT, StackRows, fast_precision, load_script, masked_rows

@@ -19,7 +19,7 @@ from amd_hf import AMDConfig, AMDFineTuningArguments, AMDFineTuningTrainer, AMDF
 from amd_hf.data.arguments import FineTuningDataArguments
 from amd_hf.finetuning.recipe_check import departures, read_recipe
 from amd_hf.options.parsing import parse_recipe
-from amd_hf.training.monitoring.summary import describe_run
+from amd_hf.training.summary import describe_run
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config
 from tests.helpers.training import ROOT, StackRows, fast_precision, labelled_rows, load_script

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from amd_hf.training.resuming.checkpoints import SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
+from amd_hf.training.checkpoints import MARKER_NAME, find_checkpoint, mark_checkpoint, problem_of
 from tests.helpers.training import pretraining_args
 
 
@@ -21,7 +21,7 @@ def _checkpoint(folder: Path) -> Path:
     for name in ("model.safetensors", "optimizer.pt", "below/shard.distcp"):
         (folder / name).write_bytes(name.encode())
     (folder / "trainer_state.json").write_text("{}")
-    seal_checkpoint(folder)
+    mark_checkpoint(folder)
     assert problem_of(folder) is None
     return folder
 
@@ -31,7 +31,7 @@ def _checkpoint(folder: Path) -> Path:
 )
 def test_marker_that_is_no_record_of_files_is_no_marker(text: str, tmp_path: Path) -> None:
     checkpoint = _checkpoint(tmp_path / "checkpoint-3")
-    (checkpoint / SEAL_NAME).write_text(text)
+    (checkpoint / MARKER_NAME).write_text(text)
     assert "is damaged" in str(problem_of(checkpoint))
     assert find_checkpoint(pretraining_args(tmp_path, resume_from_checkpoint="last")) is None
     with pytest.raises(FileNotFoundError, match="Cannot resume from .*is damaged"):
@@ -71,17 +71,17 @@ def test_entries_of_other_types_or_without_a_part_make_no_marker(
     change: Callable[[Marker], Any], tmp_path: Path
 ) -> None:
     checkpoint = _checkpoint(tmp_path)
-    marker = json.loads((checkpoint / SEAL_NAME).read_text())
-    (checkpoint / SEAL_NAME).write_text(json.dumps(change(marker)))
+    marker = json.loads((checkpoint / MARKER_NAME).read_text())
+    (checkpoint / MARKER_NAME).write_text(json.dumps(change(marker)))
     assert "is damaged" in str(problem_of(checkpoint))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "below/shard.distcp"])
 def test_file_that_the_marker_does_not_list_is_not_read_unseen(name: str, tmp_path: Path) -> None:
     checkpoint = _checkpoint(tmp_path)
-    marker = json.loads((checkpoint / SEAL_NAME).read_text())
+    marker = json.loads((checkpoint / MARKER_NAME).read_text())
     del marker[name]
-    (checkpoint / SEAL_NAME).write_text(json.dumps(marker))
+    (checkpoint / MARKER_NAME).write_text(json.dumps(marker))
     assert f"its file {name} was not there" in str(problem_of(checkpoint))
 
 

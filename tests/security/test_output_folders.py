@@ -493,7 +493,7 @@ _ALLOWED = {
     ("amd_hf/pretraining/visualization.py", "draw_similarity"): "OutputFiles, or the folder of a run",
     ("amd_hf/pretraining/visualization.py", "save_similarity"): "OutputFiles, or the folder of a run",
     ("amd_hf/hub/cards/runs.py", "write_run_card"): "the claimed folder of a run",
-    ("amd_hf/training/resuming/checkpoints.py", "seal_checkpoint"): "a checkpoint of the run",
+    ("amd_hf/training/resuming/checkpoints.py", "mark_checkpoint"): "a checkpoint of the run",
     ("amd_hf/training/resuming/checkpoints.py", "begin_checkpoint"): "a checkpoint of the run, begun by its marker",
     ("amd_hf/training/resuming/data_listing.py", "save_listing"): "a checkpoint of the run",
     ("amd_hf/training/resuming/run_folders.py", "_release"): "the lock's own file, while it is held",

@@ -20,10 +20,10 @@ import torch
 from amd_hf import AMDFineTuningTrainer, AMDForVideoClassification, load_video_dataset
 from amd_hf.errors import RunStopped
 from amd_hf.outputs.folders import LOCK_NAME
-from amd_hf.training.resuming import run_folders
-from amd_hf.training.resuming.checkpoints import BEGUN_NAME, SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
-from amd_hf.training.resuming.data_listing import LISTING_NAME
-from amd_hf.training.resuming.run_folders import RunLock, check_no_run_in
+from amd_hf.training import run_folders
+from amd_hf.training.checkpoints import BEGUN_NAME, MARKER_NAME, find_checkpoint, mark_checkpoint, problem_of
+from amd_hf.training.data_listing import LISTING_NAME
+from amd_hf.training.run_folders import RunLock, check_no_run_in
 from examples.motion_shapes import write_motion_shapes
 from tests.helpers.models import tiny_config
 from tests.helpers.training import ROOT, finetuning_args, load_script, logged
@@ -53,7 +53,7 @@ def test_folder_with_other_things_is_taken_and_they_stay(tmp_path: Path) -> None
 def _checkpoint(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "trainer_state.json").write_text("{}")
-    seal_checkpoint(folder)
+    mark_checkpoint(folder)
     return folder
 
 
@@ -266,7 +266,7 @@ def test_checkpoint_of_an_earlier_release_goes_on_and_a_false_listing_does_not(
 _HOLD = """
 import multiprocessing, sys, time
 sys.path.insert(0, {root!r})
-from amd_hf.training.resuming.run_folders import RunLock
+from amd_hf.training.run_folders import RunLock
 lock = RunLock({folder!r})
 lock.acquire()
 context = multiprocessing.get_context("fork")
@@ -382,4 +382,4 @@ def test_run_that_fails_frees_its_folder(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         trainer.train()
     assert not (tmp_path / LOCK_NAME).exists()
-    assert not (tmp_path / "checkpoint-1" / SEAL_NAME).exists()
+    assert not (tmp_path / "checkpoint-1" / MARKER_NAME).exists()

@@ -32,7 +32,7 @@ from amd_hf.evaluation.report import write_report
 from amd_hf.models import load_model
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.options.recipe_files import load_yaml
-from amd_hf.training.resuming.checkpoints import seal_checkpoint
+from amd_hf.training.checkpoints import mark_checkpoint
 from studies.grid import read_grid
 from tests.helpers.hub import save_classifier
 from tests.helpers.models import tiny_config
@@ -144,7 +144,7 @@ def test_pickle_in_a_checkpoint_of_a_run_runs_nothing(name: str, tmp_path: Path,
     trainer().train()
     checkpoint = tmp_path / "out" / "checkpoint-1"
     torch.save(_Payload(canary), checkpoint / name)
-    seal_checkpoint(checkpoint)  # by somebody who knows how: the hashes are right
+    mark_checkpoint(checkpoint)  # by somebody who knows how: the hashes are right
     try:
         trainer().train(resume_from_checkpoint=str(checkpoint))
     except (pickle.UnpicklingError, ValueError, RuntimeError):

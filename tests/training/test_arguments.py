@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from amd_hf import AMDConfig, AMDFineTuningArguments, AMDForPreTraining, AMDTrainer, AMDTrainingArguments
-from amd_hf.training.monitoring.summary import describe_run
+from amd_hf.training.summary import describe_run
 from tests.helpers.models import tiny_config
 from tests.helpers.training import StackRows, logged, masked_rows, pretraining_args
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from amd_hf import AMDConfig, AMDFineTuningTrainer, AMDForVideoClassification, load_video_dataset
-from amd_hf.training.optim import parameter_groups
+from amd_hf.training.steps import parameter_groups
 from tests.helpers.finetuning import MIXED, RandomStates, plain_draw, plain_mix
 from tests.helpers.models import normalized, randomize, tiny_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows, logged, weights_of

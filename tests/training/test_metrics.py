@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from amd_hf.errors import RunStopped
-from amd_hf.training.monitoring.metrics import FiniteLossGuard, LossMeter
+from amd_hf.training.monitoring import FiniteLossGuard, LossMeter
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from amd_hf import (
     load_video_dataset,
 )
 from amd_hf.errors import RunStopped
-from amd_hf.training.monitoring.reading_log import ReadingLog
+from amd_hf.training.monitoring import ReadingLog
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import (
     GradientRecorder,

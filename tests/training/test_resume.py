@@ -27,7 +27,7 @@ from amd_hf import (
     load_video_dataset,
 )
 from amd_hf.errors import RunStopped
-from amd_hf.training.resuming.checkpoints import SEAL_NAME, find_checkpoint, problem_of, seal_checkpoint
+from amd_hf.training.checkpoints import MARKER_NAME, find_checkpoint, mark_checkpoint, problem_of
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import (
     ROOT,
@@ -148,7 +148,7 @@ def test_killed_program_goes_on_to_the_end_and_to_the_same_weights(motion_videos
         command, env=script_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as run:
         try:
-            _wait_for(killed / "checkpoint-5" / SEAL_NAME, run)
+            _wait_for(killed / "checkpoint-5" / MARKER_NAME, run)
         finally:
             run.send_signal(signal.SIGKILL)
     assert run.returncode == -signal.SIGKILL
@@ -168,13 +168,13 @@ def test_killed_program_goes_on_to_the_end_and_to_the_same_weights(motion_videos
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _checkpoint(folder: Path, step: int, seal: bool = True) -> Path:
+def _checkpoint(folder: Path, step: int, is_marked: bool = True) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(bytes(range(200)))
     (path / "trainer_state.json").write_text("{}")
-    if seal:
-        seal_checkpoint(path)
+    if is_marked:
+        mark_checkpoint(path)
     return path
 
 
@@ -188,11 +188,11 @@ def _flip_a_byte(file: Path) -> None:
 def test_last_whole_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture, wanted: Any) -> None:
     expected = _checkpoint(tmp_path, 9)
     _checkpoint(tmp_path, 5)
-    _checkpoint(tmp_path, 10, seal=False)
+    _checkpoint(tmp_path, 10, is_marked=False)
     _flip_a_byte(_checkpoint(tmp_path, 11) / "model.safetensors")
     (_checkpoint(tmp_path, 12) / "trainer_state.json").unlink()
     (_checkpoint(tmp_path, 13) / "model.safetensors").write_bytes(b"")
-    (_checkpoint(tmp_path, 14) / SEAL_NAME).write_text('{"model')
+    (_checkpoint(tmp_path, 14) / MARKER_NAME).write_text('{"model')
     assert find_checkpoint(pretraining_args(tmp_path, resume_from_checkpoint=wanted)) == str(expected)
     for step, problem in (
         (10, "it is incomplete"), (11, "its file model.safetensors is damaged"),
@@ -210,7 +210,7 @@ def test_resuming_with_nothing_to_resume_starts_from_the_beginning_and_says_so(
 
 @pytest.mark.parametrize("wanted", [None, "false", False])
 def test_output_folder_of_a_run_is_refused_without_the_flag(tmp_path: Path, wanted: Any) -> None:
-    _checkpoint(tmp_path, 5, seal=False)  # even an incomplete one: it is somebody's run
+    _checkpoint(tmp_path, 5, is_marked=False)  # even an incomplete one: it is somebody's run
     args = pretraining_args(tmp_path, resume_from_checkpoint=wanted)
     with pytest.raises(
         ValueError, match=r"already holds checkpoints of a run \(checkpoint-5\).*--resume_from_checkpoint"

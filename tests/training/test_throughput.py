@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from amd_hf import AMDFineTuningTrainer, AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer
 from amd_hf.flops import finetuning_flops, pretraining_flops
-from amd_hf.training.monitoring.throughput import ThroughputMeter
+from amd_hf.training.monitoring import ThroughputMeter
 from tests.helpers.models import tiny_config, tiny_teacher_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows, masked_rows, pretraining_args
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from amd_hf import AMDForPreTraining
-from amd_hf.training.optim import cosine_factor, cosine_schedule, has_weight_decay, keep_key_biases, parameter_groups
+from amd_hf.training.steps import cosine_factor, cosine_schedule, has_weight_decay, keep_key_biases, parameter_groups
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_schedule_stays_at_its_end_beyond_the_last_step() -> None:
 
 def test_warm_up_longer_than_the_run_is_warned_about_and_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    logger = logging.getLogger("amd_hf.training.optim")
+    logger = logging.getLogger("amd_hf.training.steps")
     logger.addHandler(caplog.handler)
     try:
         schedule = cosine_schedule(optimizer, 10, 11, 0.0)
