@@ -11,7 +11,7 @@ import torch
 
 from amd_hf import AMDForVideoClassification
 from amd_hf.finetuning.trainer import AMDFineTuningTrainer
-from amd_hf.training.monitoring import summary
+from amd_hf.training import summary
 from amd_hf.training.precision import cpu_bf16_speedup
 from amd_hf.training.summary import describe_run
 from tests.helpers.models import tiny_config
