@@ -4,11 +4,15 @@ This file is self-contained on purpose: it travels with published checkpoints as
 """
 
 import difflib
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 # Left over by `PreTrainedConfig` and by `from_pretrained`; everything else unknown is a misspelt option.
 _ALLOWED_EXTRA_KEYS = {
@@ -194,6 +198,26 @@ class AMDConfig(PreTrainedConfig):
         kwargs = {**_without_code(kwargs), "auto_map": {**_AUTO_MAP, **ours}}
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a config from the content of a file, as `from_pretrained` does.
+
+        Keys that this release does not know are kept as attributes, and saved again, with one warning: later releases
+        and other tools write some. Where people type an option, in `AMDConfig(...)`, such a key is an error.
+        """
+        known = {*cls.__dataclass_fields__, *_ALLOWED_EXTRA_KEYS}
+        unknown = {name: value for name, value in config_dict.items() if name not in known}
+        loaded = super().from_dict({key: config_dict[key] for key in config_dict if key not in unknown}, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair where unused arguments are asked for
+        for name, value in _without_code(unknown).items():
+            setattr(config, name, value)
+        if unknown:
+            logger.warning_once(
+                f"The config holds key(s) that this release of amd_hf does not know and does not use: "
+                f"{cls._with_hints(unknown)}. Was the file edited by hand, or made by a later release?"
+            )
+        return loaded
+
     @staticmethod
     def _layer_list_names() -> tuple[str, ...]:
         return (
@@ -204,15 +228,18 @@ class AMDConfig(PreTrainedConfig):
         )
 
     def _refuse_unknown_keys(self, kwargs: dict) -> None:
-        unknown = [key for key in kwargs if key not in _ALLOWED_EXTRA_KEYS]
-        if not unknown:
-            return
-        known = list(self.__dataclass_fields__)
+        if unknown := [key for key in kwargs if key not in _ALLOWED_EXTRA_KEYS]:
+            raise ValueError(f"AMDConfig got unknown option(s): {self._with_hints(unknown)}.")
+
+    @classmethod
+    def _with_hints(cls, unknown: Iterable[str]) -> str:
+        """Name unknown options, each with the known one that it resembles."""
+        known = list(cls.__dataclass_fields__)
         hints = []
         for key in unknown:
             match = difflib.get_close_matches(key, known, n=1)
             hints.append(f"`{key}`" + (f" (did you mean `{match[0]}`?)" if match else ""))
-        raise ValueError(f"AMDConfig got unknown option(s): {', '.join(hints)}.")
+        return ", ".join(hints)
 
     def _check_geometry(self) -> None:
         for name in ("patch_size", "num_frames", "tubelet_size", "num_channels"):

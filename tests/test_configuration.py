@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,22 @@ def test_unknown_option_raises_with_a_hint(option: str, hint: str) -> None:
         AMDConfig(**{option: 1})
 
 
-def test_unknown_option_in_a_saved_config_raises(tmp_path: Path) -> None:
+def test_unknown_keys_of_a_file_are_kept_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tiny_config().save_pretrained(tmp_path)
     file = tmp_path / "config.json"
-    file.write_text(file.read_text().replace('"tubelet_size"', '"tubelet_sizes"'))
-    with pytest.raises(ValueError, match=r"`tubelet_sizes` \(did you mean `tubelet_size`\?\)"):
+    later = {"tubelet_sizes": 4, "rope_theta": [1, 2], "tool": {"auto_map": {"AutoModel": "evil.Model"}, "kept": 1}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **later}))
+    with caplog.at_level(logging.WARNING, logger="amd_hf"):
+        config = AMDConfig.from_pretrained(tmp_path)
         AMDConfig.from_pretrained(tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "`tubelet_sizes` (did you mean `tubelet_size`?), `rope_theta`" in said
+    assert (config.tubelet_size, config.tubelet_sizes, config.rope_theta) == (2, 4, [1, 2])
+    config.save_pretrained(tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert {name: saved[name] for name in later} == {**later, "tool": {"kept": 1}}
+    changed, unused = AMDConfig.from_pretrained(tmp_path, hidden_size=64, other=1, return_unused_kwargs=True)
+    assert (changed.hidden_size, changed.rope_theta, unused) == (64, [1, 2], {"other": 1})
 
 
 @pytest.mark.parametrize(
