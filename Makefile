@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 # process makes small models ten times slower.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: help install demo demo-detection demo-images study test test-slow test-kill stress check format clean
+.PHONY: help install demo demo-detection demo-images study test test-slow test-kill stress check api format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ check: install ## Lint, check the format and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+api: install ## Write docs/api/ from the docstrings
+	$(BIN)/python tools/make_api_reference.py
 
 format: install ## Format the code
 	$(BIN)/ruff check --fix .

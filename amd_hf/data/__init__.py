@@ -8,12 +8,16 @@ nothing is imported until it is asked for, so that `import amd_hf` pulls in neit
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+
+if TYPE_CHECKING:  # what `__getattr__` does at run time, for editors and type checkers
+    from .sampling import evaluation_views
+    from .video.decoding import open_video
 
 _PLACES = {"open_video": "video.decoding", "evaluation_views": "sampling"}
 
-__all__ = ["evaluation_views", "open_video"]  # noqa: F822 - found by `__getattr__`
+__all__ = ["evaluation_views", "open_video"]
 
 
 def __getattr__(name: str) -> Any:

@@ -166,6 +166,13 @@ def load_image_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> 
 
     The layouts are class folders, list files and tables, WebDataset shards, Parquet and the Hub's data sets. Rows have
     the same form as those of videos, `video` included: an image is a video of one frame.
+
+    Args:
+        name_or_path (`str`, path or `datasets` object): a folder or file of one of the layouts, or a Hub id.
+        **options (`Any`): the other arguments of [`load_video_dataset`] but `media`.
+
+    Returns:
+        `datasets.Dataset | datasets.IterableDataset`: rows of `video`, `label` and `video_id`.
     """
     return load_video_dataset(name_or_path, media="image", **options)
 

@@ -170,9 +170,10 @@ def build_world(root: Path) -> Path:
         _classifier(root / "runs" / f"ucf101_fold{fold}", ucf101.label_names)
     for name in ("main", "playback"):
         _grid(root / "grids" / f"{name}.yaml", ROOT / "configs" / "ablations" / f"{name}.yaml")
-    for name in ("configs", "scripts", "studies", "tools"):
+    for name in ("amd_hf", "configs", "scripts", "studies", "tools"):
         (root / name).symlink_to(ROOT / name)
-    shutil.copytree(ROOT / "model_cards", root / "model_cards")
+    for name in ("model_cards", "docs/api"):
+        shutil.copytree(ROOT / name, root / name)
     shutil.copy(ROOT / "README.md", root / "README.md")
     return root
 
@@ -371,7 +372,7 @@ def _small_options(program: str, arguments: list[str], is_detection: bool) -> li
         return [*_TRAINING, *options, *(f"--model.{name}={sizes[name]}" for name in named)]
     if program == "ablate":
         return ["--max_steps", "2", "--num_processes", "1"]
-    if program == "make_model_cards":
+    if program in ("make_model_cards", "make_api_reference"):
         return ["--root", "."]
     if program == "convert" and "--output_dir" in arguments:
         return [f"--model.{name}={_OFFICIAL[name]}" for name in ("image_size", "num_frames")]
