@@ -194,7 +194,7 @@ def _call(function: griffe.Function) -> str:
 def _value(definition: griffe.Object, code: str) -> str:
     """A default as a reader wants to see it: the value of a constant of ours, not its name."""
     if not re.fullmatch(r"_?[A-Z][A-Z0-9_]+", code):
-        return code
+        return re.sub(r"^'([^'\"]*)'$", r'"\1"', code)
     found = _resolved(definition, code)
     return str(found.value) if isinstance(found, griffe.Attribute) else code
 
