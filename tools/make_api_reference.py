@@ -20,6 +20,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = "docs/api"
+_NO_RESULT = {"None", "Any"}  # annotations that tell a reader nothing
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ PAGES = {
             "amd_hf.AMDForImageClassification",
             "amd_hf.AMDForActionDetection",
             "amd_hf.AMDVideoProcessor",
+            "amd_hf.modeling_amd.AMDModelOutput",
+            "amd_hf.modeling_amd.AMDForPreTrainingOutput",
+            "amd_hf.modeling_amd_detection.AMDActionDetectionOutput",
             "amd_hf.optimize_for_cpu",
         ),
     ),
@@ -231,6 +235,13 @@ def _described(definition: griffe.Object) -> list[str]:
             parts.append(f"**Example**\n\n```python\n{section.value.description}\n```")
         else:
             raise ValueError(f"{definition.path}: a section of the docstring that pages do not know: {section.kind}.")
+    kinds = {section.kind.value for section in sections}
+    if (
+        isinstance(definition, griffe.Function)
+        and "returns" not in kinds
+        and str(definition.returns) not in _NO_RESULT
+    ):
+        parts.append(f"**Returns** `{definition.returns}`")  # the docstring's first line says what it is
     return parts
 
 

@@ -162,9 +162,6 @@ def export_checkpoint(
         include_generator_mask_tokens (`bool`, *optional*, defaults to `False`):
             They have no official name. Left out (and logged) unless asked for, as `generator_mask_tokens.{i}`.
 
-    Returns:
-        `dict[str, torch.Tensor]`: The tensors under their official names, in the model's dtype.
-
     Raises:
         TypeError: For another kind of model.
         ValueError: If direct and generation alignment start with different student layers or have projections of their
