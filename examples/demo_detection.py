@@ -16,9 +16,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
 
 from amd_hf.cli import finetune, predict
-from amd_hf.detection.report import constant_scores, shuffle_boxes, unshuffle_boxes
+from amd_hf.detection.clips import boxes_to_test
+from amd_hf.detection.evaluation import DetectionResult
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.options.programs import run_program
 from amd_hf.outputs.folders import claim_folder, noting
@@ -98,6 +103,36 @@ def draw(folder: Path, validation: PeopleFiles) -> None:
     }  # fmt: skip
     predict.main(["--use_cpu", *(part for name, value in arguments.items() for part in (f"--{name}", str(value)))])
     print(f"The detector: {folder / 'detector'}\nA film with its actions: {outputs['output_video']}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a detector that looks at its boxes must beat
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def constant_scores(result: DetectionResult) -> DetectionResult:
+    """Return the same detections, every one with the score 1 for every class: what boxes alone are worth."""
+    outcomes = [outcome | {"scores": np.ones_like(outcome["scores"])} for outcome in result.outcomes]
+    return DetectionResult(outcomes, result.class_names, result.scored)
+
+
+def shuffle_boxes(rows: datasets.Dataset) -> datasets.Dataset:
+    """Return rows whose tested boxes have changed places within each key frame: each gets what the next one shows.
+
+    Tested like any others; [`unshuffle_boxes`] puts the boxes back, so that each has the scores of another one.
+    """
+
+    def rotate(row: dict[str, Any]) -> dict[str, Any]:
+        boxes, scores = boxes_to_test(row)
+        return {"person_boxes": np.roll(boxes, -1, axis=0).tolist(), "person_scores": np.roll(scores, -1).tolist()}
+
+    return rows.map(rotate, load_from_cache_file=False, keep_in_memory=True)
+
+
+def unshuffle_boxes(result: DetectionResult) -> DetectionResult:
+    """Return the outcome of [`shuffle_boxes`] with the boxes where they were, and the scores where they are."""
+    outcomes = [o | {"test_boxes": np.roll(o["test_boxes"], 1, axis=0)} for o in result.outcomes]
+    return DetectionResult(outcomes, result.class_names, result.scored)
 
 
 def program() -> None:

@@ -12,9 +12,8 @@ import pytest
 
 from amd_hf.data.checking import write_clean_list
 from amd_hf.data.datasets.layouts.table import read_table
-from amd_hf.detection.evaluation import DetectionResult
-from amd_hf.detection.report import write_detection_report
-from amd_hf.detection.scores import score_submission
+from amd_hf.detection import score_submission
+from amd_hf.detection.evaluation import DetectionResult, write_detection_report
 from amd_hf.evaluation.multiview import MultiViewResult
 from amd_hf.evaluation.prediction import VideoPrediction
 from amd_hf.evaluation.prediction_formats import HEADERS, as_csv_lines, as_dict

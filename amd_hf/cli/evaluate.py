@@ -23,8 +23,13 @@ from ..data.arguments import DataArguments
 from ..data.clips import ClassificationCollator, ClipLoader
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..detection.arguments import ActionDataArguments
-from ..detection.evaluation import DetectionResult, evaluation_clip_loader, run_detection_test
-from ..detection.report import DETECTIONS_FILE, write_detection_report
+from ..detection.evaluation import (
+    DETECTIONS_FILE,
+    DetectionResult,
+    evaluation_clip_loader,
+    run_detection_test,
+    write_detection_report,
+)
 from ..evaluation.checks import check_head_is_trained
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from ..evaluation.probes import run_linear_probe

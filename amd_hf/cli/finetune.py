@@ -21,7 +21,7 @@ from ..data.arguments import FineTuningDataArguments, training_label_names
 from ..data.datasets.label_names import check_labels_fit
 from ..detection.arguments import ActionTrainingArguments
 from ..detection.datasets.ava import action_names
-from ..detection.report import write_detection_report
+from ..detection.evaluation import write_detection_report
 from ..finetuning.recipe_check import departures, read_recipe
 from ..models import build_classifier, build_detector, import_function
 from ..options.parsing import check_model_source, parse_recipe, read_task

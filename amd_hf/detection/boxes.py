@@ -13,31 +13,26 @@ from ..modeling_amd_detection import extend_boxes
 
 
 JITTER_X = (0.2, 0.1)
-"""Shares of the width by which a side may move outwards and inwards in training."""
+"""Fractions of the width by which a side may move outwards and inwards in training."""
 JITTER_Y = (0.1, 0.05)
 """The same of the height."""
 
 
-def shares_to_pixels(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Boxes in pixels of a frame from shares of its width and height."""
+def fractions_to_pixels(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return boxes in pixels of a frame from fractions of its width and height."""
     pixels = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * [width, height, width, height]
     pixels[:, 2:] -= 1
-    return clip_boxes(pixels, height, width)
-
-
-def clip_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Boxes within `[0, width - 1]` and `[0, height - 1]`."""
-    return boxes.clip(0, [width - 1, height - 1, width - 1, height - 1])
+    return pixels.clip(0, [width - 1, height - 1, width - 1, height - 1])
 
 
 def resize_boxes(boxes: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """Boxes of a frame of the size `old` (height, width) that is resized to `new`."""
+    """Resize the boxes of a frame of the size `old` (height, width) to the size `new`."""
     scale_y, scale_x = (to / of for to, of in zip(new, old, strict=True))
     return boxes * [scale_x, scale_y, scale_x, scale_y]
 
 
 def crop_boxes(boxes: np.ndarray, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes in a region of the frame, cut off at its border.
+    """Return the boxes in a region of the frame, cut off at its border.
 
     Returns:
         The boxes that have a part in it, (m, 4), and which they are: bool (n,).
@@ -49,19 +44,19 @@ def crop_boxes(boxes: np.ndarray, top: int, left: int, height: int, width: int) 
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes of a frame that is mirrored left to right."""
+    """Mirror the boxes of a frame left to right."""
     flipped = boxes.copy()
     flipped[:, [0, 2]] = width - 1 - boxes[:, [2, 0]]
     return flipped
 
 
 def jitter_boxes(boxes: np.ndarray, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    """Move each side at random, uniformly from inwards to outwards by the shares `JITTER_X` and `JITTER_Y`.
+    """Move each side at random, uniformly from inwards to outwards by the fractions `JITTER_X` and `JITTER_Y`.
 
     Args:
         boxes (`np.ndarray` of shape (n, 4)): In pixels.
         height, width (`int`): Size of the frame, in which the boxes stay; each stays at least a pixel long.
-        generator (`np.random.Generator`): What the shares are drawn from.
+        generator (`np.random.Generator`): What they are drawn from.
     """
     outwards, inwards = np.array([JITTER_X, JITTER_Y, JITTER_X, JITTER_Y]).T
     moves = generator.uniform(-inwards, outwards, size=(len(boxes), 4)) * [-1, -1, 1, 1]
@@ -74,11 +69,10 @@ def jitter_boxes(boxes: np.ndarray, height: int, width: int, generator: np.rando
 
 
 __all__ = [
-    "clip_boxes",
     "crop_boxes",
     "extend_boxes",
     "flip_boxes",
+    "fractions_to_pixels",
     "jitter_boxes",
     "resize_boxes",
-    "shares_to_pixels",
 ]

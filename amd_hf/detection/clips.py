@@ -1,4 +1,7 @@
-"""From a row of an action data set to a clip, its boxes and their actions."""
+"""From rows of an action data set to batches of clips with their boxes and actions.
+
+The loader reads one clip, the collators make batches. Both run inside the workers of a data loader.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ import torch
 
 from ..data.augment.hsv import draw_hsv_shift, shift_hsv
 from ..data.augment.transforms import resize_short_side
-from ..data.clips import sample_generator
-from ..data.video.decoding import DecodedVideoCache
+from ..data.clips import load_batch, sample_generator
+from ..data.video.decoding import DecodedVideoCache, VideoReadError
 from ..data.video.key_frames import clip_offsets, read_around
-from .boxes import crop_boxes, extend_boxes, flip_boxes, jitter_boxes, resize_boxes, shares_to_pixels
+from .boxes import crop_boxes, extend_boxes, flip_boxes, fractions_to_pixels, jitter_boxes, resize_boxes
+
+
+Row = Mapping[str, Any]
 
 
 class Regions(NamedTuple):
@@ -33,7 +39,7 @@ class EvaluationClip(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionClipLoader:
-    """Reads the clip around a key frame. Runs in the workers of a data loader and holds no open file.
+    """Read the clip around a key frame. Runs in the workers of a data loader and holds no open file.
 
     In training: the short side is resized to `short_side`, a region of `crop_size` x `crop_size` is cut at random and
     boxes with it (those outside are left out), colours are shifted, the clip is mirrored or not, at most `max_boxes`
@@ -45,8 +51,8 @@ class DetectionClipLoader:
         num_labels (`int`): classes.
         crop_size (`int`): side of training clips, in pixels.
         short_side (`int`, defaults to 256): short side that frames are resized to; the long one has no limit.
-        flip_probability (`float`, defaults to 0.5): share of training clips mirrored left to right.
-        hue_shift, saturation_shift, value_shift (`float`): largest shift of the colours, in degrees and shares.
+        flip_probability (`float`, defaults to 0.5): fraction of training clips mirrored left to right.
+        hue_shift, saturation_shift, value_shift (`float`): largest shift of the colours, in degrees and fractions.
         max_boxes (`int`, defaults to 100): most boxes of a training clip.
         repetitions (`int`, defaults to 1): training clips per key frame and epoch.
         seed (`int`, defaults to 0): the run's seed.
@@ -81,13 +87,13 @@ class DetectionClipLoader:
             raise ValueError(f"`flip_probability` must lie between 0 and 1, not {self.flip_probability}.")
 
     def load_with_labels(
-        self, row: Mapping[str, Any], repetitions: Sequence[int] | None = None, training: bool = True
+        self, row: Row, repetitions: Sequence[int] | None = None, training: bool = True
     ) -> tuple[torch.Tensor, list[Regions]]:
         """Read a row's clip once and make training clips of it.
 
         Args:
-            row (mapping): `video`, `video_id`, `timestamp`, `boxes` (n, 4) as shares of the frame, `actions` (for each
-                box the numbers of its classes), and perhaps `epoch`.
+            row (mapping): `video`, `video_id`, `timestamp`, `boxes` (n, 4) as fractions of the frame, `actions` (for
+                each box the numbers of its classes), and perhaps `epoch`.
             repetitions (sequence of `int`, *optional*): numbers of the repetitions; by default 0..K - 1.
             training (`bool`, defaults to `True`): must stay true; [`load_for_evaluation`] makes the others.
 
@@ -99,29 +105,28 @@ class DetectionClipLoader:
         """
         if not training:
             raise ValueError("Clips for testing have sizes of their own: see `load_for_evaluation`.")
-        frames = self._frames(row)
+        clip, boxes = self._read(row, np.array(row["boxes"], dtype=np.float64))
         numbers = range(self.repetitions) if repetitions is None else repetitions
-        clips, regions = zip(*(self._augment(frames, row, number) for number in numbers), strict=True)
+        clips, regions = zip(*(self._augment(clip, boxes, row, number) for number in numbers), strict=True)
         return torch.stack(clips), list(regions)
 
-    def load_for_evaluation(self, row: Mapping[str, Any]) -> EvaluationClip:
+    def load_for_evaluation(self, row: Row) -> EvaluationClip:
         """Read a row's clip and the boxes to test: `person_boxes` where it has them, else the true ones.
 
         Raises:
             VideoReadError: the video cannot be read.
         """
-        frames = self._frames(row)
-        clip = self._resized(frames)
-        boxes = self._boxes(boxes_to_test(row)[0], frames, clip)
+        clip, boxes = self._read(row, boxes_to_test(row)[0])
         height, width = clip.shape[-2:]
         return EvaluationClip(clip.contiguous(), extend_boxes(torch.from_numpy(boxes).float(), height, width))
 
-    def generator(self, row: Mapping[str, Any], repetition: int, purpose: str) -> np.random.Generator:
+    def generator(self, row: Row, repetition: int, purpose: str) -> np.random.Generator:
         """Make the random generator of one repetition of a row for one purpose."""
         return sample_generator(self.seed, row.get("epoch", 0), row["video_id"], repetition, purpose)
 
-    def _frames(self, row: Mapping[str, Any]) -> np.ndarray:
-        return read_around(
+    def _read(self, row: Row, boxes: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the resized frames, uint8 (T, C, H, W), and boxes of it in pixels from fractions of the frame."""
+        frames = read_around(
             row["video"],
             row["timestamp"],
             clip_offsets(self.num_frames, self.sampling_rate),
@@ -131,25 +136,27 @@ class DetectionClipLoader:
             cache=self.cache,
             time_limit=self.decode_time_limit,
         )
+        height, width = frames.shape[1:3]
+        clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (T, H, W, C) -> (T, C, H, W)
+        if min(height, width) != self.short_side:
+            clip = resize_short_side(clip, self.short_side)
+        # Pixels of the decoded frame first: there x2 and y2 are the last pixels inside, and resizing scales those.
+        pixels = fractions_to_pixels(boxes, height, width)
+        return clip, resize_boxes(pixels, (height, width), (clip.shape[-2], clip.shape[-1]))
 
-    def _resized(self, frames: np.ndarray) -> torch.Tensor:
-        clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-        return clip if min(clip.shape[-2:]) == self.short_side else resize_short_side(clip, self.short_side)
-
-    def _boxes(self, shares: np.ndarray, frames: np.ndarray, clip: torch.Tensor) -> np.ndarray:
-        old, new = frames.shape[1:3], clip.shape[-2:]
-        return resize_boxes(shares_to_pixels(shares, *old), (old[0], old[1]), (new[0], new[1]))
-
-    def _augment(self, frames: np.ndarray, row: Mapping[str, Any], repetition: int) -> tuple[torch.Tensor, Regions]:
-        clip = self._resized(frames)
-        boxes = self._boxes(np.array(row["boxes"], dtype=np.float64), frames, clip)
+    def _augment(
+        self, clip: torch.Tensor, boxes: np.ndarray, row: Row, repetition: int
+    ) -> tuple[torch.Tensor, Regions]:
         generator = self.generator(row, repetition, "crop")
         size = self.crop_size
-        # Never at the last place but where there is only one, as that code draws.
+        # As VideoMAE's code draws: never the last possible corner, unless there is only one.
         top, left = (int(generator.random() * (side - size)) for side in clip.shape[-2:])
         clip = clip[..., top : top + size, left : left + size]
         boxes, is_inside = crop_boxes(boxes, top, left, size, size)
-        labels = multi_hot(row["actions"], self.num_labels)[is_inside]
+        labels = np.zeros((len(row["actions"]), self.num_labels), dtype=np.float32)  # multi-hot
+        for of_box, classes in zip(labels, row["actions"], strict=True):
+            of_box[list(classes)] = 1
+        labels = labels[is_inside]
 
         shifts = (self.hue_shift, self.saturation_shift, self.value_shift)
         if any(shifts):
@@ -165,17 +172,72 @@ class DetectionClipLoader:
         return clip.contiguous(), Regions(torch.from_numpy(boxes).float(), torch.from_numpy(labels))
 
 
-def multi_hot(actions: Sequence[Sequence[int]], num_labels: int) -> np.ndarray:
-    """Lists of class numbers as float32 (boxes, classes), 1 for each class of a box and else 0."""
-    labels = np.zeros((len(actions), num_labels), dtype=np.float32)
-    for row, classes in zip(labels, actions, strict=True):
-        row[list(classes)] = 1
-    return labels
-
-
-def boxes_to_test(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes to test, (n, 4), as shares of the frame, and the person scores, (n,): the true boxes score 1."""
+def boxes_to_test(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Return the boxes to test, (n, 4), as fractions of the frame, and person scores, (n,): true boxes score 1."""
     boxes, scores = row.get("person_boxes"), row.get("person_scores")
     if boxes is None:
         boxes, scores = row["boxes"], [1.0] * len(row["boxes"])
     return np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(scores, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class DetectionCollator:
+    """Make training batches: clips of one size, their boxes and actions.
+
+    An unreadable video leaves a hole that further repetitions of the batch's other clips fill, as in the other
+    collators.
+
+    Args:
+        loader (`DetectionClipLoader`): reads the clips.
+
+    Calling it on rows returns a dict:
+        - `pixel_values`: (B * K, T, C, S, S), uint8. None when no video could be read; then only the counts follow.
+        - `boxes`: list of B * K tensors (n, 4), float32, in pixels; n may be 0.
+        - `labels`: list of B * K tensors (n, classes), float32, multi-hot.
+        - `num_tried`: `int`, key frames tried. `unreadable`: list of (video_id, reason).
+
+    Raises:
+        ValueError: a row without actions.
+    """
+
+    loader: DetectionClipLoader
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        for row in rows:
+            if row.get("actions") is None:
+                raise ValueError(f"Key frame {row['video_id']!r} has no actions: training needs annotated boxes.")
+        batch = load_batch(self.loader, rows, True)  # type: ignore[arg-type]  # a loader by its `load_with_labels`
+        outcome = batch.outcome()
+        if batch.samples:
+            outcome["boxes"] = [sample.label.boxes for sample in batch.samples]
+            outcome["labels"] = [sample.label.labels for sample in batch.samples]
+        return outcome
+
+
+@dataclass(frozen=True)
+class DetectionTestCollator:
+    """Make evaluation batches, clips of their own sizes; each row is there once, readable or not.
+
+    Calling it on rows returns a dict:
+        - `samples`: for each row a dict of `video_id`, `test_boxes` (n, 4) and `person_scores` (n,), `boxes` (m, 4)
+          and `actions` of the ground truth, and either `clip`, the `EvaluationClip`, or `reason`, why it cannot be
+          read. A key frame without boxes to test is not read and has neither.
+        - `num_tried`: `int`, key frames tried. `unreadable`: list of (video_id, reason).
+    """
+
+    loader: DetectionClipLoader
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        samples: list[dict[str, Any]] = []
+        for row in rows:
+            boxes, scores = boxes_to_test(row)
+            sample = {"video_id": row["video_id"], "test_boxes": boxes, "person_scores": scores}
+            sample |= {"boxes": row.get("boxes") or [], "actions": row.get("actions") or []}
+            if len(boxes):
+                try:
+                    sample["clip"] = self.loader.load_for_evaluation(row)
+                except VideoReadError as error:
+                    sample["reason"] = error.reason
+            samples.append(sample)
+        unreadable = [(sample["video_id"], sample["reason"]) for sample in samples if "reason" in sample]
+        return {"samples": samples, "num_tried": len(rows), "unreadable": unreadable}

@@ -6,10 +6,12 @@ boxes count as missed.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +23,19 @@ from transformers.utils import logging
 
 from ..configuration_amd import AMDConfig
 from ..data.loaders import build_eval_loader
+from ..evaluation.report import CLASSES_FILE, METRICS_FILE
 from ..modeling_amd import AMDPatchEmbeddings
 from ..modeling_amd_detection import AMDForActionDetection
 from ..outputs.csv_text import csv_line
 from ..video_processing_amd import AMDVideoProcessor
-from .clips import DetectionClipLoader
-from .collators import DetectionTestCollator, pad_to_multiple
+from .clips import DetectionClipLoader, DetectionTestCollator
 from .datasets.ava import action_names
 from .mean_average_precision import FrameBoxes, average_precisions, mean_of
 
 
 logger = logging.get_logger(__name__)
+
+DETECTIONS_FILE = "detections.csv"
 
 
 @dataclass
@@ -40,7 +44,7 @@ class DetectionResult:
 
     Args:
         outcomes (`list[dict]`): Per key frame, in the order of their names: `video_id`; `test_boxes` (n, 4), float64,
-            as shares of the frame; `scores` (n, classes), float32, each action's times that of the person, without
+            as fractions of the frame; `scores` (n, classes), float32, each action's times that of the person, without
             rows where nothing could be read; `boxes` and `actions`, the ground truth; `reason`, if it could not be
             read.
         class_names (`Sequence[str]`): All classes, in the order of their numbers.
@@ -62,47 +66,46 @@ class DetectionResult:
         """(video_id, reason) of the key frames that could not be read."""
         return [(outcome["video_id"], outcome["reason"]) for outcome in self.outcomes if "reason" in outcome]
 
-    def average_precisions(self, max_per_frame: int | None = None) -> dict[str, Any]:
-        """`map` and `average_precision` by class: see [`FrameMeanAveragePrecision`]."""
-        found = average_precisions(self._detections(), self._truth(), max_per_frame)
-        return mean_of(found, {number: self.class_names[number] for number in self.scored_numbers})
-
     @property
     def scored_numbers(self) -> list[int]:
         """Numbers of the classes that count."""
         scored = set(self.class_names if self.scored is None else self.scored)
         return [number for number, name in enumerate(self.class_names) if name in scored]
 
-    def _frames(self, counts: Sequence[int]) -> np.ndarray:
-        """The number of the key frame, in the order of their names, as often as each has boxes."""
+    def average_precisions(self, max_per_frame: int | None = None) -> dict[str, Any]:
+        """Return `map` and `average_precision` by class: see [`FrameMeanAveragePrecision`]."""
+        # Key frames are numbered in the order of their names, which decides between equal scores.
         names = np.array([outcome["video_id"] for outcome in self.outcomes], dtype=str)
         rank = np.empty(len(names), dtype=np.int64)
         rank[np.argsort(names, kind="stable")] = np.arange(len(names))
-        return np.repeat(rank, counts)
 
-    def _detections(self) -> FrameBoxes:
-        counts = [len(outcome["scores"]) for outcome in self.outcomes]
+        # Detections: every class of every box is an entry.
+        num_classes = len(self.class_names)
         tested = [outcome for outcome in self.outcomes if len(outcome["scores"])]
         boxes = np.concatenate([np.zeros((0, 4)), *(outcome["test_boxes"] for outcome in tested)])
-        scores = np.concatenate([np.zeros((0, len(self.class_names))), *(outcome["scores"] for outcome in tested)])
-        return FrameBoxes(
-            self._frames(counts),
+        scores = np.concatenate([np.zeros((0, num_classes)), *(outcome["scores"] for outcome in tested)])
+        detections = FrameBoxes(
+            np.repeat(rank, [len(outcome["scores"]) for outcome in self.outcomes]),
             boxes,
-            np.repeat(np.arange(len(boxes)), len(self.class_names)),
-            np.tile(np.arange(len(self.class_names)), len(boxes)),
+            np.repeat(np.arange(len(boxes)), num_classes),
+            np.tile(np.arange(num_classes), len(boxes)),
             scores.ravel(),
         )
 
-    def _truth(self) -> FrameBoxes:
-        counts = [len(outcome["boxes"]) for outcome in self.outcomes]
-        boxes = np.array([box for outcome in self.outcomes for box in outcome["boxes"]]).reshape(-1, 4)
+        # The ground truth: a box has as many entries as actions.
+        true_boxes = np.array([box for outcome in self.outcomes for box in outcome["boxes"]]).reshape(-1, 4)
         actions = [classes for outcome in self.outcomes for classes in outcome["actions"]]
-        box_of_entry = np.repeat(np.arange(len(boxes)), [len(classes) for classes in actions])
-        classes = np.array([number for classes in actions for number in classes], dtype=np.int64)
-        return FrameBoxes(self._frames(counts), boxes, box_of_entry.astype(np.int64), classes)
+        truth = FrameBoxes(
+            np.repeat(rank, [len(outcome["boxes"]) for outcome in self.outcomes]),
+            true_boxes,
+            np.repeat(np.arange(len(true_boxes)), [len(classes) for classes in actions]).astype(np.int64),
+            np.array([number for classes in actions for number in classes], dtype=np.int64),
+        )
+        found = average_precisions(detections, truth, max_per_frame)
+        return mean_of(found, {number: self.class_names[number] for number in self.scored_numbers})
 
     def counts(self) -> dict[str, int]:
-        """`videos_expected` and `videos_read` of key frames, and `boxes_tested`."""
+        """Return `videos_expected` and `videos_read`, both of key frames, and `boxes_tested`."""
         return {
             "videos_expected": len(self.outcomes),
             "videos_read": sum("reason" not in outcome for outcome in self.outcomes),
@@ -110,7 +113,7 @@ class DetectionResult:
         }
 
     def metrics(self) -> dict[str, float | int]:
-        """`map` in [0, 1], and the counts."""
+        """Return `map` in [0, 1], and the counts."""
         return {"map": self.average_precisions()["map"] if self.outcomes else float("nan"), **self.counts()}
 
     def write_csv(self, path: Any) -> None:
@@ -123,21 +126,53 @@ class DetectionResult:
         numbers = self.scored_numbers
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             for outcome in self.outcomes:
+                video, _, timestamp = outcome["video_id"].rpartition(",")  # the video may have a comma of its own
+                # Neither a call nor a sum: word characters and hyphens alone do nothing in a spreadsheet.
+                cell = video if re.fullmatch(r"-[\w-]+", video) else csv_line([video]).removesuffix("\n")
                 for box, scores in zip(outcome["test_boxes"], outcome["scores"], strict=False):
-                    place = f"{_csv_key_frame(outcome['video_id'])},{','.join(f'{side:.6g}' for side in box)}"
-                    file.writelines(f"{place},{number + 1},{scores[number]:.6g}\n" for number in numbers)
+                    start = f"{cell},{timestamp},{','.join(f'{side:.6g}' for side in box)}"
+                    file.writelines(f"{start},{n + 1},{scores[n]:.6g}\n" for n in numbers)
 
 
-def _csv_key_frame(video_id: str) -> str:
-    """`video,0902` as it stands in a csv file; the video may have a comma of its own."""
-    video, _, timestamp = video_id.rpartition(",")
-    # Neither a call nor a sum: word characters and hyphens alone do nothing in a spreadsheet.
-    cell = video if re.fullmatch(r"-[\w-]+", video) else csv_line([video]).removesuffix("\n")
-    return f"{cell},{timestamp}"
+def write_detection_report(
+    result: DetectionResult,
+    folder: str | Path,
+    max_per_frame: int | None = None,
+    tested: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write metrics, average precision by class and the scored detections to a folder.
+
+    Args:
+        result ([`DetectionResult`]): The outcome.
+        folder (`str` or `Path`): Made where it does not exist.
+        max_per_frame (`int`, *optional*): Detections of a key frame that count; by default all.
+        tested (`Mapping[str, Any]`, *optional*): What was tested on what: see
+            [`~amd_hf.evaluation.report.describe_test`].
+
+    Returns:
+        What `test_results.json` holds: `map`, the counts, under `tested` what they were measured on, and under
+        `unreadable` each key frame that could not be read.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = result.average_precisions(max_per_frame)
+    unreadable = [{"video_id": video_id, "reason": reason} for video_id, reason in result.unreadable]
+    summary = {
+        **({"tested": dict(tested)} if tested else {}),
+        **result.counts(),
+        "map": found["map"],
+        "unreadable": unreadable,
+    }
+    (folder / METRICS_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+    with open(folder / CLASSES_FILE, "w", encoding="utf-8", newline="") as file:
+        file.write(csv_line(["action", "average_precision"]))
+        file.writelines(csv_line([name, f"{value:.6f}"]) for name, value in found["average_precision"].items())
+    result.write_csv(folder / DETECTIONS_FILE)
+    return summary
 
 
 def check_scored_names(scored: Sequence[str] | None, class_names: Sequence[str]) -> None:
-    """Raises `ValueError` where a class to be scored is none of the classes."""
+    """Raise `ValueError` where a class to be scored is none of the classes."""
     unknown = sorted(set(scored or ()) - set(class_names))
     if unknown:
         raise ValueError(f"{len(unknown)} of the scored actions are none of the model's, the first is {unknown[0]!r}.")
@@ -145,7 +180,7 @@ def check_scored_names(scored: Sequence[str] | None, class_names: Sequence[str])
 
 @torch.no_grad()
 def detect(model: nn.Module, batches: Iterable[dict[str, Any]], accelerator: Accelerator) -> Iterator[list[dict]]:
-    """Outcomes of the batches of a `DetectionTestCollator`, one list per batch; see [`DetectionResult`].
+    """Yield the outcomes of the batches of a `DetectionTestCollator`, one list per batch; see [`DetectionResult`].
 
     Clips of one size go through the model together, padded to its patch: what is detected in one does not depend on
     which others are tested beside it.
@@ -164,8 +199,11 @@ def detect(model: nn.Module, batches: Iterable[dict[str, Any]], accelerator: Acc
                 groups.setdefault(tuple(sample["clip"].pixel_values.shape), []).append(sample)
         for group in groups.values():
             clips = torch.stack([sample["clip"].pixel_values for sample in group]).to(accelerator.device)
+            pixels = embeddings.normalize(clips.movedim(2, -1)).movedim(-1, 2)
+            # To whole patches, to the right and below; after normalisation, where 0 is the mean colour.
+            height, width = pixels.shape[-2:]
             patch = model.config.patch_size
-            pixels = pad_to_multiple(embeddings.normalize(clips.movedim(2, -1)).movedim(-1, 2), patch)
+            pixels = nn.functional.pad(pixels, (0, -width % patch, 0, -height % patch))
             with accelerator.autocast():
                 logits = model(pixel_values=pixels, boxes=[sample["clip"].boxes for sample in group]).logits
             scores = logits.float().sigmoid().cpu().numpy()
@@ -184,7 +222,7 @@ def evaluation_clip_loader(
     decoder: str | None = None,
     time_limit: float | None = None,
 ) -> DetectionClipLoader:
-    """How the clips of a test are read: frames of the model's config, short side and step of the processor.
+    """Return the loader of test clips: frames of the model's config, short side and step of the processor.
 
     Args:
         config ([`AMDConfig`]): The detector's.
@@ -214,7 +252,7 @@ def run_detection_test(
     num_workers: int = 0,
     scored: Sequence[str] | None = None,
 ) -> DetectionResult:
-    """Tests a detector on every key frame of `rows`, each once, whatever the number of processes.
+    """Test a detector on every key frame of `rows`, each once, whatever the number of processes.
 
     Args:
         model ([`AMDForActionDetection`]): On the accelerator's device.
@@ -239,7 +277,7 @@ def run_detection_test(
 
 
 def check_action_names(rows: Any, names: Sequence[str]) -> None:
-    """Checks that the classes of a data set are those of a model, in the same order.
+    """Check that the classes of a data set are those of a model, in the same order.
 
     Raises:
         ValueError: If they are not; names the first difference. A model without names of classes fits any.
@@ -257,7 +295,7 @@ def check_action_names(rows: Any, names: Sequence[str]) -> None:
 
 
 def collect(outcomes: list[dict[str, Any]], accelerator: Accelerator) -> list[dict[str, Any]]:
-    """The outcomes of all processes, in the order of their names; the same on each process."""
+    """Gather the outcomes of all processes, in the order of their names; the same on each process."""
     if accelerator.num_processes > 1:
         outcomes = gather_object(outcomes)
     return sorted(outcomes, key=lambda outcome: outcome["video_id"])
@@ -269,6 +307,7 @@ __all__ = [
     "check_scored_names",
     "collect",
     "detect",
-    "run_detection_test",
     "evaluation_clip_loader",
+    "run_detection_test",
+    "write_detection_report",
 ]

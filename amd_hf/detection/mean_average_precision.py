@@ -13,17 +13,27 @@ metric.compute(class_names={0: "bend", 3: "dance"})                             
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
 
+from ..data.datasets.problems import Problems
 from ..evaluation.metrics import _evaluate, _Metric
+from ..outputs.csv_text import original_cell
+from .datasets.ava_files import format_timestamp, read_action_list, read_excluded
 
 
 IOU_THRESHOLD = 0.5
+_SIDES = ("x1", "y1", "x2", "y2")
 _BOXES_AT_ONCE = 2**18  # compared with the true boxes of their key frames
 
 
@@ -34,7 +44,7 @@ class FrameBoxes:
     Args:
         frames (`np.ndarray` of shape (boxes,), int64): Number of the key frame of each box, counted in the order of
             the frames' names.
-        boxes (`np.ndarray` of shape (boxes, 4), float64): x1 y1 x2 y2 as shares of the frame.
+        boxes (`np.ndarray` of shape (boxes, 4), float64): x1 y1 x2 y2 as fractions of the frame.
         box_of_entry (`np.ndarray` of shape (entries,), int64): The box of each entry.
         classes (`np.ndarray` of shape (entries,), int64): The class of each entry.
         scores (`np.ndarray` of shape (entries,), float64, *optional*): Of detections.
@@ -47,7 +57,7 @@ class FrameBoxes:
     scores: np.ndarray | None = None
 
     def of_classes(self) -> dict[int, np.ndarray]:
-        """The entries of each class, in their order."""
+        """Return the entries of each class, in their order."""
         if not len(self.classes):
             return {}
         # Of 16-bit numbers numpy's stable sort is a radix sort: a tenth of the time for 24 million.
@@ -56,19 +66,11 @@ class FrameBoxes:
         numbers, starts = np.unique(narrow[order], return_index=True)
         return dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True))
 
-    def without_excess(self, max_per_frame: int) -> FrameBoxes:
-        """Only the entries of the highest scores of each key frame."""
-        frames = self.frames[self.box_of_entry]
-        order = np.lexsort((-_scores(self), frames))
-        starts = np.searchsorted(frames[order], frames[order])
-        kept = np.sort(order[np.arange(len(order)) - starts < max_per_frame])
-        return FrameBoxes(self.frames, self.boxes, self.box_of_entry[kept], self.classes[kept], _scores(self)[kept])
-
 
 def average_precisions(
     detections: FrameBoxes, truth: FrameBoxes, max_per_frame: int | None = None
 ) -> dict[int, float]:
-    """Average precision of each class that occurs in the ground truth.
+    """Return the average precision of each class that occurs in the ground truth.
 
     Args:
         detections, truth ([`FrameBoxes`]): With key frames of the same numbering.
@@ -78,10 +80,21 @@ def average_precisions(
     Raises:
         ValueError: If a score is not finite.
     """
-    if not np.isfinite(_scores(detections)).all():
+    if detections.scores is None:
+        raise ValueError("Detections need scores.")
+    if not np.isfinite(detections.scores).all():
         raise ValueError("A score of a detection is not finite: the model's weights are bad.")
     if max_per_frame is not None:
-        detections = detections.without_excess(max_per_frame)
+        frames = detections.frames[detections.box_of_entry]
+        order = np.lexsort((-detections.scores, frames))  # key frame by key frame, best first
+        rank = np.arange(len(order)) - np.searchsorted(frames[order], frames[order])  # within the key frame
+        kept = np.sort(order[rank < max_per_frame])
+        detections = replace(
+            detections,
+            box_of_entry=detections.box_of_entry[kept],
+            classes=detections.classes[kept],
+            scores=detections.scores[kept],
+        )
     pairs = _overlapping_pairs(detections, truth)
     entries = detections.of_classes()
     nothing = np.empty(0, dtype=np.int64)
@@ -89,12 +102,6 @@ def average_precisions(
         number: _average_precision(detections, entries.get(number, nothing), truth, true_entries, pairs)
         for number, true_entries in truth.of_classes().items()
     }
-
-
-def _scores(boxes: FrameBoxes) -> np.ndarray:
-    if boxes.scores is None:
-        raise ValueError("Detections need scores.")
-    return boxes.scores
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ class _Pairs:
 
 
 def _overlapping_pairs(detections: FrameBoxes, truth: FrameBoxes) -> _Pairs:
+    # Each detected box is compared with all true boxes of its key frame: `starts` and `counts` say which they are.
     order = np.argsort(truth.frames, kind="stable")
     starts = np.searchsorted(truth.frames[order], detections.frames, side="left")
     counts = np.searchsorted(truth.frames[order], detections.frames, side="right") - starts
@@ -114,8 +122,8 @@ def _overlapping_pairs(detections: FrameBoxes, truth: FrameBoxes) -> _Pairs:
     for first in range(0, len(counts), _BOXES_AT_ONCE):
         part = slice(first, first + _BOXES_AT_ONCE)
         detected = np.repeat(np.arange(first, first + len(counts[part])), counts[part])
-        place = np.arange(len(detected)) - np.repeat(np.cumsum(counts[part]) - counts[part], counts[part])
-        true = order[np.repeat(starts[part], counts[part]) + place]
+        index = np.arange(len(detected)) - np.repeat(np.cumsum(counts[part]) - counts[part], counts[part])
+        true = order[np.repeat(starts[part], counts[part]) + index]
         iou = box_iou(detections.boxes[detected], truth.boxes[true])
         enough = iou >= IOU_THRESHOLD
         parts.append((detected[enough], true[enough], iou[enough]))
@@ -125,7 +133,7 @@ def _overlapping_pairs(detections: FrameBoxes, truth: FrameBoxes) -> _Pairs:
 
 
 def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (n, 4), pair by pair; 0 where both are empty."""
+    """Return the intersection over union of boxes (n, 4), pair by pair; 0 where both are empty."""
     sides = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
     intersection = np.maximum(sides, 0).prod(axis=1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
@@ -136,41 +144,43 @@ def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _average_precision(
     detections: FrameBoxes, entries: np.ndarray, truth: FrameBoxes, true_entries: np.ndarray, pairs: _Pairs
 ) -> float:
-    """Average precision of one class, from the entries of it."""
+    """Return the average precision of one class, from its entries."""
+    assert detections.scores is not None
     boxes = detections.boxes[detections.box_of_entry[entries]]
     entries = entries[(boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])]  # empty boxes are not detections
     frames = detections.frames[detections.box_of_entry[entries]]
-    entries = entries[np.lexsort((-_scores(detections)[entries], frames))]  # frame by frame, best first
-    is_right = _right_entries(detections, entries, truth, true_entries, pairs)
-    ranking = np.argsort(_scores(detections)[entries], kind="stable")[::-1]
-    return integrate_precision(is_right[ranking], len(true_entries))
+    entries = entries[np.lexsort((-detections.scores[entries], frames))]  # frame by frame, best first
 
-
-def _right_entries(
-    detections: FrameBoxes, entries: np.ndarray, truth: FrameBoxes, true_entries: np.ndarray, pairs: _Pairs
-) -> np.ndarray:
-    """Which of the entries of a class, frame by frame and best first, are right: bool (entries,)."""
-    # One true box may be listed several times with the same class: each entry is to be found.
+    # Of a true box that is listed several times with this class only the first entry can be found.
     true_boxes = truth.box_of_entry[true_entries]
-    taken = np.full(len(truth.frames), -1)
-    taken[true_boxes[::-1]] = true_entries[::-1]  # the first entry of each box
-    relevant = taken[pairs.true] >= 0
-    detected, iou, target = pairs.detected[relevant], pairs.iou[relevant], taken[pairs.true[relevant]]
+    entry_of_true_box = np.full(len(truth.frames), -1)
+    entry_of_true_box[true_boxes[::-1]] = true_entries[::-1]
+    is_of_class = entry_of_true_box[pairs.true] >= 0
+    detected, iou, target = (
+        pairs.detected[is_of_class],
+        pairs.iou[is_of_class],
+        entry_of_true_box[pairs.true[is_of_class]],
+    )
+    # The target of a detected box is the true box that it overlaps most; of equal ones the first.
     best_first = np.lexsort((target, -iou, detected))
     _, first = np.unique(detected[best_first], return_index=True)
     best = best_first[first]
     target_of_box = np.full(len(detections.frames), -1)
     target_of_box[detected[best]] = target[best]
+    # The first entry, best first, with a target is right; the later ones find nothing.
     targets = target_of_box[detections.box_of_entry[entries]]
     is_right = np.zeros(len(entries), dtype=bool)
     candidates = np.flatnonzero(targets >= 0)
     _, first = np.unique(targets[candidates], return_index=True)
     is_right[candidates[first]] = True
-    return is_right
+
+    # From the end of an ascending stable sort, as the official code reads it.
+    ranking = np.argsort(detections.scores[entries], kind="stable")[::-1]
+    return integrate_precision(is_right[ranking], len(true_entries))
 
 
 def integrate_precision(is_right: np.ndarray, num_true: int) -> float:
-    """Area under the monotone precision over recall, of detections (n,) best first, `num_true` to be found."""
+    """Return the area under monotone precision over recall, of detections (n,) best first, `num_true` to find."""
     found = np.cumsum(is_right)
     precision = found / np.arange(1, len(found) + 1)
     recall = np.concatenate([[0.0], found / num_true])
@@ -184,7 +194,7 @@ def integrate_precision(is_right: np.ndarray, num_true: int) -> float:
 
 _INPUTS = """
 Args:
-    predictions: per key frame `key_frame` (a name of its own), `boxes` (n, 4) as shares of the frame, and `scores`
+    predictions: per key frame `key_frame` (a name of its own), `boxes` (n, 4) as fractions of the frame, and `scores`
         (n, classes), NaN for a class that is not detected. A video that cannot be read has no boxes.
     references: per key frame `boxes` (m, 4) and `actions`, for each box the numbers of its classes.
     class_names: the names of the classes that are scored, by their numbers.
@@ -224,13 +234,29 @@ class FrameMeanAveragePrecision(_Metric):
             raise ValueError("A key frame was added twice: each counts once.")
         rank = np.empty(len(names), dtype=np.int64)
         rank[np.argsort(np.array(names, dtype=str), kind="stable")] = np.arange(len(names))
-        detections = _detections_of(detected, rank)
-        truth = _truth_of(true, rank)
+
+        frames, boxes = _boxes_of(detected["boxes"], rank)
+        scores, num_scores = _flat(detected["scores"])
+        if len(num_scores) != len(frames):
+            raise ValueError(f"There are {len(frames)} boxes but {len(num_scores)} rows of scores.")
+        box_of_entry = np.repeat(np.arange(len(frames)), num_scores)
+        classes = np.arange(len(scores)) - np.repeat(np.cumsum(num_scores) - num_scores, num_scores)
+        is_given = ~np.isnan(scores)
+        if not is_given.all():
+            box_of_entry, classes, scores = box_of_entry[is_given], classes[is_given], scores[is_given]
+        detections = FrameBoxes(frames, boxes, box_of_entry, classes, scores)
+
+        frames, boxes = _boxes_of(true["boxes"], rank)
+        actions, num_actions = _flat(true["actions"])
+        if len(num_actions) != len(frames):
+            raise ValueError(f"There are {len(frames)} true boxes but {len(num_actions)} lists of actions.")
+        box_of_entry = np.repeat(np.arange(len(frames)), num_actions)
+        truth = FrameBoxes(frames, boxes, box_of_entry, actions.astype(np.int64))
         return mean_of(average_precisions(detections, truth, max_per_frame), class_names)
 
 
 def mean_of(found: Mapping[int, float], class_names: Mapping[int, str]) -> dict[str, Any]:
-    """The result of the metric from the average precisions of classes."""
+    """Return the result of the metric from the average precisions of classes."""
     of_classes = {name: found.get(number, float("nan")) for number, name in class_names.items()}
     known = [value for value in of_classes.values() if not np.isnan(value)]
     return {"map": float(np.mean(known)) if known else float("nan"), "average_precision": of_classes}
@@ -241,29 +267,8 @@ def _struct_columns(column: Any) -> dict[str, Any]:
     return {field.name: struct.field(field.name) for field in struct.type}
 
 
-def _detections_of(columns: dict[str, Any], rank: np.ndarray) -> FrameBoxes:
-    frames, boxes = _boxes_of(columns["boxes"], rank)
-    scores, num_scores = _flat(columns["scores"])
-    if len(num_scores) != len(frames):
-        raise ValueError(f"There are {len(frames)} boxes but {len(num_scores)} rows of scores.")
-    box_of_entry = np.repeat(np.arange(len(frames)), num_scores)
-    classes = np.arange(len(scores)) - np.repeat(np.cumsum(num_scores) - num_scores, num_scores)
-    told = ~np.isnan(scores)
-    if told.all():
-        return FrameBoxes(frames, boxes, box_of_entry, classes, scores)
-    return FrameBoxes(frames, boxes, box_of_entry[told], classes[told], scores[told])
-
-
-def _truth_of(columns: dict[str, Any], rank: np.ndarray) -> FrameBoxes:
-    frames, boxes = _boxes_of(columns["boxes"], rank)
-    actions, num_actions = _flat(columns["actions"])
-    if len(num_actions) != len(frames):
-        raise ValueError(f"There are {len(frames)} true boxes but {len(num_actions)} lists of actions.")
-    return FrameBoxes(frames, boxes, np.repeat(np.arange(len(frames)), num_actions), actions.astype(np.int64))
-
-
 def _boxes_of(lists: Any, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frame of each box (n,), and boxes (n, 4)."""
+    """Return the frame of each box (n,), and boxes (n, 4)."""
     sides, num_sides = _flat(lists)
     if (num_sides != 4).any():
         raise ValueError("A box does not have four sides x1 y1 x2 y2.")
@@ -272,9 +277,93 @@ def _boxes_of(lists: Any, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _flat(lists: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Lists of lists of numbers as all numbers, and how many each inner list holds."""
+    """Return all numbers of lists of lists, and how many each inner list holds."""
     inner = lists.flatten()
     return inner.flatten().to_numpy(zero_copy_only=False), inner.value_lengths().to_numpy(zero_copy_only=False)
 
 
-__all__ = ["FrameBoxes", "FrameMeanAveragePrecision", "average_precisions", "integrate_precision"]
+# ---------------------------------------------------------------------------------------------------------------------
+# From files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def score_submission(
+    detections: str | os.PathLike[str],
+    ground_truth: str | os.PathLike[str],
+    action_list: str | os.PathLike[str],
+    excluded: str | os.PathLike[str] | None = None,
+    max_per_frame: int | None = None,
+) -> dict[str, Any]:
+    """Return the frame mAP at IoU 0.5 of a submission, as the official program gives it.
+
+    Args:
+        detections (path): csv of `video,time stamp,x1,y1,x2,y2,action,score`.
+        ground_truth (path): csv of the same without the score; a person after the action is ignored.
+        action_list (path): `.pbtxt` list of the actions that are scored; others in the files are left out.
+        excluded (path, *optional*): csv of key frames to leave out.
+        max_per_frame (`int`, *optional*): Detections of a key frame that count, best first; the current official
+            program takes 50, by default all count.
+
+    Returns:
+        `map`, and `average_precision` by the names of the actions, as [`FrameMeanAveragePrecision`].
+
+    Raises:
+        FileNotFoundError, ValueError: A file is missing or has lines of another form.
+    """
+    names = read_action_list(Path(action_list))
+    problems = Problems()
+    left_out = {str(key) for key in read_excluded(Path(excluded), problems)} if excluded is not None else set()
+    problems.raise_if_any()
+    tables = [
+        _read(Path(file), list(names), left_out, has_scores)
+        for file, has_scores in ((detections, True), (ground_truth, False))
+    ]
+    frames = sorted({name for table in tables for name in pc.unique(table["key_frame"]).to_pylist()})
+    detected, true = (_frame_boxes(table, pa.array(frames, pa.string())) for table in tables)
+    return mean_of(average_precisions(detected, true, max_per_frame), names)
+
+
+def _read(file: Path, actions: list[int], left_out: set[str], has_scores: bool) -> pa.Table:
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {str(file)!r}.")
+    columns = ["video", "timestamp", *_SIDES, "action"]
+    with open(file, encoding="utf-8-sig", newline="") as stream:
+        width = len(next(csv.reader(stream), [""]))
+    if has_scores and width != 8 or width not in (7, 8):
+        raise ValueError(f"{file} has {width} fields a line, {8 if has_scores else '7 or 8'} are needed.")
+    columns += (["score"] if has_scores else ["person"])[: width - 7]
+    types = {"video": pa.string(), "timestamp": pa.float64(), "action": pa.int64(), "person": pa.string()}
+    types |= dict.fromkeys((*_SIDES, "score"), pa.float64())
+    try:
+        table = arrow_csv.read_csv(
+            file,
+            read_options=arrow_csv.ReadOptions(column_names=columns),
+            convert_options=arrow_csv.ConvertOptions(column_types=types),
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is no file of AVA's form: {error}") from error
+    if has_scores:  # written by us, perhaps with names guarded
+        names = table["video"].combine_chunks().dictionary_encode()
+        originals = pa.array([original_cell(name) for name in names.dictionary.to_pylist()], pa.string())
+        table = table.set_column(0, "video", originals.take(names.indices))
+    table = table.filter(pc.is_in(table["action"], pa.array(actions, pa.int64())))
+    times = table["timestamp"].to_numpy()
+    unique, indices = np.unique(times, return_inverse=True)
+    texts = pa.array([format_timestamp(float(time)) for time in unique], pa.string()).take(pa.array(indices))
+    keys = pc.binary_join_element_wise(table["video"], pa.chunked_array([texts]), ",")
+    table = table.append_column("key_frame", keys)
+    return table.filter(pc.invert(pc.is_in(table["key_frame"], pa.array(sorted(left_out), pa.string()))))
+
+
+def _frame_boxes(table: pa.Table, frames: pa.Array) -> FrameBoxes:
+    numbers = pc.index_in(table["key_frame"], frames).to_numpy().astype(np.int64)
+    boxes = np.stack([table[side].to_numpy() for side in _SIDES], axis=1)
+    scores = table["score"].to_numpy() if "score" in table.column_names else None
+    # Lines of one box with several actions usually follow each other: it is compared once.
+    is_new = np.ones(len(numbers), dtype=bool)
+    is_new[1:] = (numbers[1:] != numbers[:-1]) | (boxes[1:] != boxes[:-1]).any(axis=1)
+    box_of_entry = np.cumsum(is_new) - 1
+    return FrameBoxes(numbers[is_new], boxes[is_new], box_of_entry, table["action"].to_numpy(), scores)
+
+
+__all__ = ["FrameBoxes", "FrameMeanAveragePrecision", "average_precisions", "integrate_precision", "score_submission"]

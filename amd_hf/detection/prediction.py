@@ -12,8 +12,7 @@ from accelerate import Accelerator
 
 from ..data.datasets.problems import Problems
 from ..modeling_amd_detection import AMDForActionDetection
-from .clips import DetectionClipLoader
-from .collators import DetectionTestCollator
+from .clips import DetectionClipLoader, DetectionTestCollator
 from .datasets.ava_files import PersonBox, read_person_boxes
 from .evaluation import detect
 

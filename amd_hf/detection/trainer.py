@@ -15,8 +15,7 @@ from ..configuration_amd import AMDConfig
 from ..finetuning.trainer import AMDFineTuningTrainer
 from ..modeling_amd_detection import AMDActionDetectionOutput, AMDForActionDetection
 from ..training.views import shared_options, square_size
-from .clips import DetectionClipLoader
-from .collators import DetectionCollator, DetectionTestCollator
+from .clips import DetectionClipLoader, DetectionCollator, DetectionTestCollator
 from .evaluation import DetectionResult, check_action_names, check_scored_names, collect, detect
 from .training_arguments import AMDDetectionArguments
 
@@ -32,7 +31,7 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         args ([`AMDDetectionArguments`]): Arguments.
         scored_actions (`Sequence[str]`, *optional*): Names of the actions that the mAP counts; by default all.
         data_collator, eval_collator (`Callable`, *optional*):
-            Replace the built-in [`~amd_hf.detection.collators.DetectionCollator`] and `DetectionTestCollator`.
+            Replace the built-in [`~amd_hf.detection.clips.DetectionCollator`] and `DetectionTestCollator`.
         train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows from [`load_action_dataset`].
 
     Raises:

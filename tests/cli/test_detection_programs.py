@@ -16,7 +16,7 @@ from amd_hf.data.datasets.problems import Problems
 from amd_hf.data.video.decoding import open_video
 from amd_hf.detection.datasets.ava_files import read_actions
 from amd_hf.detection.drawing import draw_detections
-from amd_hf.detection.scores import score_submission
+from amd_hf.detection.mean_average_precision import score_submission
 from amd_hf.options.parsing import read_task
 from examples.motion_people import FRAMES_PER_SECOND, PEOPLE_ACTIONS, PeopleFiles, write_motion_people
 from tests.helpers.training import load_script, one_error_line

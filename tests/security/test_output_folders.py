@@ -486,7 +486,7 @@ _ALLOWED = {
     ("amd_hf/evaluation/report.py", "write_predictions"): "OutputFiles of evaluate.py",
     ("amd_hf/evaluation/report.py", "draw_confusion_matrix"): "OutputFiles of evaluate.py",
     ("amd_hf/detection/evaluation.py", "write_csv"): "OutputFiles of evaluate.py",
-    ("amd_hf/detection/report.py", "write_detection_report"): "OutputFiles, or the folder of a run",
+    ("amd_hf/detection/evaluation.py", "write_detection_report"): "OutputFiles, or the folder of a run",
     ("amd_hf/detection/drawing.py", "draw_detections"): "OutputFiles of predict.py",
     ("amd_hf/pretraining/visualization.py", "draw_reconstructions"): "OutputFiles, or the claimed folder of a demo",
     ("amd_hf/outputs/figures.py", "plot_losses"): "the folder of a run or a demo",

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
+from amd_hf import AMDForActionDetection
 from amd_hf.data.augment.hsv import HSVShift, draw_hsv_shift, shift_hsv
 from amd_hf.data.video.decoding import VideoReadError
 from amd_hf.data.video.key_frames import clip_offsets, read_around
-from amd_hf.detection.boxes import crop_boxes, flip_boxes, jitter_boxes, shares_to_pixels
-from amd_hf.detection.clips import DetectionClipLoader
-from amd_hf.detection.collators import DetectionCollator, DetectionTestCollator, pad_to_multiple
+from amd_hf.detection.boxes import crop_boxes, flip_boxes, fractions_to_pixels, jitter_boxes
+from amd_hf.detection.clips import DetectionClipLoader, DetectionCollator, DetectionTestCollator
+from amd_hf.detection.evaluation import detect
 from tests.helpers.ava import write_frames
+from tests.helpers.models import randomize, tiny_config
 from tests.helpers.videos import frame_numbers, numbered_frames, text_file, write_video
 
 
@@ -97,7 +100,7 @@ def test_times_count_from_where_a_file_starts(videos: dict[str, dict[str, Any]])
         assert frame_numbers(frames) == [25, 28]
 
 
-def test_a_moment_outside_of_the_video_is_named(videos: dict[str, dict[str, Any]]) -> None:
+def test_a_timestamp_outside_of_the_video_is_named(videos: dict[str, dict[str, Any]]) -> None:
     for layout, message in (("file", "frame 70 of 60"), ("frames", "frame 70 of 60"), ("pieces", "no piece of sec")):
         with pytest.raises(VideoReadError, match=message):
             read_around(videos[layout], 7.0, clip_offsets(4, 2), video_id="a")
@@ -110,8 +113,8 @@ def test_a_moment_outside_of_the_video_is_named(videos: dict[str, dict[str, Any]
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_shares_become_first_and_last_pixels() -> None:
-    boxes = shares_to_pixels(np.array([[0.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.5, 0.75]]), 40, 80)
+def test_fractions_become_first_and_last_pixels() -> None:
+    boxes = fractions_to_pixels(np.array([[0.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.5, 0.75]]), 40, 80)
     assert boxes.tolist() == [[0, 0, 79, 39], [20, 20, 39, 29]]
 
 
@@ -253,11 +256,20 @@ def test_evaluation_takes_the_whole_frame_and_extended_person_boxes(videos: dict
     assert portrait.boxes.shape == (2, 4)
 
 
-def test_clips_are_padded_to_the_patch_with_zeros() -> None:
-    padded = pad_to_multiple(torch.ones(2, 3, 48, 60), 16)
-    assert padded.shape == (2, 3, 48, 64)
-    assert padded.sum() == 2 * 3 * 48 * 60
-    assert not padded[..., 60:].any()
+def test_clips_are_padded_to_the_patch_with_zeros(videos: dict[str, dict[str, Any]]) -> None:
+    config = tiny_config(image_size=32, patch_size=16, num_labels=3)
+    model = randomize(AMDForActionDetection(config)).eval()
+    loader = _loader(num_frames=config.num_frames, short_side=36)
+    batch = DetectionTestCollator(loader)([_row(videos["file"])])
+    clip, boxes = batch["samples"][0]["clip"]
+    assert clip.shape[-2:] == (36, 48)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.image_mean, config.image_std))
+    padded = torch.zeros(1, config.num_frames, 3, 48, 48)
+    padded[..., :36, :] = (clip / 255 - mean) / std
+    with torch.no_grad():
+        wanted = model(padded, boxes=[boxes]).logits.sigmoid()
+    ((outcome,),) = detect(model, [batch], Accelerator(cpu=True))
+    assert outcome["scores"] == pytest.approx(wanted.numpy(), abs=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

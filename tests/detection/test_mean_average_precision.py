@@ -14,8 +14,11 @@ import pytest
 from amd_hf.data.datasets.problems import Problems
 from amd_hf.detection.datasets.ava_files import KeyFrame, read_action_list, read_actions, read_excluded
 from amd_hf.detection.evaluation import DetectionResult
-from amd_hf.detection.mean_average_precision import FrameMeanAveragePrecision, integrate_precision
-from amd_hf.detection.scores import score_submission
+from amd_hf.detection.mean_average_precision import (
+    FrameMeanAveragePrecision,
+    integrate_precision,
+    score_submission,
+)
 from examples.motion_people import write_action_list
 from tests.helpers.training import ROOT, script_environment
 
@@ -218,7 +221,7 @@ def test_bad_input_is_refused() -> None:
 
 _PROCESS = """
 import sys
-from tests.evaluation.test_ava_map import _random_frames
+from tests.detection.test_mean_average_precision import _random_frames
 from amd_hf.detection.mean_average_precision import FrameMeanAveragePrecision
 rank = int(sys.argv[1])
 metric = FrameMeanAveragePrecision(num_process=2, process_id=rank, experiment_id="run", cache_dir=sys.argv[2])

@@ -17,8 +17,8 @@ from amd_hf import (
     AMDForVideoClassification,
     load_action_dataset,
 )
-from amd_hf.detection.report import constant_scores, shuffle_boxes, unshuffle_boxes
 from amd_hf.errors import RunStopped
+from examples.demo_detection import constant_scores, shuffle_boxes, unshuffle_boxes
 from examples.motion_people import PEOPLE_ACTIONS, PeopleFiles
 from tests.helpers.ava import ListBoxes, boxed_rows, detection_args, write_miniature
 from tests.helpers.models import randomize, tiny_config
