@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,25 @@ class AMDModelOutput(BaseModelOutput):
     layer_features: dict[int, torch.Tensor] | None = None
 
 
+class TokenSplit(NamedTuple):
+    r"""Who sees which tokens of each clip: V, X and M of the paper (section 3), as ids in raster order.
+
+    Made once from the two masks, in [`AMDForPreTraining.token_split`]; all that picks tokens takes them from here.
+
+    Args:
+        visible (`torch.LongTensor` of shape `(B, V)`): Tokens that student and teacher see.
+        masked (`torch.LongTensor` of shape `(B, X + M)`): Tokens hidden from the student, which reconstructs them.
+        teacher_only (`torch.LongTensor` of shape `(B, X)`, *optional*):
+            The masked tokens that the teacher sees; `None` without a teacher's mask.
+        hidden (`torch.LongTensor` of shape `(B, M)`, *optional*): The masked tokens that the teacher does not see.
+    """
+
+    visible: torch.Tensor
+    masked: torch.Tensor
+    teacher_only: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+
 @dataclass
 class AMDForPreTrainingOutput(ModelOutput):
     r"""Output of [`AMDForPreTraining`].
@@ -65,6 +84,7 @@ class AMDForPreTrainingOutput(ModelOutput):
             Features generated for the tokens only the teacher sees, one tensor per layer of
             `config.student_generation_layers`; `None` without a teacher mask.
         losses (`dict[str, torch.FloatTensor]`): The parts of the loss by name, float32 scalars.
+        token_split ([`TokenSplit`]): Which tokens student and teacher see.
         hidden_states, attentions: As in [`AMDModelOutput`].
     """
 
@@ -73,17 +93,18 @@ class AMDForPreTrainingOutput(ModelOutput):
     direct_features: tuple[torch.Tensor, ...] | None = None
     generated_features: tuple[torch.Tensor, ...] | None = None
     losses: dict[str, torch.Tensor] | None = None
+    token_split: TokenSplit | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def gather_tokens(tokens: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """Picks `(B, n, D)` from `tokens` `(B, N, D)` at the integer positions `token_ids` `(B, n)`."""
+    """Pick `(B, n, D)` from `tokens` `(B, N, D)` at the integer ids `token_ids` `(B, n)`."""
     return tokens.gather(1, token_ids[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
 
 def split_tokens(mask: torch.Tensor, num_masked: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the visible (B, N - num_masked) and the masked (B, num_masked) tokens, each in raster order.
+    """Return the ids of the visible (B, N - num_masked) and the masked (B, num_masked) tokens, each in raster order.
 
     A stable sort instead of boolean indexing: shapes stay static, so `torch.compile` sees no graph break.
     """
@@ -93,7 +114,7 @@ def split_tokens(mask: torch.Tensor, num_masked: int) -> tuple[torch.Tensor, tor
 
 
 def count_masked(mask: torch.Tensor, num_masked: int | None, num_patches: int, default: int, name: str) -> int:
-    """How many tokens each row of a (B, N) mask hides, as a Python int.
+    """Return how many tokens each row of a (B, N) mask hides, as a Python int.
 
     `num_masked` is believed where reading the mask would stall the device; elsewhere the mask is counted and checked.
     Under `torch.compile` nothing can be counted: without `num_masked` the `default` holds.
@@ -116,17 +137,6 @@ def count_masked(mask: torch.Tensor, num_masked: int | None, num_patches: int, d
                 f"Every row of `{name}` must hide the same number of tokens: {reference}, row {row} hides {count}."
             )
     return expected
-
-
-def check_nested(student: torch.Tensor, teacher: torch.Tensor) -> None:
-    """Raises `ValueError` where the teacher's mask hides a token that the student sees; names row and counts."""
-    for row, count in enumerate((teacher & ~student).sum(dim=1).tolist()):
-        if count:
-            raise ValueError(
-                f"`teacher_bool_masked_pos` must hide only what the student's mask hides: in row {row} it hides "
-                f"{count} tokens that the student sees (student hides {int(student[row].sum())}, teacher "
-                f"{int(teacher[row].sum())})."
-            )
 
 
 def sincos_position_table(num_positions: int, dim: int) -> torch.Tensor:
@@ -481,16 +491,16 @@ class AMDDecoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.head = nn.Linear(width, config.patch_dim)
 
-    def forward(self, tokens: torch.Tensor, visible_ids: torch.Tensor, masked_ids: torch.Tensor) -> torch.Tensor:
-        """Visible tokens (B, V, D), behind the class token if any, to patches (B, X + M, P) in `masked_ids`' order."""
+    def forward(self, tokens: torch.Tensor, split: TokenSplit) -> torch.Tensor:
+        """Visible tokens (B, V, D), behind the class token if any, to patches (B, X + M, P) of `split.masked`."""
         prefix, visible = self.embed(tokens).tensor_split([self.num_prefix_tokens], dim=1)
-        visible = visible + self.position(visible_ids, like=visible)
-        masked = self.mask_token.to(visible.dtype) + self.position(masked_ids, like=visible)
+        visible = visible + self.position(split.visible, like=visible)
+        masked = self.mask_token.to(visible.dtype) + self.position(split.masked, like=visible)
         parts = [self.position.add_to_class_token(prefix)] if self.keeps_prefix else []
         hidden_states = torch.cat([*parts, visible, masked], dim=1)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
-        return self.head(self.norm(hidden_states[:, -masked_ids.shape[1] :]))
+        return self.head(self.norm(hidden_states[:, -split.masked.shape[1] :]))
 
 
 class AMDGenerator(nn.Module):
@@ -546,19 +556,19 @@ class AMDAlignment(nn.Module):
         return sorted({*self.direct_layers, *self.generation_layers})
 
     def forward(
-        self, features: dict[int, torch.Tensor], visible_ids: torch.Tensor, teacher_only_ids: torch.Tensor | None
+        self, features: dict[int, torch.Tensor], split: TokenSplit
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
         """Student features {layer: (B, V, D)} to direct (B, V, teacher D) and generated (B, X, teacher D) ones."""
         projected = {int(layer): project(features[int(layer)]) for layer, project in self.projections.items()}
         direct = tuple(projected[layer] for layer in self.direct_layers)
-        if teacher_only_ids is None:
+        if split.teacher_only is None:
             return direct, None
         starts = projected
         if self.generation_projections is not None:
             starts = {int(n): project(features[int(n)]) for n, project in self.generation_projections.items()}
-        if teacher_only_ids.shape[1] == 0:  # equal masks: nothing to generate
+        if split.teacher_only.shape[1] == 0:  # equal masks: nothing to generate
             return direct, tuple(starts[layer][:, :0] for layer in self.generation_layers)
-        token_ids = torch.cat([visible_ids, teacher_only_ids], dim=1)
+        token_ids = torch.cat([split.visible, split.teacher_only], dim=1)
         positions = self.position(token_ids, like=next(iter(projected.values())))
         generated = tuple(self.generators[str(layer)](starts[layer], positions) for layer in self.generation_layers)
         return direct, generated
@@ -721,6 +731,7 @@ class AMDModel(AMDPreTrainedModel):
         num_masked: int | None = None,
         feature_layers: Sequence[int] = (),
         interpolate_pos_encoding: bool = False,
+        visible_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> AMDModelOutput:
         r"""Encodes clips.
@@ -737,12 +748,13 @@ class AMDModel(AMDPreTrainedModel):
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Take clips of another size than the config's and interpolate the position table to their grid. (To have
                 the table computed for another size, as the released code does, load the model with that size.)
+            visible_ids (`torch.LongTensor` of shape `(B, n)`, *optional*):
+                Instead of a mask, the ids of the tokens that are seen, in the order of the outputs.
 
         Raises:
             ValueError: If the clip is not of the size in the config or the rows of the mask hide different numbers.
         """
         patches = self.embeddings.patchify(pixel_values, any_size=interpolate_pos_encoding)
-        visible_ids = None
         if bool_masked_pos is not None:
             default = self.config.num_masked_patches(self.config.student_mask_ratio)
             num_masked = count_masked(bool_masked_pos, num_masked, patches.shape[1], default, "bool_masked_pos")
@@ -811,31 +823,23 @@ class AMDForPreTraining(AMDPreTrainedModel):
             ValueError: If the clip is not of the config's size, a mask's rows hide different numbers of tokens, the
                 student's mask hides nothing, or the teacher's hides a token that the student sees.
         """
-        num_masked, num_teacher_masked = self._count_masked(
-            bool_masked_pos, teacher_bool_masked_pos, num_masked, num_teacher_masked
-        )
-        visible_ids, masked_ids = split_tokens(bool_masked_pos, num_masked)
+        split = self.token_split(bool_masked_pos, teacher_bool_masked_pos, num_masked, num_teacher_masked)
         patches = self.amd.embeddings.patchify(pixel_values)
         layers = self.alignment.layers_used if self.alignment is not None else ()
-        outputs = self.amd.encode(patches, visible_ids, layers, return_dict=True, **kwargs)
-        logits = self.decoder(outputs.last_hidden_state, visible_ids, masked_ids)
-        target = self.reconstruction_target(gather_tokens(patches, masked_ids))
+        outputs = self.amd.encode(patches, split.visible, layers, return_dict=True, **kwargs)
+        logits = self.decoder(outputs.last_hidden_state, split)
+        target = self.reconstruction_target(gather_tokens(patches, split.masked))
         loss = F.mse_loss(logits.float(), target)
-
         direct = generated = None
         if self.alignment is not None:
-            teacher_only_ids = None
-            if teacher_bool_masked_pos is not None:
-                teacher_only = bool_masked_pos & ~teacher_bool_masked_pos
-                num_teacher_only = num_masked - num_teacher_masked
-                teacher_only_ids, _ = split_tokens(~teacher_only, patches.shape[1] - num_teacher_only)
-            direct, generated = self.alignment(outputs.layer_features, visible_ids, teacher_only_ids)
+            direct, generated = self.alignment(outputs.layer_features, split)
         return AMDForPreTrainingOutput(
             loss=loss,
             logits=logits,
             direct_features=direct,
             generated_features=generated,
             losses={"reconstruction": loss},
+            token_split=split,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -861,22 +865,24 @@ class AMDForPreTraining(AMDPreTrainedModel):
         variance, mean = torch.var_mean(pixels, dim=-2, keepdim=True)
         return ((pixels - mean) / (variance.sqrt() + 1e-6)).flatten(-2)
 
-    def _count_masked(
+    def token_split(
         self,
         student: torch.Tensor,
-        teacher: torch.Tensor | None,
-        num_masked: int | None,
-        num_teacher_masked: int | None,
-    ) -> tuple[int, int | None]:
+        teacher: torch.Tensor | None = None,
+        num_masked: int | None = None,
+        num_teacher_masked: int | None = None,
+    ) -> TokenSplit:
+        """Check the masks `(B, N)` of student and teacher and turn them into ids; see `forward` for the arguments."""
         config, total = self.config, self.config.num_patches
-        is_given = num_masked is not None and num_teacher_masked is not None and student.device.type != "cpu"
+        is_believed = None not in (num_masked, num_teacher_masked) and student.device.type != "cpu"
         default = config.num_masked_patches(config.student_mask_ratio)
         num_masked = count_masked(student, num_masked, total, default, "bool_masked_pos")
         if not 0 < num_masked < total:
             what = "no token: there is nothing to reconstruct" if num_masked == 0 else "every token"
             raise ValueError(f"`bool_masked_pos` hides {what} (row 0 hides {num_masked} of {total}).")
+        visible, masked = split_tokens(student, num_masked)
         if teacher is None:
-            return num_masked, None
+            return TokenSplit(visible, masked)
         if teacher.shape != student.shape:
             raise ValueError(
                 f"`teacher_bool_masked_pos` must have the shape of `bool_masked_pos` {tuple(student.shape)}, got "
@@ -884,9 +890,17 @@ class AMDForPreTraining(AMDPreTrainedModel):
             )
         default = config.num_masked_patches(config.teacher_mask_ratio)
         num_teacher_masked = count_masked(teacher, num_teacher_masked, total, default, "teacher_bool_masked_pos")
-        if not is_given and not torch.compiler.is_compiling():
-            check_nested(student, teacher)
-        return num_masked, num_teacher_masked
+        if not is_believed and not torch.compiler.is_compiling():
+            for row, count in enumerate((teacher & ~student).sum(dim=1).tolist()):
+                if count:
+                    raise ValueError(
+                        f"`teacher_bool_masked_pos` must hide only what the student's mask hides: in row {row} it "
+                        f"hides {count} tokens that the student sees (student hides {int(student[row].sum())}, "
+                        f"teacher {int(teacher[row].sum())})."
+                    )
+        # What the teacher does not see the student does not see either: X and M are found among the masked tokens.
+        teacher_only, hidden = split_tokens(teacher.gather(1, masked), num_teacher_masked)
+        return TokenSplit(visible, masked, masked.gather(1, teacher_only), masked.gather(1, hidden))
 
 
 class AMDForVideoClassification(AMDPreTrainedModel):

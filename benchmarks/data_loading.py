@@ -44,7 +44,7 @@ from amd_hf.data.clips import (  # noqa: E402
 from amd_hf.data.sampling import evaluation_views, sample_clip  # noqa: E402
 from amd_hf.data.video.decoding import available_decoders, open_video  # noqa: E402
 from amd_hf.evaluation.multiview import ViewCollator, ViewOptions  # noqa: E402
-from amd_hf.pretraining.masking import MaskGenerator  # noqa: E402
+from amd_hf.pretraining.distillation import MaskGenerator  # noqa: E402
 
 
 Row = dict[str, Any]

@@ -36,7 +36,7 @@ from amd_hf.data.clips import ClassificationCollator, PreTrainingCollator  # noq
 from amd_hf.data.video import decoding_process  # noqa: E402
 from amd_hf.data.video.decoding import available_decoders  # noqa: E402
 from amd_hf.evaluation.multiview import ViewCollator  # noqa: E402
-from amd_hf.pretraining.masking import MaskGenerator  # noqa: E402
+from amd_hf.pretraining.distillation import MaskGenerator  # noqa: E402
 
 
 Row = dict[str, Any]

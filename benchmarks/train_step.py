@@ -23,7 +23,7 @@ from reference_step import ReferenceStep
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, AMDTrainer, AMDTrainingArguments
 from amd_hf.flops import pretraining_flops
-from amd_hf.pretraining.masking import MaskGenerator
+from amd_hf.pretraining.distillation import MaskGenerator
 
 
 SIZES = {

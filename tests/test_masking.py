@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from amd_hf.pretraining.masking import MaskGenerator
+from amd_hf.pretraining.distillation import MaskGenerator
 from tests.helpers.models import tiny_config
 
 

@@ -18,9 +18,8 @@ from amd_hf.modeling_amd import (
     AMDPositionTable,
     sincos_3d_position_table,
     sincos_position_table,
-    split_tokens,
 )
-from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config
+from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config, token_split
 
 
 Masks = tuple[torch.Tensor, torch.Tensor]
@@ -231,11 +230,16 @@ def test_reconstruction_target_is_the_frames_patch_by_patch(norm_pix_loss: bool,
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_split_tokens_equals_boolean_indexing(masks: Masks) -> None:
-    visible, masked = split_tokens(masks[0], 8)
-    for row in range(2):
-        assert visible[row].tolist() == (~masks[0][row]).nonzero().flatten().tolist()
-        assert masked[row].tolist() == masks[0][row].nonzero().flatten().tolist()
+@pytest.mark.parametrize("num_teacher_masked", [None, 0, 4, 8])
+def test_token_split_equals_boolean_indexing(
+    num_teacher_masked: int | None, pretraining_model: AMDForPreTraining, clips: torch.Tensor
+) -> None:
+    student, teacher = nested_masks(12, 8, num_teacher_masked or 0)
+    masks = (student,) if num_teacher_masked is None else (student, teacher)
+    split = pretraining_model(clips, *masks).token_split
+    for name, ours, expected in zip(split._fields, split, token_split(*masks), strict=True):
+        assert (ours is None) == (expected is None), name
+        assert ours is None or ours.tolist() == expected.tolist(), name
 
 
 def test_hidden_pixels_reach_neither_features_nor_prediction(

@@ -18,9 +18,17 @@ from torch import nn
 import amd_hf.models
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer, load_teacher
 from amd_hf.models import build_classifier, load_pretraining_start
-from amd_hf.teachers.loading import FrozenTeacher
+from amd_hf.teachers.frozen import FrozenTeacher
 from tests.helpers.checkpoints import classifier_shapes, pretraining_shapes, random_state_dict
-from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config, tiny_teacher_config
+from tests.helpers.models import (
+    nested_masks,
+    normalized,
+    random_clips,
+    randomize,
+    tiny_config,
+    tiny_teacher_config,
+    token_split,
+)
 from tests.helpers.reference import encode
 from tests.helpers.training import pretraining_args
 from tests.helpers.videomae import save_videomae
@@ -227,7 +235,7 @@ def test_features_are_sorted_into_common_and_teacher_only_tokens(
 ) -> None:
     student, teacher = masks
     frozen = FrozenTeacher.fit(teacher_model, tiny_config())
-    direct, generation = frozen(clips, student, teacher, 8, 4)
+    direct, generation = frozen(clips, token_split(student, teacher))
     for row in range(2):
         # On all that the teacher sees, then picked one by one.
         seen = (~teacher[row]).nonzero().flatten().tolist()
@@ -246,7 +254,7 @@ def test_equal_masks_and_an_unmasked_teacher_work(
     num_teacher_masked: int, num_teacher_only: int, teacher_model: AMDModel, clips: torch.Tensor
 ) -> None:
     masks = nested_masks(12, 8, num_teacher_masked)
-    direct, generation = FrozenTeacher.fit(teacher_model, tiny_config())(clips, *masks, 8, num_teacher_masked)
+    direct, generation = FrozenTeacher.fit(teacher_model, tiny_config())(clips, token_split(*masks))
     assert [features.shape for features in direct] == [(2, 4, 48)] * 2
     assert [features.shape for features in generation] == [(2, num_teacher_only, 48)] * 2
 
@@ -259,7 +267,7 @@ def test_teacher_does_not_see_what_its_mask_hides(teacher_model: AMDModel, clips
             top, left = 8 * (rest // 3), 8 * (rest % 3)
             changed[row, 2 * time : 2 * time + 2, :, top : top + 8, left : left + 8] += 100
     frozen = FrozenTeacher.fit(teacher_model, tiny_config())
-    one, other = frozen(clips, *masks, 8, 4), frozen(changed, *masks, 8, 4)
+    one, other = (frozen(pixels, token_split(*masks)) for pixels in (clips, changed))
     for ours, theirs in zip(one[0] + one[1], other[0] + other[1], strict=True):
         assert torch.equal(ours, theirs)
 
@@ -272,10 +280,10 @@ def test_teachers_own_mean_and_deviation_are_honoured(is_raw: bool, masks: Masks
     clips = random_clips(student_config)
     frozen = FrozenTeacher.fit(teacher, student_config)
     given = clips if is_raw else normalized(clips, student_config)
-    direct, _ = frozen(given, *masks, 8, 4)
+    direct, _ = frozen(given, token_split(*masks))
     # As if the student had the teacher's statistics, on frames normalised with these.
     same = FrozenTeacher.fit(teacher, tiny_config(**own))
-    expected, _ = same(normalized(clips, teacher.config), *masks, 8, 4)
+    expected, _ = same(normalized(clips, teacher.config), token_split(*masks))
     for ours, theirs in zip(direct, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
@@ -340,7 +348,7 @@ def test_teacher_stays_in_eval_mode_and_gives_no_gradient(
     frozen = FrozenTeacher.fit(teacher_model, tiny_config())
     frozen.train()
     assert not any(module.training for module in frozen.modules())
-    direct, _ = frozen(clips, *masks, 8, 4)
+    direct, _ = frozen(clips, token_split(*masks))
     assert not direct[0].requires_grad
     assert not frozen.state_dict().keys() & {"mean", "std"}
 
@@ -385,7 +393,7 @@ def test_own_module_gets_normalised_clips_and_its_features_are_sorted(
     assert not frozen.model.training
     assert not frozen.model.weight.requires_grad
     floats = normalized(clips, config)
-    direct, generation = frozen(clips if is_raw else floats, *masks, 8, 4)
+    direct, generation = frozen(clips if is_raw else floats, token_split(*masks))
     torch.testing.assert_close(frozen.model.seen[0], floats, atol=1e-6, rtol=0)
     for row in range(2):
         both = (~masks[0][row]).nonzero().flatten()
@@ -412,7 +420,7 @@ def test_own_module_with_wrong_features_raises(
 ) -> None:
     frozen = FrozenTeacher.fit(own, tiny_config())
     with pytest.raises(ValueError, match=message):
-        frozen(clips, *masks, 8, 4)
+        frozen(clips, token_split(*masks))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ..models import load_model, view_settings
 from ..options.parsing import check_model_source, parse_recipe
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
-from ..pretraining.masking import MaskGenerator
+from ..pretraining.distillation import MaskGenerator
 from ..pretraining.similarity import layer_similarity
 from ..pretraining.visualization import (
     draw_reconstructions,
@@ -32,7 +32,7 @@ from ..pretraining.visualization import (
     save_similarity,
     spread_over_classes,
 )
-from ..teachers.loading import FrozenTeacher
+from ..teachers.frozen import FrozenTeacher
 from ..video_sampling_amd import SAMPLING_MODES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..training.arguments import VideoTrainingArguments
-from .losses import ALIGNMENT_LOSSES
+from .distillation import ALIGNMENT_LOSSES, LOSS_PARTS
 
 
 @dataclass
@@ -65,6 +65,6 @@ class AMDTrainingArguments(VideoTrainingArguments):
             raise ValueError(
                 f"`alignment_loss` must be one of {', '.join(ALIGNMENT_LOSSES)}, got {self.alignment_loss!r}."
             )
-        weights = {name: getattr(self, f"{name}_weight") for name in ("reconstruction", "direct", "generation")}
+        weights = {name: getattr(self, f"{name}_weight") for name in LOSS_PARTS}
         if min(weights.values()) < 0 or max(weights.values()) == 0:
             raise ValueError(f"Loss weights must be at least 0 and not all 0, got {weights}.")

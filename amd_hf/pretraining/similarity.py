@@ -7,7 +7,7 @@ whole, and near 0 where they have nothing in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,7 +19,7 @@ from torch import nn
 
 from ..data.datasets.own import as_video_rows
 from ..data.loaders import build_eval_loader
-from ..teachers.loading import FrozenTeacher
+from ..teachers.frozen import FrozenTeacher
 
 
 def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -150,7 +150,11 @@ def layer_similarity(
     ours: dict[int, list[torch.Tensor]] = {}
     theirs: dict[int, list[torch.Tensor]] = {}
     unreadable: list[tuple[str, str]] = []
-    chosen = _spread(as_video_rows(rows), max_clips)
+    rows = as_video_rows(rows)
+    if hasattr(rows, "__len__"):
+        chosen = [rows[int(index)] for index in np.linspace(0, len(rows) - 1, min(max_clips, len(rows))).round()]
+    else:
+        chosen = list(islice(rows, max_clips))
     for batch in build_eval_loader(chosen, batch_size, collator):
         unreadable += batch.get("unreadable", [])
         if batch["pixel_values"] is None:
@@ -174,23 +178,17 @@ def layer_similarity(
     )
 
 
-def _spread(rows: Any, count: int) -> Sequence[Any]:
-    if not hasattr(rows, "__len__"):
-        return list(islice(rows, count))
-    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-    return [rows[int(place)] for place in places]
-
-
 def _features(
     student: nn.Module, teacher: FrozenTeacher, batch: Mapping[str, Any], accelerator: Accelerator
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-    """Layer -> (B, V, D) of student and of teacher."""
+    """Return layer -> (B, V, D) of student and of teacher."""
     names = ("pixel_values", "bool_masked_pos", "teacher_bool_masked_pos")
     clips, mask, teacher_mask = (batch[name].to(accelerator.device) for name in names)
     num_masked, num_teacher_masked = (int(batch[name][0].sum()) for name in names[1:])
     with accelerator.autocast():
         outputs = student(clips, mask, num_masked=num_masked, output_hidden_states=True)
-        theirs = teacher.common_features(clips, mask, teacher_mask, num_masked, num_teacher_masked)
+        split = student.token_split(mask, teacher_mask, num_masked, num_teacher_masked)
+        theirs = teacher.common_features(clips, split)
     # The class token has no counterpart among the common tokens.
     mine = {layer: student.amd.patch_tokens(states) for layer, states in enumerate(outputs.hidden_states[1:], start=1)}
     return mine, theirs

@@ -16,13 +16,12 @@ from ..configuration_amd import AMDConfig
 from ..data.clips import PreTrainingCollator
 from ..flops import pretraining_flops
 from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
-from ..teachers.loading import FrozenTeacher, check_is_no_student
+from ..teachers.frozen import FrozenTeacher
 from ..training.launching import shard_module
 from ..training.trainer import VideoTrainer
 from ..training.views import clip_loader
 from .arguments import AMDTrainingArguments
-from .losses import alignment_loss, normalize_features
-from .masking import MaskGenerator
+from .distillation import LOSS_PARTS, MaskGenerator, alignment_loss, weighted_sum
 from .similarity import LayerSimilarity, layer_similarity
 
 
@@ -69,7 +68,7 @@ class AMDTrainer(VideoTrainer):
         **kwargs: Any,
     ):
         if isinstance(teacher_model, nn.Module):
-            check_is_no_student(teacher_model, model)
+            _check_is_no_student(teacher_model, model)
         self.teacher = None
         if teacher_model is not None:
             self.teacher = FrozenTeacher.fit(teacher_model, model.config, teacher_config)
@@ -121,44 +120,23 @@ class AMDTrainer(VideoTrainer):
         elif inputs.get("teacher_bool_masked_pos") is None:
             raise ValueError("Distillation needs `teacher_bool_masked_pos` in the batch: the collator left it out.")
         outputs = model(**inputs)
-        args = self.args
-        total = args.reconstruction_weight * outputs.losses["reconstruction"]
         if self.teacher is not None:
-            outputs.losses = {**outputs.losses, **self._alignment_losses(self.teacher, outputs, inputs)}
-            total = total + args.direct_weight * outputs.losses["direct"]
-            total = total + args.generation_weight * outputs.losses["generation"]
+            outputs.losses |= self._alignment_losses(self.teacher, outputs, inputs["pixel_values"])
+        total = weighted_sum(outputs.losses, {name: getattr(self.args, f"{name}_weight") for name in LOSS_PARTS})
         if model.training:
             self._record_losses(total, outputs.losses)
         return (total, outputs) if return_outputs else total
 
     def _alignment_losses(
-        self, teacher: FrozenTeacher, outputs: AMDForPreTrainingOutput, inputs: dict[str, Any]
+        self, teacher: FrozenTeacher, outputs: AMDForPreTrainingOutput, pixel_values: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.accelerator.autocast():
-            direct, generation = teacher(
-                inputs["pixel_values"],
-                inputs["bool_masked_pos"],
-                inputs["teacher_bool_masked_pos"],
-                *self._mask_counts(inputs),
-            )
-        if self.args.teacher_feature_norm:
-            direct = [normalize_features(features) for features in direct]
-            generation = [normalize_features(features) for features in generation]
-        kind = self.args.alignment_loss
+            direct, generation = teacher(pixel_values, outputs.token_split)
+        options = (self.args.alignment_loss, self.args.teacher_feature_norm)
         return {
-            "direct": self._alignment_loss(outputs.direct_features or (), direct, kind),
-            "generation": self._alignment_loss(outputs.generated_features or (), generation, kind),
+            "direct": self._alignment_loss(outputs.direct_features or (), direct, *options),
+            "generation": self._alignment_loss(outputs.generated_features or (), generation, *options),
         }
-
-    @staticmethod
-    def _mask_counts(inputs: dict[str, Any]) -> tuple[int, int]:
-        """Tokens that student's and teacher's masks hide; read from the masks where the collator does not say."""
-        masks = (inputs["bool_masked_pos"], inputs["teacher_bool_masked_pos"])
-        counts = (inputs.get("num_masked"), inputs.get("num_teacher_masked"))
-        num_masked, num_teacher_masked = (
-            int(mask[0].sum()) if count is None else count for mask, count in zip(masks, counts, strict=True)
-        )
-        return num_masked, num_teacher_masked
 
     def flops_per_clip(self) -> int | None:
         """By [`~amd_hf.flops.pretraining_flops`]; None with a teacher of one's own, whose operations nobody knows."""
@@ -205,7 +183,7 @@ class AMDTrainer(VideoTrainer):
         return [self.model] if self.teacher is None else [self.model, self.teacher]
 
     def evaluation_names(self) -> list[str]:
-        parts = ["reconstruction"] if self.teacher is None else ["reconstruction", "direct", "generation"]
+        parts = LOSS_PARTS[:1] if self.teacher is None else LOSS_PARTS
         return ["loss", *(f"loss_{name}" for name in parts)]
 
     def compare_features(self, rows: Any = None, max_clips: int = 32) -> LayerSimilarity:
@@ -231,6 +209,22 @@ class AMDTrainer(VideoTrainer):
             self.accelerator,
             max_clips=max_clips,
             batch_size=self.args.eval_batch_size,
+        )
+
+
+def _check_is_no_student(teacher: nn.Module, student: nn.Module) -> None:
+    """Refuse a teacher that is the student itself or shares some of its parameters."""
+
+    def address(parameter: torch.Tensor) -> int:  # 0 for those whose numbers lie nowhere
+        return 0 if parameter.is_meta else parameter.untyped_storage().data_ptr()
+
+    addresses = {address(parameter) for parameter in student.parameters()} - {0}
+    shared = [name for name, parameter in teacher.named_parameters() if address(parameter) in addresses]
+    if shared:
+        who = "is the student itself" if teacher is student else f"shares {len(shared)} parameters with the student"
+        raise ValueError(
+            f"The teacher {who} ({', '.join([*shared[:3], *(['...'] if shared[3:] else [])])}): it would be frozen, "
+            "or learn with it. Give another model, or `copy.deepcopy` of the student as it is now."
         )
 
 

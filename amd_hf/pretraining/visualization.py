@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..modeling_amd import AMDForPreTraining, gather_tokens, split_tokens
+from ..modeling_amd import AMDForPreTraining, gather_tokens
 from ..outputs.figures import new_figure
 from .similarity import LayerSimilarity
 
@@ -47,9 +47,9 @@ def reconstruct_clips(
     model.eval()
     embeddings = model.amd.embeddings
     pixels = embeddings.to_unit_range(embeddings.patchify(clips))
-    _, masked_ids = split_tokens(student_mask, int(student_mask[0].sum()))
-    predicted = model(clips, student_mask).logits.float()
-    predicted = _as_pixels(model, predicted, gather_tokens(pixels, masked_ids))
+    outputs = model(clips, student_mask)
+    masked_ids = outputs.token_split.masked
+    predicted = _as_pixels(model, outputs.logits.float(), gather_tokens(pixels, masked_ids))
     reconstruction = pixels.scatter(1, masked_ids[:, :, None].expand_as(predicted), predicted)
     rows = {"original": pixels, "student sees": _hide(pixels, student_mask)}
     if teacher_mask is not None:

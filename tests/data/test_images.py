@@ -20,7 +20,7 @@ from amd_hf.data.video.decoding import VideoReadError, open_video
 from amd_hf.data.video.source import VideoSource
 from amd_hf.evaluation.multiview import ViewCollator, ViewOptions
 from amd_hf.models import build_processor
-from amd_hf.pretraining.masking import MaskGenerator
+from amd_hf.pretraining.distillation import MaskGenerator
 from amd_hf.view_settings import ViewSettings
 from tests.helpers.images import LAYOUTS, NAMES, class_folders, encoded, image_config, picture
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from amd_hf import AMDForPreTraining, AMDModel, AMDTrainer
 from amd_hf.pretraining.similarity import LayerSimilarity, cka_matrix, layer_similarity, linear_cka
 from amd_hf.pretraining.visualization import draw_similarity, save_similarity
-from amd_hf.teachers.loading import FrozenTeacher
+from amd_hf.teachers.frozen import FrozenTeacher
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import StackRows, masked_rows, pretraining_args
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from amd_hf import AMDConfig
+from amd_hf.modeling_amd import TokenSplit
 
 
 def tiny_config(**changes: Any) -> AMDConfig:
@@ -72,6 +73,17 @@ def normalized(clips: torch.Tensor, config: AMDConfig) -> torch.Tensor:
     """The floats that a video processor makes of uint8 clips."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (config.image_mean, config.image_std))
     return (clips / 255 - mean) / std
+
+
+def token_split(student: torch.Tensor, teacher: torch.Tensor | None = None) -> TokenSplit:
+    """The ids of V, X and M of masks `(B, N)`, looked up token by token."""
+
+    def ids(wanted: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[token for token, is_in in enumerate(row) if is_in] for row in wanted.tolist()]).long()
+
+    if teacher is None:
+        return TokenSplit(ids(~student), ids(student))
+    return TokenSplit(ids(~student), ids(student), ids(student & ~teacher), ids(teacher))
 
 
 def nested_masks(

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from amd_hf.pretraining.losses import ALIGNMENT_LOSSES, alignment_loss, normalize_features
+from amd_hf.pretraining.distillation import ALIGNMENT_LOSSES, alignment_loss, weighted_sum
 
 
 def _distance(kind: str, one: float, other: float) -> float:
@@ -78,11 +78,19 @@ def test_gradient_reaches_the_student_only_where_asked() -> None:
     torch.testing.assert_close(student.grad, 2 * (student.detach() - teacher) / student.numel())
 
 
-def test_normalised_features_have_mean_0_and_deviation_1() -> None:
-    features = _features([3])[0] * 50 + 7
-    normed = normalize_features(features.to(torch.bfloat16))
-    assert normed.dtype == torch.float32
-    values = features.to(torch.bfloat16)[1, 2].tolist()
-    mean = sum(values) / 5
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 5 + 1e-5)
-    assert normed[1, 2].tolist() == pytest.approx([(value - mean) / deviation for value in values], rel=1e-4)
+def test_normalised_features_have_mean_0_and_std_1() -> None:
+    student, teacher = _features([3])[0], (_features([3])[0] * 50 + 7).to(torch.bfloat16)
+    expected = 0.0
+    for ours, theirs in zip(student.flatten(0, 1).tolist(), teacher.flatten(0, 1).tolist(), strict=True):
+        mean = sum(theirs) / 5
+        std = math.sqrt(sum((value - mean) ** 2 for value in theirs) / 5 + 1e-5)
+        expected += sum((one - (value - mean) / std) ** 2 for one, value in zip(ours, theirs, strict=True))
+    loss = alignment_loss([student], [teacher], feature_norm=True)
+    assert loss.item() == pytest.approx(expected / student.numel(), rel=1e-4)
+
+
+def test_loss_is_the_weighted_sum_of_the_parts_that_there_are() -> None:
+    weights = {"reconstruction": 2.0, "direct": 3.0, "generation": 0.5}
+    parts = {"reconstruction": torch.tensor(1.5), "direct": torch.tensor(0.25), "generation": torch.tensor(8.0)}
+    assert weighted_sum(parts, weights).item() == 2 * 1.5 + 3 * 0.25 + 0.5 * 8
+    assert weighted_sum({"reconstruction": parts["reconstruction"]}, weights).item() == 3.0
