@@ -26,7 +26,7 @@ from tests.helpers.checkpoints import (
     strip,
 )
 from tests.helpers.formula_figures import FIGURES
-from tests.helpers.models import nested_masks
+from tests.helpers.models import nested_masks, token_split
 from tests.helpers.reference import Sizes, Step, pretraining_step
 
 
@@ -68,7 +68,7 @@ def _teacher_features(
     trainer: AMDTrainer, clips: torch.Tensor, masks: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     with torch.no_grad():
-        return trainer.teacher(clips, *masks, int(masks[0][0].sum()), int(masks[1][0].sum()))
+        return trainer.teacher(clips, token_split(*masks))
 
 
 def _target(model: AMDForPreTraining, clips: torch.Tensor, student_masks: torch.Tensor) -> torch.Tensor:
