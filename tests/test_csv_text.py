@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from amd_hf.data.checking import write_clean_list
-from amd_hf.data.datasets.layouts.table import read_table
+from amd_hf.data.loading import load_video_dataset
 from amd_hf.detection import score_submission
 from amd_hf.detection.evaluation import DetectionResult, write_detection_report
 from amd_hf.evaluation.multiview import MultiViewResult
@@ -130,5 +130,5 @@ def test_clean_list_guards_paths_and_is_read_back(tmp_path: Path) -> None:
         rows.append({"video": {"path": str(path), "bytes": None}, "video_id": name, "label": 1})
     listed = write_clean_list(rows, tmp_path)
     assert not any(_is_formula(cell) for row in _read(listed.file) for cell in row)
-    again = read_table(listed.file, root=Path(str(listed.root)))
-    assert list(again.video_ids) == names
+    again = load_video_dataset(listed.file, root=listed.root)
+    assert list(again["video_id"]) == names

@@ -1,7 +1,11 @@
-"""`load_video_dataset`: every layout of videos as a `datasets` object with one form of row."""
+"""`load_video_dataset`: every layout of videos as a `datasets` object with one form of row.
+
+The layouts themselves, and how to add one, are in `datasets/layouts/__init__.py`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,46 +14,15 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .datasets.guess import guess_layout
 from .datasets.label_names import near_name, read_label_names
-from .datasets.layouts.class_folders import read_class_folders
-from .datasets.layouts.hmdb51 import read_hmdb51
-from .datasets.layouts.kinetics import read_kinetics
-from .datasets.layouts.list_file import read_frame_list, read_list_file
-from .datasets.layouts.parquet import read_hub, read_parquet
-from .datasets.layouts.something_something import read_something_something
-from .datasets.layouts.table import read_table
-from .datasets.layouts.ucf101 import read_ucf101
-from .datasets.layouts.videofolder import read_videofolder
-from .datasets.layouts.webdataset import read_webdataset
+from .datasets.layouts import LAYOUTS, NAMES_ANY_FILE, guess_layout, has_splits
 from .datasets.own import as_video_rows
 from .datasets.problems import Problems
 from .datasets.rows import MEDIA_SUFFIXES, VideoRows
-from .datasets.splits import has_splits
 from .streams import note_entries
 
 
-_READERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # layout: its reader and the arguments that it takes
-    "class_folders": (read_class_folders, ("split", "label_names", "media", "unlabelled")),
-    "list_file": (read_list_file, ("root", "label_names")),
-    "frame_list": (read_frame_list, ("root", "label_names", "frame_pattern")),
-    "table": (read_table, ("root", "label_names", "label_column")),
-    "videofolder": (read_videofolder, ("split", "label_names", "media", "label_column")),
-    "kinetics": (read_kinetics, ("split", "root", "label_names")),
-    "something_something": (read_something_something, ("split", "root", "label_names")),
-    "ucf101": (read_ucf101, ("split", "root", "fold")),
-    "hmdb51": (read_hmdb51, ("split", "root", "fold")),
-    "webdataset": (read_webdataset, ("split", "label_names", "media", "label_column")),
-    "parquet": (read_parquet, ("split", "label_names", "media", "label_column")),
-    "hub": (read_hub, ("split", "label_names", "media", "label_column")),
-}
-_REQUIRED = {"ucf101": ("split",), "hmdb51": ("split",)}
 _ADAPTED = ("label_names", "media", "label_column")  # what a `datasets` object takes
-_STREAMS = ("webdataset", "parquet", "hub")  # their readers make the dataset themselves
-_HAS_NO_LINES = ("class_folders",)
-_TAKES_ANY_FILE = ("list_file", "table")  # they name files, which may be videos or images
-
-LAYOUTS = tuple(_READERS)
 
 NUM_STREAMING_SHARDS = 128
 """Shards of a stream of files. Workers times processes share them out, so more of those than shards stand idle."""
@@ -72,7 +45,7 @@ def load_video_dataset(
 
     Args:
         name_or_path (`str`, path or `datasets` object): a folder or file of one of the layouts, a glob of tar shards,
-            a Hub id, or a `Dataset` or stream of one's own (see `own_datasets.as_video_rows`).
+            a Hub id, or a `Dataset` or stream of one's own (see `datasets.own.as_video_rows`).
         split (`str`, *optional*): part to read, such as `train`. A list file or table is one part by itself.
         streaming (`bool`, defaults to `False`): return an `IterableDataset`. Its shards: one per tar, one per row
             group of Parquet files, else at most 128, over which the files are spread at random.
@@ -120,7 +93,9 @@ def load_video_dataset(
     if not isinstance(name_or_path, str | os.PathLike):
         return _adapt(name_or_path, layout, given, streaming)
     layout = choose_layout(name_or_path, split, layout, unlabelled)
-    rows = _read(name_or_path, layout, given, streaming, None)
+    problems = Problems()
+    rows = _read(name_or_path, layout, given, streaming, problems)
+    problems.raise_if_any()
     if not isinstance(rows, VideoRows):
         return rows
     dataset = rows.to_dataset()
@@ -180,7 +155,7 @@ def load_image_dataset(name_or_path: str | os.PathLike[str], **options: Any) -> 
 def choose_layout(
     name_or_path: str | os.PathLike[str], split: str | None = None, layout: str | None = None, unlabelled: bool = False
 ) -> str:
-    """The layout asked for, or else the one that `name_or_path` looks like.
+    """Return the layout asked for, or else the one that `name_or_path` looks like.
 
     Raises:
         FileNotFoundError: there is nothing at `name_or_path`.
@@ -195,7 +170,7 @@ def choose_layout(
 
 def takes_label_names(layout: str) -> bool:
     """Whether label names can be given for a layout; the others bring their own."""
-    return "label_names" in _READERS[layout][1]
+    return "label_names" in _parameters(layout)
 
 
 def takes_split(name_or_path: str | os.PathLike[str], layout: str | None = None) -> bool:
@@ -205,7 +180,7 @@ def takes_split(name_or_path: str | os.PathLike[str], layout: str | None = None)
         FileNotFoundError, ValueError: see `choose_layout`.
     """
     layout = choose_layout(name_or_path, None, layout, unlabelled=True)
-    return "split" in _READERS[layout][1] and has_splits(Path(name_or_path).expanduser(), layout)
+    return "split" in _parameters(layout) and has_splits(Path(name_or_path).expanduser(), layout)
 
 
 def validate_annotations(
@@ -225,7 +200,7 @@ def validate_annotations(
             column, an unknown split, a layout without annotations.
     """
     layout = choose_layout(name_or_path, arguments.get("split"), layout, bool(arguments.get("unlabelled")))
-    if layout in _HAS_NO_LINES:
+    if "problems" not in _parameters(layout):
         raise ValueError(f"{name_or_path} holds class folders: there are no annotations to check.")
     problems = Problems(check_files=True)
     _read(name_or_path, layout, arguments, False, problems)
@@ -233,31 +208,32 @@ def validate_annotations(
     return problems
 
 
+def _parameters(layout: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(LAYOUTS[layout]).parameters
+
+
 def _read(
-    name_or_path: str | os.PathLike[str],
-    layout: str,
-    given: Mapping[str, Any],
-    streaming: bool,
-    problems: Problems | None,
+    name_or_path: str | os.PathLike[str], layout: str, given: Mapping[str, Any], streaming: bool, problems: Problems
 ) -> Any:
-    reader, accepted = _READERS[layout]
+    """Call the function of a layout with those of the options `given` that it has parameters for; refuse others."""
     if (media := given.get("media")) not in (None, *MEDIA_SUFFIXES):
         raise ValueError(f"`media` must be one of {list(MEDIA_SUFFIXES)} or None, not {media!r}.")
-    if layout in _TAKES_ANY_FILE or media == "video":
+    if layout in NAMES_ANY_FILE or media == "video":
         given = {**given, "media": None}
-    _refuse(layout, {name: value for name, value in given.items() if name not in accepted})
-    arguments: dict[str, Any] = {name: given[name] for name in accepted if given.get(name) is not None}
-    for name in _REQUIRED.get(layout, ()):
-        arguments.setdefault(name, None)
-    if "root" in arguments:
-        arguments["root"] = Path(arguments["root"]).expanduser()
-    if isinstance(arguments.get("label_names"), os.PathLike):
-        arguments["label_names"] = Path(arguments["label_names"])
-    if layout not in _HAS_NO_LINES:
-        arguments["problems"] = problems
-    if layout in _STREAMS:
-        return reader(os.fspath(name_or_path), **arguments, streaming=streaming)
-    return reader(Path(name_or_path).expanduser(), **arguments)
+    (path_name, *_), parameters = _parameters(layout), _parameters(layout)
+    _refuse(layout, {name: value for name, value in given.items() if name not in parameters})
+    options = {"label_names": None, **given, "problems": problems, "streaming": streaming}
+    options["label_names"] = read_label_names(options["label_names"])
+    if options.get("root") is not None:
+        options["root"] = Path(options["root"]).expanduser()
+    arguments = {
+        name: options.get(name)
+        for name, parameter in parameters.items()
+        if name != path_name and (options.get(name) is not None or parameter.default is parameter.empty)
+    }
+    # Addresses and globs are no paths: those who make the dataset themselves get the text.
+    path = os.fspath(name_or_path) if "streaming" in parameters else Path(name_or_path).expanduser()
+    return LAYOUTS[layout](path, **arguments)
 
 
 def _refuse(layout: str, arguments: Mapping[str, object]) -> None:

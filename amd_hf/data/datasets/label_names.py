@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
 from ...configuration_amd import AMDConfig
+from .problems import shorten
 
 
 logger = logging.get_logger(__name__)
@@ -73,17 +74,40 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def shorten(value: object, length: int = 100) -> str:
-    """A value as an error may show it: what rows hold may be of any length."""
-    try:
-        text = value if isinstance(value, str) and len(value) > length else repr(value)
-    except (ValueError, RecursionError):  # numbers of more digits than Python writes, lists in lists without end
-        return f"of type {type(value).__name__}"
-    return text if len(text) <= length else f"{text[:length]}..."
+def label_number(label: int | str, number_of: Mapping[str, int] | None) -> int:
+    """Return the number of a label that `as_label` gave.
+
+    Args:
+        label: a number or a name.
+        number_of (mapping, *optional*): the number of each known name.
+
+    Raises:
+        ValueError: a name that is none of them, or a number above theirs.
+    """
+    if isinstance(label, str) and number_of is not None and label in number_of:
+        return number_of[label]
+    if isinstance(label, str):
+        raise ValueError(f"the label {shorten(label)} is none of the label names")
+    if number_of is not None and label >= len(number_of):
+        raise ValueError(f"the label {label} is no number from 0 to {len(number_of) - 1}")
+    return label
+
+
+def check_label_column(label_column: str | None, columns: Set[str], source: object) -> None:
+    """Check that a column of labels that was asked for is there.
+
+    Raises:
+        ValueError: it is not; names the columns there are, and the nearest.
+    """
+    if label_column is not None and label_column not in columns:
+        raise ValueError(
+            f"{source} has no column {label_column!r}{near_name(label_column, columns)}, given as `label_column`; its "
+            f"columns are {sorted(columns)[:50]}."
+        )
 
 
 def near_name(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'right'?)` where one of the known names is near, else nothing."""
+    """Return ` (did you mean 'right'?)` where one of the known names is near, else nothing."""
     near = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 

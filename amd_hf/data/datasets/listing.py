@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .problems import printable
 from .rows import MEDIA_SUFFIXES, is_video_file
 
 
@@ -225,16 +226,6 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def printable(name: str, length: int = 200) -> str:
-    """A name as it can be written anywhere: no other bytes than UTF-8, no line breaks, cut where long."""
-    try:
-        text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # surrogates of another origin, as JSON can write them
-        text = name.encode("utf-8", "backslashreplace").decode()
-    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

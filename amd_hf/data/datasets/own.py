@@ -9,21 +9,34 @@ Decoded columns (`Video()`, `Image()`) are read undecoded, a missing `video_id` 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .label_names import as_label
-from .layouts.parquet import STORED_VIDEO_FEATURE, RowMaker, find_labels, label_names_in, video_column
+from .label_names import as_label, check_label_column
+from .problems import printable, shorten
 from .rows import row_features
 
 
+logger = logging.getLogger(__name__)
+
 _DECODED = (datasets.Video, datasets.Image)
+MEDIA_TYPES = {"video": datasets.Video, "image": datasets.Image}
+STORED_VIDEO_FEATURE = {
+    "bytes": datasets.Value("binary"),
+    "path": datasets.Value("string"),
+    "fault": datasets.Value("string"),
+}
 _SOURCE = "the data set"
+_HASHED_BYTES = 1 << 16
 
 
 def as_video_rows(
@@ -101,6 +114,138 @@ def _check_kind(features: datasets.Features, labels: Sequence[str], names: list[
             f"The column {labels[0]!r} of {_SOURCE} is of the type {kind}, not numbers of classes from 0: make it a "
             f"`ClassLabel` (`class_encode_column({labels[0]!r})`) or integers before it is split."
         )
+
+
+# ---- Which columns hold the videos and the labels ----
+
+
+def video_column(features: datasets.Features, source: str, media: str) -> str:
+    kind = MEDIA_TYPES[media]
+    typed = [name for name, feature in features.items() if isinstance(feature, kind)]
+    found = typed if len(typed) == 1 else [name for name in features if name == media]
+    if not found:
+        raise ValueError(
+            f"{source} has no column `{media}` and none of type {kind.__name__}; its columns are {list(features)}."
+        )
+    return found[0]
+
+
+def find_labels(features: datasets.Features, label_column: str | None, source: str) -> tuple[str, ...]:
+    """Where the labels stand: a column, or a column and a key in it; empty where there are none.
+
+    Raises:
+        ValueError: no such column, or one that is no label of one class.
+    """
+    inside = features.get("json")
+    keys = inside if isinstance(inside, Mapping) else {}
+    if label_column is not None and label_column not in features and label_column in keys:
+        return ("json", label_column)
+    check_label_column(label_column, {*features, *keys}, source)
+    if label_column is None:
+        own = next((name for name in ("label", "cls") if name in features), None)
+        if own is None:
+            path = ("json", "label") if "label" in keys else ()
+            named = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+            if not path and named:
+                logger.warning(
+                    "%s has no column `label`, so its videos have no labels; `label_column` may name one of %s.",
+                    source, named,
+                )  # fmt: skip
+            return path
+        label_column = own
+    feature = features[label_column]
+    if not isinstance(feature, datasets.ClassLabel | datasets.Value):
+        raise ValueError(f"The column {label_column!r} of {source} is no label of one class, but {feature}.")
+    return (label_column,)
+
+
+def label_names_in(
+    features: Mapping[str, Any], label_path: Sequence[str], given: list[str] | None, source: str
+) -> list[str] | None:
+    """The names of the labels: the data set's own, or those given.
+
+    Raises:
+        ValueError: both, and they differ; or labels that are names, and none were given.
+    """
+    feature: Any = features if label_path else None
+    for name in label_path:
+        feature = feature[name]
+    own = getattr(feature, "names", None)
+    if own is not None and given is not None and list(own) != given:
+        raise ValueError(f"The labels of {source} have other names, {list(own)[:5]}...: leave `label_names` out.")
+    names = list(own) if own is not None else given
+    if names is None and getattr(feature, "dtype", None) in ("string", "large_string"):
+        raise ValueError(
+            f"The labels of {source} are names: give all of them, in the order of their numbers, as `label_names`."
+        )
+    return names
+
+
+# ---- Stored rows, of streams and of Parquet files ----
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """Brings a stored row into the form of DESIGN section 5; never raises for what the row holds.
+
+    Args:
+        video_column (`str`): the column of the videos: paths, bytes, or mappings of both.
+        label_path (sequence of `str`): where the label stands: a column, or a column and a key in it; empty for none.
+        names (list of `str`, *optional*): names of the labels in their order.
+    """
+
+    video_column: str
+    label_path: Sequence[str]
+    names: list[str] | None
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        video, fault = row[self.video_column], None
+        if isinstance(video, Mapping):
+            data, path = video.get("bytes"), video.get("path")
+        else:
+            data, path = (video, None) if isinstance(video, bytes) else (None, video)
+        if not isinstance(data, bytes | None) or not isinstance(path, str | None):
+            data, path, fault = None, None, f"the row holds no video, but {type(video).__name__}"
+        elif data is None and path is None:
+            fault = "the row holds no video"
+        label = None
+        if self.label_path:
+            try:
+                label = self._label(row)
+            except ValueError as error:
+                fault, label = fault or printable(str(error), 500), -1
+        video_id = printable(_stored_id(row) or _make_id(data, path), 1000)
+        return {"video": {"bytes": data, "path": path, "fault": fault}, "label": label, "video_id": video_id}
+
+    def _label(self, row: Mapping[str, Any]) -> int:
+        stored: Any = row
+        for name in self.label_path:
+            stored = stored.get(name) if isinstance(stored, Mapping) else None
+        label = self._number_of[stored] if isinstance(stored, str) and stored in self._number_of else as_label(stored)
+        if not isinstance(label, int) or (self.names is not None and label >= len(self.names)):
+            raise ValueError(f"the label {shorten(stored)} is none of the {len(self.names or ()) or ''} labels")
+        return label
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names or ())}
+
+
+def _stored_id(row: Mapping[str, Any]) -> str | None:
+    """What a column `video_id` says, or in a WebDataset the archive and the key."""
+    if row.get("video_id") is not None:
+        return str(row["video_id"])
+    if row.get("__key__") is None:
+        return None
+    return f"{str(row.get('__url__')).rpartition('/')[2]}/{row['__key__']}"
+
+
+def _make_id(data: bytes | None, path: str | None) -> str:
+    """The same in a stream and in a map-style dataset, whatever its shards: names alone may repeat."""
+    if data is None:
+        return str(path)
+    digest = hashlib.blake2b(data[:_HASHED_BYTES] + data[-_HASHED_BYTES:] + str(len(data)).encode(), digest_size=8)
+    return f"{path}-{digest.hexdigest()}" if path else digest.hexdigest()
 
 
 # ---- Map-style: the table gets columns, the videos stay where they are ----

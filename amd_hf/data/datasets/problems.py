@@ -1,12 +1,10 @@
-"""What is wrong with an annotation file: collected line by line, then raised (readers) or listed (the validator)."""
+"""What is wrong with an annotation file: collected line by line, then raised (loading) or listed (the validator)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-
-from .listing import printable
 
 
 MAX_LINES_NAMED = 20
@@ -110,5 +108,30 @@ class Problems:
 
 
 def number_list(numbers: Sequence[int], max_named: int = MAX_LINES_NAMED) -> str:
+    """Return `1, 4, 5 and 2 more`."""
     more = f" and {len(numbers) - max_named} more" if len(numbers) > max_named else ""
     return ", ".join(map(str, numbers[:max_named])) + more
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words of strangers, as a message may show them
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def printable(name: str, length: int = 200) -> str:
+    """Return a name as it can be written anywhere: no other bytes than UTF-8, no line breaks, cut where long."""
+    try:
+        text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates of another origin, as JSON can write them
+        text = name.encode("utf-8", "backslashreplace").decode()
+    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def shorten(value: object, length: int = 100) -> str:
+    """Return a value as an error may show it: what rows hold may be of any length."""
+    try:
+        text = value if isinstance(value, str) and len(value) > length else repr(value)
+    except (ValueError, RecursionError):  # numbers of more digits than Python writes, lists in lists without end
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= length else f"{text[:length]}..."

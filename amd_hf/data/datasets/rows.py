@@ -1,16 +1,24 @@
-"""What every reader of files returns, how it becomes a dataset, and what counts as a video file."""
+"""From what a layout found to rows, in one place for all of them, and from rows to a dataset.
+
+    layout -> entries (path, label) -> `make_rows` -> `VideoRows` -> `to_dataset` -> `datasets.Dataset`
+
+Labels, duplicates and missing files are checked here.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
 
 from ..video.source import IMAGE_SUFFIXES
+from .label_names import near_name
+from .problems import DUPLICATE, MISSING, NO_LABEL, Kind, Problems
 
 
 VIDEO_SUFFIXES = (
@@ -28,7 +36,138 @@ FRAME_FOLDER_FEATURES = {
     "num_frames": datasets.Value("int64"),
     "frame_pattern": datasets.Value("string"),
 }
-"""A video as a folder of image files, numbered from 1: `VideoSource.parse` names the files ."""
+"""A video as a folder of image files, numbered from 1: `VideoSource.parse` names the files."""
+
+
+def is_video_file(name: str, media: str = "video") -> bool:
+    """Whether a file is a video, or an image, by its name. Hidden files (`._clip.mp4`, of macOS) are neither."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES[media]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Entries to rows
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+_NUM_PATHS_TRIED = 10
+
+MIXED_LABELS = Kind(
+    "has a label of another kind than most lines (names and numbers are mixed)",
+    "have a label of another kind than most lines (names and numbers are mixed)",
+    "Write all labels as names or all as numbers; where numbers are names, give all names as `label_names`.",
+)
+
+
+class Entry(NamedTuple):
+    """One video of an annotation file.
+
+    `label` is a number from 0, a name, or None. `num_frames` is set where `path` is a folder of frames.
+    """
+
+    number: int
+    path: str
+    label: int | str | None
+    num_frames: int | None = None
+
+
+def make_rows(
+    entries: Sequence[Entry],
+    file: Path,
+    root: Path | None,
+    label_names: Sequence[str] | None,
+    problems: Problems,
+    frame_pattern: str | None = None,
+) -> VideoRows:
+    """Check entries and turn them into rows; what is wrong goes to `problems`, and who asked raises or lists it.
+
+    Args:
+        entries (sequence of `Entry`): paths are relative to the root or absolute.
+        file (`Path`): the annotation file, for messages.
+        root (`Path`, *optional*): folder of the videos, by default that of the annotation file. A `video_id` is a path
+            relative to it, with forward slashes.
+        label_names (sequence of `str`, *optional*): name of each label, in their order. Without them labels that are
+            words are numbered in sorted order, and numbers have no names.
+        problems (`Problems`): what was found so far.
+        frame_pattern (`str`, *optional*): see `VideoRows`.
+
+    Raises:
+        FileNotFoundError: there is no such root, or none of the first videos exists (with `problems.check_files` each
+            missing one is listed).
+    """
+    top = find_root(root, file)
+    paths = [os.path.normpath(os.path.join(top, entry.path)) for entry in entries]
+    inside = top.rstrip(os.sep) + os.sep
+    video_ids = [path.removeprefix(inside).replace(os.sep, "/") for path in paths]
+    first: dict[str, int] = {}
+    for video_id, entry in zip(video_ids, entries, strict=True):
+        if first.setdefault(video_id, entry.number) != entry.number:
+            problems.add(file, entry.number, DUPLICATE, f"{video_id} (first: {first[video_id]})")
+    labels, names = _number_labels(entries, file, label_names, problems)
+    if problems.check_files or not problems.found:  # a bad line may be why nothing is found, and says more
+        _check_files(paths, entries, file, top, problems)
+    num_frames = None if frame_pattern is None else [entry.num_frames or 0 for entry in entries]
+    return VideoRows(paths, video_ids, labels, names, num_frames, frame_pattern)
+
+
+def find_root(root: Path | None, annotation_file: Path) -> str:
+    """Return the absolute folder that relative paths start from: by default that of the annotation file."""
+    if root is not None and not root.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(root)!r}, given as `root` of the list {annotation_file}.")
+    return os.path.abspath(annotation_file.parent if root is None else root)
+
+
+def _check_files(paths: list[str], entries: Sequence[Entry], file: Path, root: str, problems: Problems) -> None:
+    if problems.check_files:
+        for path, entry in zip(paths, entries, strict=True):
+            if not os.path.exists(path):
+                problems.add(file, entry.number, MISSING, path)
+        return
+    # A wrong root makes every video unreadable; single missing files are the data loader's to count.
+    tried = paths[:_NUM_PATHS_TRIED]
+    if tried and not any(os.path.exists(path) for path in tried):
+        raise FileNotFoundError(
+            f"None of the first {len(tried)} videos of {file} exists; the first is {tried[0]!r}. Relative paths "
+            f"start from {root!r}: set `root` to the folder they are relative to."
+        )
+
+
+def _number_labels(
+    entries: Sequence[Entry], file: Path, names: Sequence[str] | None, problems: Problems
+) -> tuple[list[int] | None, Sequence[str] | None]:
+    """Return the label of each entry as a number, and the names of the labels. None where no entry has a label."""
+    labelled = [entry for entry in entries if entry.label is not None]
+    if not labelled:
+        return None, names
+    for entry in (entry for entry in entries if entry.label is None):
+        problems.add(file, entry.number, NO_LABEL, entry.path)
+    words = [entry for entry in labelled if isinstance(entry.label, str)]
+    if not words:
+        text = f"a label above {len(names or ()) - 1}, the last one with a name"
+        nameless = Kind(f"has {text}", f"have {text}", "Correct the labels or complete `label_names`.")
+        for entry in labelled:
+            if names is not None and int(entry.label or 0) >= len(names):
+                problems.add(file, entry.number, nameless, entry.label)
+        return [int(entry.label or 0) for entry in labelled], names
+    if names is None:
+        names = sorted({str(entry.label) for entry in labelled})
+        # Names beside numbers: the rarer kind is at fault.
+        numbers = [entry for entry in labelled if not isinstance(entry.label, str)]
+        for entry in min(numbers, words, key=len):
+            problems.add(file, entry.number, MIXED_LABELS, entry.label)
+    number_of = {name: number for number, name in enumerate(names)}
+    unknown = Kind(
+        "has a label that is none of the label names",
+        "have a label that is none of the label names",
+        f"Correct the labels, or complete the {len(names)} label names.",
+    )
+    for entry in (entry for entry in labelled if str(entry.label) not in number_of):
+        problems.add(file, entry.number, unknown, f"{entry.label}{near_name(str(entry.label), names)}")
+    return [number_of.get(str(entry.label), -1) for entry in labelled], names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows to a dataset
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -78,11 +217,6 @@ class VideoRows:
 
 
 def row_features(video_feature: Any, label_names: Sequence[str] | None) -> datasets.Features:
-    """The features of rows in the form of DESIGN section 5."""
+    """Return the features of rows in the form of DESIGN section 5."""
     label = datasets.Value("int64") if label_names is None else datasets.ClassLabel(names=list(label_names))
     return datasets.Features({"video": video_feature, "label": label, "video_id": datasets.Value("string")})
-
-
-def is_video_file(name: str, media: str = "video") -> bool:
-    """Tell by its name whether a file is a video, or an image. Hidden files (`._clip.mp4`, of macOS) are neither."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES[media]

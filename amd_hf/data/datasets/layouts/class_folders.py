@@ -10,8 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..label_names import near_name, read_label_names
-from ..listing import NO_VIDEOS, SIDE_FILE, Listing, folder_names, is_utf8, list_folder, printable
+from ..label_names import near_name
+from ..listing import NO_VIDEOS, SIDE_FILE, Listing, folder_names, is_utf8, list_folder
+from ..problems import printable
 from ..rows import MEDIA_SUFFIXES, VideoRows
 
 
@@ -24,7 +25,7 @@ SPLIT_NAMES = (*TRAIN_NAMES, "val", "valid", "validation", "dev", "test", "testi
 def read_class_folders(
     root: Path,
     split: str | None = None,
-    label_names: str | Path | Sequence[str] | None = None,
+    label_names: list[str] | None = None,
     media: str = "video",
     unlabelled: bool = False,
 ) -> VideoRows:
@@ -36,7 +37,7 @@ def read_class_folders(
     Args:
         root (`Path`): the data set's folder. A `video_id` is a path relative to it, with forward slashes.
         split (`str`, *optional*): sub-folder of `root` to read.
-        label_names (path or sequence of `str`, *optional*): names of the labels in their order, where it is not the
+        label_names (list of `str`, *optional*): names of the labels in their order, where it is not the
             sorted one or where classes are missing; a class folder of another name is an error.
         media (`str`, defaults to `"video"`): which files count, `video` or `image`.
         unlabelled (`bool`, defaults to `False`): folders are no classes, no video has a label.
@@ -67,7 +68,7 @@ def read_class_folders(
     if unlabelled or loose:
         listing.report(f"{len(listing.files):,} {media}s without labels")
         return _rows(root, listing)
-    names = read_label_names(label_names)
+    names = label_names
     if names is None:
         names = _names_of_all_splits(root, split, class_names, media)
     unknown = [name for name in class_names if name not in set(names)]

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..entries import Entry, find_root, make_rows
 from ..listing import folder_names
 from ..problems import Kind, Problems
-from ..rows import VideoRows
+from ..rows import Entry, VideoRows, make_rows
 from ..text_files import read_lines
 from .ucf101 import check_fold, choose_split
 
@@ -27,66 +26,55 @@ _BAD_LINE = Kind(
 
 
 def read_hmdb51(
-    folder: Path,
-    split: str | None,
-    fold: int | None = None,
-    root: Path | None = None,
-    problems: Problems | None = None,
+    folder: Path, problems: Problems, split: str | None, fold: int | None = None, root: Path | None = None
 ) -> VideoRows:
     """Read one of the three official splits of HMDB51.
 
     Args:
         folder (`Path`): holds the files `<class>_test_split<fold>.txt`, or the folder of them.
+        problems (`Problems`): where bad lines go.
         split (`str`): `train` or `test`; `validation` reads the test list, with a warning (see `read_ucf101`).
         fold (`int`, defaults to 1): which of the splits 1 to 3.
         root (`Path`, *optional*): folder of the class folders; by default `hmdb51_org`, `hmdb51` or `videos` in
             `folder` or beside the lists, else the folder itself.
-        problems (`Problems`, *optional*): where bad lines are collected; without it they are raised.
 
     Returns:
         `VideoRows`, class by class; labels number the classes in sorted order.
 
     Raises:
         FileNotFoundError: the split files or the folder of videos are missing.
-        ValueError: an unknown split or fold, or bad lines.
+        ValueError: an unknown split or fold.
     """
     mark = _MARKS[choose_split(split, "HMDB51")]
     fold = check_fold(fold, "HMDB51")
     lists = find_lists(folder)
     if lists is None:
         raise FileNotFoundError(f"There is no `<class>_test_split{fold}.txt` in {folder} or in its folders.")
-    found = Problems() if problems is None else problems
     files = {match[1]: lists / match[0] for match in _list_names(lists) if match[2] == str(fold)}
     names = sorted(files)
-    videos = find_root(_video_folder(lists, folder) if root is None else root, lists)
+    if root is None:
+        candidates = [top / name for top in (folder, lists.parent) for name in _VIDEO_FOLDERS]
+        root = next((candidate for candidate in candidates if candidate.is_dir()), folder)
     paths: list[str] = []
     video_ids: list[str] = []
     labels: list[int] = []
     for name in names:
-        entries = _read_list(files[name], name, mark, found)
-        rows = make_rows(entries, files[name], videos, names, found, named_in_file=True)
+        entries = _read_list(files[name], name, mark, problems)
+        rows = make_rows(entries, files[name], root, names, problems)
         paths += rows.paths
         video_ids += rows.video_ids
         labels += rows.labels or []
-    if problems is None:
-        found.raise_if_any()
     return VideoRows(paths, video_ids, labels, names)
 
 
 def find_lists(folder: Path) -> Path | None:
-    """The folder of the official split files: `folder` or one in it that has `split` in its name."""
+    """Find the folder of the official split files: `folder` or one in it that has `split` in its name."""
     candidates = [folder, *(folder / name for name in folder_names(folder) if "split" in name.lower())]
     return next((candidate for candidate in candidates if _list_names(candidate)), None)
 
 
 def _list_names(folder: Path) -> list[re.Match[str]]:
     return [match for file in sorted(folder.iterdir()) if (match := _LIST_NAME.fullmatch(file.name))]
-
-
-def _video_folder(lists: Path, folder: Path) -> Path:
-    tops = [folder, lists.parent]
-    candidates = [top / name for top in tops for name in _VIDEO_FOLDERS]
-    return next((candidate for candidate in candidates if candidate.is_dir()), folder)
 
 
 def _read_list(file: Path, class_name: str, mark: str, problems: Problems) -> list[Entry]:

@@ -12,11 +12,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..entries import Entry, find_root, make_rows
-from ..label_names import read_label_names
 from ..listing import list_folder
 from ..problems import Kind, Problems
-from ..rows import VideoRows
+from ..rows import Entry, VideoRows, find_root, make_rows
 from ..text_files import csv_header, csv_records
 
 
@@ -32,44 +30,42 @@ _BAD_TIME = Kind("has no start and end in seconds", "have no start and end in se
 
 def read_kinetics(
     path: Path,
+    problems: Problems,
     split: str | None = None,
     root: Path | None = None,
-    label_names: str | Path | Sequence[str] | None = None,
-    problems: Problems | None = None,
+    label_names: list[str] | None = None,
 ) -> VideoRows:
     """Read the videos that a Kinetics csv names.
 
     Args:
         path (`Path`): the csv, or the folder of `annotations/` and the videos.
+        problems (`Problems`): where bad lines go.
         split (`str`, *optional*): `train`, `validation` or `test`: the csv of a folder (required there), or the lines
             of one csv whose column `split` says so.
         root (`Path`, *optional*): folder of the videos, flat, in class folders, or in folders named after the splits
             with either of them inside. By default the csv's folder, or `path`.
-        label_names (path or sequence of `str`, *optional*): by default the sorted names of all labels in the csv
+        label_names (list of `str`, *optional*): by default the sorted names of all labels in the csv
             files of the folder, so that each split numbers them alike.
-        problems (`Problems`, *optional*): where bad lines are collected; without it they are raised.
 
     Returns:
         `VideoRows`; a video that is not there has the path where it would lie flat, and fails when it is read.
 
     Raises:
         FileNotFoundError: the csv, the root or all of the first videos are missing.
-        ValueError: an unknown split, or bad lines.
+        ValueError: an unknown split.
     """
     words = _words_of(split)
-    names = read_label_names(label_names)
     file, csv_files = _find_csv(path, words)
     folder = find_root(root if root is not None or path.is_file() else path, file)
-    found = Problems() if problems is None else problems
     records = [
         (number, record)
-        for number, record in csv_records(file, COLUMNS, found)
+        for number, record in csv_records(file, COLUMNS, problems)
         if words is None or path.is_dir() or record.get("split", "").strip().lower() in words
     ]
-    if not records and not found.found:
+    if not records and not problems.found:
         raise ValueError(f"No line of {file} belongs to the split {split!r} by its column `split`.")
-    if names is None and len(csv_files) > 1:
-        names = _names_in(csv_files)
+    if label_names is None and len(csv_files) > 1:
+        label_names = _names_in(csv_files)
     searched = _split_folder(folder, words or _words_of(_only_split(records)))
     files = _index_videos(searched)
     entries = []
@@ -77,15 +73,12 @@ def read_kinetics(
         try:
             start, end = (int(float(record[name])) for name in ("time_start", "time_end"))
         except (ValueError, OverflowError):  # no number, or an infinite one
-            found.add(file, number, _BAD_TIME, f"{record['time_start']},{record['time_end']}")
+            problems.add(file, number, _BAD_TIME, f"{record['time_start']},{record['time_end']}")
             continue
         stem = f"{record['youtube_id'].strip()}_{start:06d}_{end:06d}"
         place = files.get(stem, os.path.join(searched, f"{stem}.mp4"))
         entries.append(Entry(number, place, record.get("label", "").strip() or None))
-    rows = make_rows(entries, file, folder, names, found, named_in_file=True)
-    if problems is None:
-        found.raise_if_any()
-    return rows
+    return make_rows(entries, file, Path(folder), label_names, problems)
 
 
 def has_kinetics_annotations(folder: Path) -> bool:

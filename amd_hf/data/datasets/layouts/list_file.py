@@ -7,13 +7,11 @@ frames/78687 42 13              `frame_dir total_frames label`; or without the l
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from ..entries import Entry, find_root, make_rows
-from ..label_names import MAX_LABEL, read_label_names
+from ..label_names import MAX_LABEL
 from ..problems import Kind, Problems
-from ..rows import VIDEO_SUFFIXES, VideoRows, is_video_file
+from ..rows import VIDEO_SUFFIXES, Entry, VideoRows, is_video_file, make_rows
 from ..text_files import read_lines
 
 
@@ -32,40 +30,36 @@ _BAD_FRAME_LINE = Kind(
     "cannot be read",
     "Expected a folder of frames, the number of frames in it and an integer label from 0, separated by spaces.",
 )
+_NO_FRAMES = Kind("has no frames", "have no frames", "Give the number of image files in the folder, at least 1.")
 
 
 def read_list_file(
-    list_file: Path,
-    root: Path | None = None,
-    label_names: str | Path | Sequence[str] | None = None,
-    problems: Problems | None = None,
+    list_file: Path, problems: Problems, root: Path | None = None, label_names: list[str] | None = None
 ) -> VideoRows:
     """Read the videos named by a list file, in its order.
 
     Args:
         list_file (`Path`): UTF-8 text. The label is an integer from 0 and comes last, so a path may hold spaces.
+        problems (`Problems`): where bad lines go.
         root (`Path`, *optional*): folder that relative paths start from; by default the list file's own.
-        label_names (`str`, `Path` or sequence of `str`, *optional*): name of each label, in their order, or a file
-            with one name per line.
-        problems (`Problems`, *optional*): where bad lines are collected; without it they are raised.
+        label_names (list of `str`, *optional*): name of each label, in their order.
 
     Returns:
         `VideoRows`. A `video_id` is the path relative to the root, with forward slashes (absolute outside of it).
 
     Raises:
-        FileNotFoundError: the list file, the root, the file of names or all of the first videos are missing.
-        ValueError: an empty list, lines without a label beside lines with one, a label that is not an integer from 0
-            or has no name, a video named twice.
+        FileNotFoundError: the list file, the root or all of the first videos are missing.
+        ValueError: an empty list.
     """
-    return _read(list_file, root, label_names, problems, None)
+    return make_rows(_parse(list_file, None, problems), list_file, root, label_names, problems)
 
 
 def read_frame_list(
     list_file: Path,
+    problems: Problems,
     root: Path | None = None,
-    label_names: str | Path | Sequence[str] | None = None,
+    label_names: list[str] | None = None,
     frame_pattern: str | None = None,
-    problems: Problems | None = None,
 ) -> VideoRows:
     """Read the folders of image files named by a list file, in its order; see `read_list_file`.
 
@@ -82,39 +76,27 @@ def read_frame_list(
         is_pattern = False
     if not is_pattern:
         raise ValueError(f"`frame_pattern` must hold a number, as {FRAME_PATTERN} does with `%05d`: got {pattern!r}.")
-    return _read(list_file, root, label_names, problems, pattern)
-
-
-def _read(
-    list_file: Path,
-    root: Path | None,
-    label_names: str | Path | Sequence[str] | None,
-    problems: Problems | None,
-    frame_pattern: str | None,
-) -> VideoRows:
-    if not list_file.is_file():
-        raise FileNotFoundError(f"There is no list file {str(list_file)!r}.")
-    absolute_root = find_root(root, list_file)
-    found = Problems() if problems is None else problems
-    entries = _parse(list_file, frame_pattern, found)
-    names = read_label_names(label_names)
-    rows = make_rows(entries, list_file, absolute_root, names, found, frame_pattern)
-    if problems is None:
-        found.raise_if_any()
-    return rows
+    return make_rows(_parse(list_file, pattern, problems), list_file, root, label_names, problems, pattern)
 
 
 def _parse(list_file: Path, frame_pattern: str | None, problems: Problems) -> list[Entry]:
+    if not list_file.is_file():
+        raise FileNotFoundError(f"There is no list file {str(list_file)!r}.")
     lines = read_lines(list_file, problems)
     if not lines and not problems.found:
         form = "path label" if frame_pattern is None else "frame_dir total_frames label"
         raise ValueError(f"The list file {list_file} is empty. Write one `{form}` per line.")
     parse, bad = (_video_entry, _BAD_VIDEO_LINE) if frame_pattern is None else (_frame_entry, _BAD_FRAME_LINE)
-    entries = [(number, line, parse(number, line)) for number, line in lines]
-    for number, line, entry in entries:
+    entries = []
+    for number, line in lines:
+        entry = parse(number, line)
         if entry is None:
             problems.add(list_file, number, bad, line)
-    return [entry for _, _, entry in entries if entry is not None]
+            continue
+        if entry.num_frames == 0:
+            problems.add(list_file, number, _NO_FRAMES, f"{entry.path} 0")
+        entries.append(entry)
+    return entries
 
 
 def _video_entry(number: int, line: str) -> Entry | None:
@@ -136,7 +118,7 @@ def _frame_entry(number: int, line: str) -> Entry | None:
 
 
 def _number(text: str, largest: int) -> int | None:
-    """The number that digits are, None for other text and numbers above the largest; those may have endless digits."""
+    """Return the number that digits are, None for other text and above the largest; there may be endless digits."""
     digits = text.lstrip("0") or text[-1:]
     is_number = text.isascii() and text.isdecimal() and len(digits) <= len(str(largest))
     return int(digits) if is_number and int(digits) <= largest else None

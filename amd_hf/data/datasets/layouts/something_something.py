@@ -11,14 +11,11 @@ The newer release has the same in `labels/train.json`, `labels/validation.json`,
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..entries import Entry, find_root, make_rows
-from ..label_names import read_label_names
 from ..problems import Kind, Problems
-from ..rows import VideoRows
+from ..rows import Entry, VideoRows, make_rows
 from ..text_files import is_text, read_json_file
 
 
@@ -34,21 +31,21 @@ _NO_ID = Kind("has no `id`", "have no `id`", "Give the number of the video, as i
 
 def read_something_something(
     path: Path,
+    problems: Problems,
     split: str | None = None,
     root: Path | None = None,
-    label_names: str | Path | Sequence[str] | None = None,
-    problems: Problems | None = None,
+    label_names: list[str] | None = None,
 ) -> VideoRows:
     """Read the videos that an official JSON file of Something-Something V2 names.
 
     Args:
         path (`Path`): the JSON file of a split, or the folder that holds the JSON files (there, in `labels/` or in
             `annotations/`).
+        problems (`Problems`): where bad entries go.
         split (`str`, *optional*): `train`, `validation` or `test`; required for a folder, not allowed for a file.
         root (`Path`, *optional*): folder of the videos `<id>.webm`; by default `20bn-something-something-v2` or
             `videos` beside the JSON files or in `path`, else the folder itself.
-        label_names (path or sequence of `str`, *optional*): by default those of the labels file beside the JSON file.
-        problems (`Problems`, *optional*): where bad entries are collected; without it they are raised.
+        label_names (list of `str`, *optional*): by default those of the labels file beside the JSON file.
 
     Returns:
         `VideoRows`: a label is the number that the labels file gives to the template without its brackets. The test
@@ -56,18 +53,16 @@ def read_something_something(
 
     Raises:
         FileNotFoundError: a file, the root or all of the first videos are missing.
-        ValueError: an unknown split, a file of another form, or bad entries.
+        ValueError: an unknown split, or a file of another form.
     """
     file = _find_file(path, split)
-    folder = find_root(_find_videos(path, file) if root is None else root, file)
-    names = read_label_names(label_names) or _official_names(file.parent)
-    found = Problems() if problems is None else problems
+    names = label_names or _official_names(file.parent)
     records = _read_json(file, list)
-    found.start(file, len(records), "entry")
+    problems.start(file, len(records), "entry")
     entries = []
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict) or not _has_id(record):
-            found.add(file, number, _NO_ID, record)
+            problems.add(file, number, _NO_ID, record)
         else:
             entries.append(Entry(number, f"{record['id']}.webm", _label_of(record)))
     if names is None and any(entry.label is not None for entry in entries):
@@ -75,10 +70,7 @@ def read_something_something(
             f"There is no labels file beside {file}: neither {' nor '.join(f'{p}labels.json' for p in _PREFIXES)}. "
             "The numbers of the labels come from it."
         )
-    rows = make_rows(entries, file, folder, names, found, named_in_file=True)
-    if problems is None:
-        found.raise_if_any()
-    return rows
+    return make_rows(entries, file, root or _find_videos(path, file), names, problems)
 
 
 def is_something_something(folder: Path) -> bool:

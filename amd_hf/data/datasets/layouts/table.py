@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..entries import Entry, find_root, make_rows
-from ..label_names import as_label, near_name, read_label_names, shorten
-from ..problems import Kind, Problems
-from ..rows import VideoRows
+from ..label_names import as_label, check_label_column
+from ..problems import Kind, Problems, shorten
+from ..rows import Entry, VideoRows, make_rows
 from ..text_files import csv_records, is_text, json_records
 
 
@@ -30,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 def read_table(
     file: Path,
+    problems: Problems,
     root: Path | None = None,
-    label_names: str | Path | Sequence[str] | None = None,
-    problems: Problems | None = None,
+    label_names: list[str] | None = None,
     label_column: str | None = None,
 ) -> VideoRows:
     """Read the videos named by a csv or jsonl file, in its order.
@@ -40,31 +39,25 @@ def read_table(
     Args:
         file (`Path`): UTF-8; a name that ends in `.jsonl` means JSON lines, any other one csv with a header. Labels
             are integers from 0, or names if any of them is no integer; none have one for unlabelled videos.
-        root, label_names, problems: see `read_list_file`. Without `label_names` named labels are numbered in sorted
+        problems, root, label_names: see `read_list_file`. Without `label_names` named labels are numbered in sorted
             order, so give the names where one file (of a small validation set) may lack some.
         label_column (`str`, *optional*): the column or key of the labels, by default `label`.
 
     Raises:
-        FileNotFoundError: the file, the root, the file of names or all of the first videos are missing.
-        ValueError: no column `path` or `label_column`, an empty table, labels of which some are names and some
-            numbers, or bad lines.
+        FileNotFoundError: the file, the root or all of the first videos are missing.
+        ValueError: no column `path` or `label_column`, or an empty table.
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no table {str(file)!r}.")
-    absolute_root = find_root(root, file)
-    found = Problems() if problems is None else problems
     records: list[tuple[int, dict[str, Any]]]
-    records = list(json_records(file, found) if file.suffix == ".jsonl" else csv_records(file, {"path"}, found))
-    names = read_label_names(label_names)
+    is_json = file.suffix == ".jsonl"
+    records = list(json_records(file, problems) if is_json else csv_records(file, {"path"}, problems))
     columns = list(dict.fromkeys(name for _, record in records for name in record))
     check_label_column(label_column, set(columns), file)
     if label_column is None:
         warn_of_other_labels(columns, file)
-    entries = make_entries(records, "path", label_column or "label", file, names, found)
-    rows = make_rows(entries, file, absolute_root, names, found)
-    if problems is None:
-        found.raise_if_any()
-    return rows
+    entries = make_entries(records, "path", label_column or "label", file, label_names, problems)
+    return make_rows(entries, file, root, label_names, problems)
 
 
 def make_entries(
@@ -75,7 +68,7 @@ def make_entries(
     names: Sequence[str] | None,
     problems: Problems,
 ) -> list[Entry]:
-    """Entries of records that hold a path and a label; the others go to `problems`."""
+    """Make entries of records that hold a path and a label; the others go to `problems`."""
     entries = []
     known = None if names is None else set(names)
     for number, record in records:
@@ -90,19 +83,6 @@ def make_entries(
         else:
             entries.append(Entry(number, path.strip(), label))
     return entries
-
-
-def check_label_column(label_column: str | None, columns: set[str], source: object) -> None:
-    """Check that a column of labels that was asked for is there.
-
-    Raises:
-        ValueError: it is not; names the columns there are, and the nearest.
-    """
-    if label_column is not None and label_column not in columns:
-        raise ValueError(
-            f"{source} has no column {label_column!r}{near_name(label_column, columns)}, given as `label_column`; its "
-            f"columns are {sorted(columns)[:50]}."
-        )
 
 
 def warn_of_other_labels(columns: Sequence[str], source: object) -> None:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ..entries import Entry, find_root, make_rows
 from ..problems import Kind, Problems
-from ..rows import VideoRows
+from ..rows import Entry, VideoRows, make_rows
 from ..text_files import read_lines
 
 
@@ -35,57 +34,49 @@ _OTHER_NUMBER = Kind(
 
 
 def read_ucf101(
-    folder: Path,
-    split: str | None,
-    fold: int | None = None,
-    root: Path | None = None,
-    problems: Problems | None = None,
+    folder: Path, problems: Problems, split: str | None, fold: int | None = None, root: Path | None = None
 ) -> VideoRows:
     """Read one of the three official splits of UCF101.
 
     Args:
         folder (`Path`): holds `ucfTrainTestlist/`, or is it.
+        problems (`Problems`): where bad lines go.
         split (`str`): `train` or `test`. There is no official validation set: `validation` reads the test list, as
             published results do, with a warning.
         fold (`int`, defaults to 1): which of the splits 1 to 3.
         root (`Path`, *optional*): folder of the class folders; by default `UCF-101` in `folder` or beside the lists.
-        problems (`Problems`, *optional*): where bad lines are collected; without it they are raised.
 
     Returns:
         `VideoRows`; label i is class i + 1 of `classInd.txt`.
 
     Raises:
         FileNotFoundError: a list or the folder of videos is missing.
-        ValueError: an unknown split or fold, or bad lines.
+        ValueError: an unknown split or fold.
     """
-    list_name = _list_name(split, fold)
+    list_name = f"{choose_split(split, 'UCF101')}list0{check_fold(fold, 'UCF101')}.txt"
     lists = folder if folder.name == LIST_FOLDER else folder / LIST_FOLDER
     if root is None:
         candidates = (lists.parent / "UCF-101", lists.parent / "UCF101", lists.parent)
         root = next(candidate for candidate in candidates if candidate.is_dir())
-    found = Problems() if problems is None else problems
     names = _class_names(lists / "classInd.txt")
     numbers = {name: number for number, name in enumerate(names, start=1)}
     file = lists / list_name
-    lines = _lines(file, found)
+    lines = _lines(file, problems)
     entries = []
     for line_number, line in lines:
         path, *given = line.split()
         name = path.partition("/")[0]
         if name not in numbers:
-            found.add(file, line_number, _NO_CLASS, line)
+            problems.add(file, line_number, _NO_CLASS, line)
         elif given not in ([], [str(numbers[name])]):
-            found.add(file, line_number, _OTHER_NUMBER, f"{line} (classInd.txt: {numbers[name]})")
+            problems.add(file, line_number, _OTHER_NUMBER, f"{line} (classInd.txt: {numbers[name]})")
         else:
             entries.append(Entry(line_number, path, name))
-    rows = make_rows(entries, file, find_root(root, file), names, found, named_in_file=True)
-    if problems is None:
-        found.raise_if_any()
-    return rows
+    return make_rows(entries, file, root, names, problems)
 
 
 def choose_split(split: str | None, name: str) -> str:
-    """`train` or `test`, of a data set that has no validation set."""
+    """Return `train` or `test`, of a data set that has no validation set."""
     if split in ("train", "test"):
         return split
     if split == "validation":
@@ -95,16 +86,12 @@ def choose_split(split: str | None, name: str) -> str:
 
 
 def check_fold(fold: int | None, name: str) -> int:
-    """The number of the official split, 1 by default."""
+    """Return the number of the official split, 1 by default."""
     if fold is None:
         return 1
     if fold not in FOLDS:
         raise ValueError(f"{name} has the folds {list(FOLDS)}, not {fold!r}.")
     return fold
-
-
-def _list_name(split: str | None, fold: int | None) -> str:
-    return f"{choose_split(split, 'UCF101')}list0{check_fold(fold, 'UCF101')}.txt"
 
 
 def _class_names(file: Path) -> list[str]:

@@ -14,14 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..entries import Entry, make_rows
-from ..label_names import read_label_names, shorten
+from ..label_names import check_label_column
 from ..listing import METADATA_NAMES, UNNAMED, folder_names, list_folder
-from ..problems import Kind, Problems
-from ..rows import VideoRows
+from ..problems import Kind, Problems, shorten
+from ..rows import Entry, VideoRows, make_rows
 from ..text_files import csv_header, csv_records, json_records, separator_hint
 from .class_folders import check_classes_of_splits, check_no_splits, find_split_folder, is_split_name, sibling_splits
-from .table import check_label_column, make_entries, warn_of_other_labels
+from .table import make_entries, warn_of_other_labels
 
 
 _SUFFIX = "_file_name"
@@ -109,10 +108,10 @@ def _plain(name: str) -> str:
 
 def read_videofolder(
     path: Path,
+    problems: Problems,
     split: str | None = None,
-    label_names: str | Path | Sequence[str] | None = None,
+    label_names: list[str] | None = None,
     media: str = "video",
-    problems: Problems | None = None,
     label_column: str | None = None,
 ) -> VideoRows:
     """Read the videos that the metadata of a folder names, with all their columns.
@@ -124,7 +123,7 @@ def read_videofolder(
         path (`Path`): the folder, or its metadata file.
         split (`str`, *optional*): sub-folder to read: by its own metadata, else by the lines of the folder's own that
             name files in it.
-        label_names, problems: see `read_list_file`. Without names, those of all splits are numbered in sorted order.
+        problems, label_names: see `read_list_file`. Without names, those of all splits are numbered in sorted order.
         media (`str`, defaults to `"video"`): which files are missed where the metadata does not name them.
         label_column (`str`, *optional*): by default `label`, where there is one.
 
@@ -134,7 +133,7 @@ def read_videofolder(
 
     Raises:
         FileNotFoundError: no such folder or split, or none of the first videos exists.
-        ValueError: no column of file names, no `label_column`, a choice of splits, or bad lines.
+        ValueError: no column of file names, no `label_column`, or a choice of splits.
     """
     root = path if path.is_dir() else path.parent
     files = find_metadata(root, split) if path.is_dir() else [path]
@@ -146,8 +145,7 @@ def read_videofolder(
         choice = "Choose one with `split`." if len({file.parent for file in files}) > 1 else "Keep one of them."
         raise ValueError(f"{root} holds several metadata files: {', '.join(map(str, files))}. {choice}")
     (file,) = files
-    found = Problems() if problems is None else problems
-    records = _read_records(file, found)
+    records = _read_records(file, problems)
     columns = list(dict.fromkeys(name for _, record in records for name in record))
     path_column = _path_column(columns, file)
     check_label_column(label_column, set(columns), file)
@@ -159,16 +157,15 @@ def read_videofolder(
         check_no_splits(root, listing, media)
     if file.parent != folder:  # the metadata of the whole folder: only what lies in the split
         records = [r for r in records if str(r[1].get(path_column)).replace("\\", "/").startswith(f"{split}/")]
-        if not records and not found.found:
+        if not records and not problems.found:
             raise ValueError(f"No line of {file} names a file in the folder {split!r}.")
-    names = read_label_names(label_names)
-    if names is None:
-        names = _names_of_all_splits(root, split, records, label_name)
-    entries = make_entries(records, path_column, label_name, file, names, found)
-    entries = [entry for entry in entries if _is_inside(entry, file, found)]
-    rows = make_rows(entries, file, os.path.abspath(file.parent), names, found)
-    if problems is None:
-        found.raise_if_any()
+    if label_names is None:
+        label_names = _names_of_all_splits(root, split, records, label_name)
+    entries = make_entries(records, path_column, label_name, file, label_names, problems)
+    entries = [entry for entry in entries if _is_inside(entry, file, problems)]
+    rows = make_rows(entries, file, file.parent, label_names, problems)
+    if problems.found:  # whoever asked raises or lists them
+        return rows
     _report(listing, rows, file, label_name in columns)
     kept = {entry.number for entry in entries}
     used = [record for number, record in records if number in kept]

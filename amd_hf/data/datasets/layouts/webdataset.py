@@ -23,9 +23,8 @@ from typing import Any
 import datasets
 
 from ...streams import note_entries
-from ..label_names import as_label, read_label_names, shorten
-from ..listing import printable
-from ..problems import Kind, Problems
+from ..label_names import as_label, label_number
+from ..problems import Kind, Problems, printable, shorten
 from ..rows import MEDIA_SUFFIXES, row_features
 from ..text_files import parse_json
 
@@ -57,10 +56,10 @@ _BAD_SAMPLE = Kind("cannot be used", "cannot be used", "Write the shards anew wi
 
 def read_webdataset(
     pattern: str,
+    problems: Problems,
     split: str | None = None,
-    label_names: str | Path | Sequence[str] | None = None,
+    label_names: list[str] | None = None,
     streaming: bool = False,
-    problems: Problems | None = None,
     media: str = "video",
     label_column: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
@@ -68,12 +67,12 @@ def read_webdataset(
 
     Args:
         pattern (`str`): one `.tar`, a glob of them, or a folder of them.
+        problems (`Problems`): where bad samples go.
         split (`str`, *optional*): of a folder: the folder inside it, or the beginning of the shards' names.
-        label_names (path or sequence of `str`, *optional*): required where labels are names.
+        label_names (list of `str`, *optional*): required where labels are names.
         streaming (`bool`, defaults to `False`): one shard per tar, listed while it is read. A sample without a
             usable video or label comes out as a row whose video cannot be read, with label -1; map-style all shards
-            are listed first, and such samples are raised.
-        problems (`Problems`, *optional*): where bad samples are collected; without it they are raised.
+            are listed first, and such samples go to `problems`.
         media (`str`, defaults to `"video"`): which members count, `video` or `image`.
         label_column (`str`, *optional*): suffix of the member that is the label, or its key in the json member; by
             default `cls`, then the key `label`.
@@ -84,10 +83,10 @@ def read_webdataset(
 
     Raises:
         FileNotFoundError: no shard.
-        ValueError: labels that are names without `label_names`, or bad samples.
+        ValueError: labels that are names without `label_names`.
     """
     shards = find_shards(pattern, split)
-    names = read_label_names(label_names)
+    names = label_names
     is_labelled = _check_first_label(shards, names, label_column)
     features = row_features(_VIDEO_FEATURE, names)
     if streaming:
@@ -100,18 +99,15 @@ def read_webdataset(
         }
         stream = datasets.IterableDataset.from_generator(generate_rows, features=features, gen_kwargs=arguments)
         return note_entries(stream, [(Path(shard).name, f"{os.path.getsize(shard)} bytes") for shard in shards])
-    found = Problems() if problems is None else problems
     rows = []
     for shard in shards:
         shard_rows = list(generate_rows([shard], names, is_labelled, media, label_column))
-        found.start(shard, len(shard_rows), "sample")
+        problems.start(shard, len(shard_rows), "sample")
         for number, row in enumerate(shard_rows, start=1):
             if row["video"]["fault"] is not None:
-                found.add(shard, number, _BAD_SAMPLE, f"{row['video_id']}: {row['video']['fault']}")
+                problems.add(shard, number, _BAD_SAMPLE, f"{row['video_id']}: {row['video']['fault']}")
             else:
                 rows.append(row)
-    if problems is None:
-        found.raise_if_any()
     columns = {name: [row[name] for row in rows] for name in features}
     return datasets.Dataset.from_dict(columns, features=features)
 
@@ -182,7 +178,7 @@ def _parse_sample(
         label = _read_label(shard, members, number_of, label_column)
         if label is None:
             raise ValueError(f"the sample holds no label; its members are {', '.join(members)}")
-        row["label"] = _label_number(label, number_of)
+        row["label"] = label_number(label, number_of)
     return row
 
 
@@ -213,16 +209,6 @@ def _read_text(shard: str, offset: int, size: int) -> str:
     with open(shard, "rb") as file:
         file.seek(offset)
         return file.read(size).decode("utf-8-sig").strip()
-
-
-def _label_number(label: int | str, number_of: dict[str, int] | None) -> int:
-    if isinstance(label, str) and number_of is not None and label in number_of:
-        return number_of[label]
-    if isinstance(label, str):
-        raise ValueError(f"the label {shorten(label)} is none of the label names")
-    if number_of is not None and label >= len(number_of):
-        raise ValueError(f"the label {label} is no number from 0 to {len(number_of) - 1}")
-    return label
 
 
 class _CheckedHeader(tarfile.TarInfo):
