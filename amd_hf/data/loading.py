@@ -209,7 +209,8 @@ def validate_annotations(
 
 
 def _parameters(layout: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(LAYOUTS[layout]).parameters
+    """Return what the function of a layout takes behind the path."""
+    return dict(list(inspect.signature(LAYOUTS[layout]).parameters.items())[1:])
 
 
 def _read(
@@ -220,7 +221,7 @@ def _read(
         raise ValueError(f"`media` must be one of {list(MEDIA_SUFFIXES)} or None, not {media!r}.")
     if layout in NAMES_ANY_FILE or media == "video":
         given = {**given, "media": None}
-    (path_name, *_), parameters = _parameters(layout), _parameters(layout)
+    parameters = _parameters(layout)
     _refuse(layout, {name: value for name, value in given.items() if name not in parameters})
     options = {"label_names": None, **given, "problems": problems, "streaming": streaming}
     options["label_names"] = read_label_names(options["label_names"])
@@ -229,7 +230,7 @@ def _read(
     arguments = {
         name: options.get(name)
         for name, parameter in parameters.items()
-        if name != path_name and (options.get(name) is not None or parameter.default is parameter.empty)
+        if options.get(name) is not None or parameter.default is parameter.empty
     }
     # Addresses and globs are no paths: those who make the dataset themselves get the text.
     path = os.fspath(name_or_path) if "streaming" in parameters else Path(name_or_path).expanduser()
