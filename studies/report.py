@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amd_hf.hub.cards.escaping import escape_markdown
+from amd_hf.hub.cards import escape_markdown
 from amd_hf.outputs.files import OutputFiles
 from studies.estimates import Interval, mean_interval, paired_difference
 from studies.grid import Grid

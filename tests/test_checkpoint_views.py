@@ -22,12 +22,12 @@ from amd_hf import (
 )
 from amd_hf.data.arguments import FineTuningDataArguments, TrainingDataArguments
 from amd_hf.detection.arguments import ActionTrainingArguments
-from amd_hf.hub.cards.zoo import load_zoo
 from amd_hf.models import build_processor, read_settings
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.view_settings import DATA_SETS, ViewSettings
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.training import ROOT, load_script
+from tools.zoo import load_zoo
 
 
 _GIVEN = {"num_attention_heads": 4, "num_frames": 4, "image_size": 16}

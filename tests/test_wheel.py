@@ -55,7 +55,7 @@ def test_wheel_holds_the_package_with_its_recipes_and_nothing_beside_it(wheel: P
     here = {path.relative_to(_ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
     expected = {re.sub("^configs/", "amd_hf/configs/", name) for name in here}
     assert {name for name in _names(wheel) if ".dist-info/" not in name} == expected
-    needed = {"amd_hf/py.typed", "amd_hf/hub/cards/zoo.yaml", "amd_hf/hub/cards/run_card.md.jinja"}
+    needed = {"amd_hf/py.typed", "amd_hf/hub/run_card.md.jinja"}
     assert needed | {"amd_hf/configs/finetune/custom.yaml", "amd_hf/configs/pretrain/custom.yaml"} <= expected
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import amd_hf
-from amd_hf.hub.cards.pages import model_table, render_page
-from amd_hf.hub.cards.zoo import load_zoo
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.options.programs import run_program
+from tools.zoo import load_zoo, model_table, render_page
 
 
 ROOT = Path(__file__).resolve().parents[1]

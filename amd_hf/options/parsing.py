@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
-from ..hub.cards.privacy import redact_command
+from ..hub.privacy import redact_command
 from .programs import remember_names, run_program  # the latter for `from amd_hf.recipes import run_program`
 from .recipe_files import load_yaml, read_options
 

@@ -13,7 +13,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..data.streams import stream_length
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
-from ..hub.cards.privacy import hide_identity, is_secret_name
+from ..hub.privacy import hide_identity, is_secret_name
 from ..view_settings import ViewSettings
 from .launching import check_processes
 

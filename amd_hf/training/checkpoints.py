@@ -15,7 +15,7 @@ from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
 from ..errors import RunStopped
-from ..hub.cards.privacy import hide_identity
+from ..hub.privacy import hide_identity
 from ..outputs.folders import fingerprint, remove_listed
 from .run_folders import check_no_run_in, check_output_folder
 

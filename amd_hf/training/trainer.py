@@ -27,7 +27,7 @@ from ..data.datasets.own import as_video_rows
 from ..data.loaders import EpochBatchSampler, StreamDataLoader, build_eval_loader, build_train_loader, iterate_once
 from ..data.streams import StreamReader, stream_length
 from ..errors import RunStopped
-from ..hub.cards.runs import write_run_card
+from ..hub.cards import write_run_card
 from ..hub.publishing import PreparedFolder, prepare_folder, upload
 from .arguments import VideoTrainingArguments, prepare_for_stream
 from .checkpoints import (
@@ -516,7 +516,7 @@ class VideoTrainer(Trainer):
         self.push_in_progress = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the card of the run into the output folder; see [`~amd_hf.hub.cards.runs.write_run_card`]."""
+        """Writes the card of the run into the output folder; see [`~amd_hf.hub.cards.write_run_card`]."""
         if self.is_world_process_zero():
             write_run_card(self, options=self.program_options)
 

@@ -6,8 +6,8 @@ import re
 
 import yaml
 
-from amd_hf.hub.cards.zoo import load_zoo
 from tests.helpers.training import ROOT
+from tools.zoo import load_zoo
 
 
 _PAGE = (ROOT / "docs" / "differences.md").read_text()
@@ -55,7 +55,7 @@ def test_nothing_calls_the_unpublished_teacher_an_official_file() -> None:
 
 
 def test_authors_logs_are_linked_where_they_publish_them() -> None:
-    facts = yaml.safe_load((ROOT / "amd_hf/hub/cards/zoo.yaml").read_text())["models"]
+    facts = yaml.safe_load((ROOT / "tools/zoo.yaml").read_text())["models"]
     assert all(("log" in entry) == bool(entry["checkpoint"]) for entry in facts)
     logs = [model.log for model in load_zoo().models.values() if model.log]
     assert len(set(logs)) == len(logs) == 12

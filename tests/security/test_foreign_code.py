@@ -175,7 +175,7 @@ def _prepare(saved: Path) -> Any:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the last check, a process that takes seconds, where a test is of files alone."""
-    monkeypatch.setattr("amd_hf.hub.publishing._other_answers", lambda *_: [])
+    monkeypatch.setattr("amd_hf.hub.checks._other_answers", lambda *_: [])
 
 
 def _refused(saved: Path) -> str:
@@ -230,15 +230,16 @@ def test_shards_outside_of_the_folder_are_refused(saved: Path, tmp_path: Path) -
 
 def test_folder_that_only_this_machine_can_load_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader has no amd_hf: code that imports it fails there."""
-    import amd_hf.hub.publishing as hub
+    from amd_hf.hub import checks, publishing
 
     other = saved.parent / "code"
     other.mkdir()
-    for path in hub.code_files(AMDForVideoClassification):
+    for path in checks.code_files(AMDForVideoClassification):
         shutil.copy(path, other)
     text = (other / "modeling_amd.py").read_text()
     (other / "modeling_amd.py").write_text(text.replace("import torch\n", "import torch\nimport amd_hf\n", 1))
-    monkeypatch.setattr(hub, "code_files", lambda kind: sorted(other.iterdir()))
+    for module in (checks, publishing):
+        monkeypatch.setattr(module, "code_files", lambda kind: sorted(other.iterdir()))
     assert "it cannot be loaded where this package is not installed" in _refused(saved)
 
 

@@ -15,9 +15,7 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load
 
 from amd_hf import AMDFineTuningTrainer, AMDForVideoClassification
-from amd_hf.hub.cards.escaping import code_block, escape_markdown, python_string
-from amd_hf.hub.cards.metadata import card_problems
-from amd_hf.hub.cards.runs import write_run_card
+from amd_hf.hub.cards import card_problems, code_block, escape_markdown, python_string, write_run_card
 from studies import report as ablation_report
 from tests.helpers.models import tiny_config
 from tests.helpers.training import StackRows, finetuning_args, labelled_rows

@@ -24,7 +24,7 @@ from amd_hf import (
     load_video_dataset,
 )
 from amd_hf.evaluation.features import _prepare_folder
-from amd_hf.hub.publishing import code_files
+from amd_hf.hub.checks import code_files
 from amd_hf.outputs.files import OutputFiles
 from amd_hf.outputs.folders import (
     MARKER_NAME,
@@ -460,7 +460,7 @@ _ALLOWED = {
     ("amd_hf/outputs/folders.py", "remove_listed"): "the mechanism itself",
     ("amd_hf/hub/publishing.py", "_copy"): "into a claimed folder, files that did not exist",
     ("amd_hf/hub/publishing.py", "_set_auto_map"): "into a claimed folder",
-    ("amd_hf/hub/publishing.py", "_other_answers"): "a temporary folder",
+    ("amd_hf/hub/checks.py", "_other_answers"): "a temporary folder",
     ("amd_hf/programs.py", "_tell_torchrun"): "the file that torchrun names for it",
     ("amd_hf/hub/reader.py", "read"): "a temporary folder of its caller",
     ("studies/store.py", "_compute_into_files"): "markers of its own, and a folder of its own",

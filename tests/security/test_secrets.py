@@ -17,10 +17,9 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
 from amd_hf import AMDFineTuningArguments, AMDFineTuningTrainer, AMDForVideoClassification
-from amd_hf.hub.cards.file_texts import texts_of
-from amd_hf.hub.cards.metadata import card_problems
-from amd_hf.hub.cards.privacy import hide_secrets, is_secret_name, private_parts, redact, secret_parts
-from amd_hf.hub.cards.runs import write_run_card
+from amd_hf.hub.cards import card_problems, write_run_card
+from amd_hf.hub.checks import texts_of
+from amd_hf.hub.privacy import hide_secrets, is_secret_name, private_parts, redact, secret_parts
 from amd_hf.hub.publishing import prepare_folder
 from amd_hf.options.parsing import parse_recipe
 from tests.helpers.hub import CARD, save_classifier

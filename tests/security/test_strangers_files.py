@@ -190,7 +190,7 @@ def test_yaml_on_the_command_line_makes_no_objects(canary: Path) -> None:
 
 
 def test_metadata_of_a_teachers_card_makes_no_objects(folder: Path, canary: Path) -> None:
-    from amd_hf.hub.cards.metadata import card_problems
+    from amd_hf.hub.cards import card_problems
 
     card = f"---\nlicense: !!python/object/apply:os.mkdir [{canary}]\n---\n"
     assert "metadata cannot be read" in card_problems(card)[0]
@@ -279,7 +279,7 @@ def test_reader_of_a_published_folder_starts_in_an_empty_one(
     folder: Path, tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`torch.py` in the folder where somebody works would be imported by a process started there."""
-    from amd_hf.hub.publishing import _other_answers
+    from amd_hf.hub.checks import _other_answers
 
     work = tmp_path / "work"
     work.mkdir()

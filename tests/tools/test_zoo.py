@@ -15,18 +15,17 @@ from PIL import Image
 import amd_hf
 from amd_hf import AMDForPreTraining, AMDForVideoClassification
 from amd_hf.flops import count_flops
-from amd_hf.hub.cards.metadata import card_problems, hub_id_or_none
-from amd_hf.hub.cards.pages import is_weights_licence_unknown, model_table, render_page
-from amd_hf.hub.cards.privacy import absolute_paths, hide_paths, private_parts
-from amd_hf.hub.cards.zoo import ZooModel, load_zoo, measure
+from amd_hf.hub.cards import card_problems, hub_id_or_none, is_weights_licence_unknown
+from amd_hf.hub.privacy import absolute_paths, hide_paths, private_parts
 from amd_hf.models import build_processor
 from tests.helpers.images import image_config
 from tests.helpers.models import tiny_config
 from tests.helpers.training import load_script
 from tests.helpers.videos import write_video
+from tools.zoo import ZooModel, load_zoo, measure, model_table, render_page
 
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _ZOO = load_zoo()
 _NAMES = list(_ZOO.models)
 

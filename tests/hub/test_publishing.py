@@ -31,7 +31,7 @@ def saved(tmp_path: Path) -> Path:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the last check, a process that takes seconds, where a test is of files alone."""
-    monkeypatch.setattr("amd_hf.hub.publishing._other_answers", lambda *_: [])
+    monkeypatch.setattr("amd_hf.hub.checks._other_answers", lambda *_: [])
 
 
 def _prepare(saved: Path) -> Path:
@@ -149,14 +149,15 @@ def test_missing_weight_is_refused(saved: Path) -> None:
 
 
 def test_code_that_answers_otherwise_is_refused(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import amd_hf.hub.publishing as hub
+    from amd_hf.hub import checks, publishing
 
     other = tmp_path / "code"
     other.mkdir()
-    for path in hub.code_files(AMDForVideoClassification):
+    for path in checks.code_files(AMDForVideoClassification):
         text = path.read_text().replace("self.norm1(hidden_states)", "hidden_states")
         (other / path.name).write_text(text)
-    monkeypatch.setattr(hub, "code_files", lambda kind: sorted(other.iterdir()))
+    for module in (checks, publishing):
+        monkeypatch.setattr(module, "code_files", lambda kind: sorted(other.iterdir()))
     assert "loaded by its own code it answers otherwise" in _refused(saved)
 
 
@@ -172,7 +173,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unread")
 def test_authors_weights_are_warned_of(saved: Path) -> None:
-    page = Path(__file__).parents[1] / "model_cards" / "amd-vit-small-k400-finetuned.md"
+    page = Path(__file__).parents[2] / "model_cards" / "amd-vit-small-k400-finetuned.md"
     (saved / "README.md").write_text(page.read_text())
     (warning,) = prepare_folder(saved, saved.parent / "ready", "me/model").warnings
     assert "who state no licence for them: ask them before you publish" in warning

@@ -13,9 +13,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from amd_hf import AMDFineTuningTrainer, AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer
-from amd_hf.hub.cards.metadata import card_problems
-from amd_hf.hub.cards.privacy import absolute_paths
-from amd_hf.hub.cards.runs import changed_options, licence_of, write_run_card
+from amd_hf.hub.cards import card_problems, changed_options, licence_of, write_run_card
+from amd_hf.hub.privacy import absolute_paths
 from tests.helpers.models import tiny_config
 from tests.helpers.training import (
     StackRows,
