@@ -46,7 +46,7 @@ test-kill: install ## `kill -9` at random moments, 24 times and more: resumed ru
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/training/test_kill.py
 
 stress: install ## 1,000 damaged videos through each decoder; memory of a worker over 2,000 videos (about 10 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/data/test_damaged_videos.py tests/data/test_worker_memory.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/data/video/test_damaged_videos.py tests/data/test_loaders_memory.py
 
 check: install ## Lint, check the format and the types
 	$(BIN)/ruff check .

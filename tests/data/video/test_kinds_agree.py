@@ -50,7 +50,7 @@ def test_frame_does_not_depend_on_what_was_read_before(kind_files: KindFiles, na
             assert np.abs(video.frames([index])[0].astype(int) - expected[index]).max() <= _TOLERANCE, index
 
 
-_CASES = Path(__file__).parents[2] / "../shared/cases"
+_CASES = Path(__file__).parents[3] / "../shared/cases"
 _CASE_FILES = {  # which of its video streams is the film
     "paff_field_packets/camera.mts": 0,
     "mpeg4_not_coded_frames/clip.avi": 0,

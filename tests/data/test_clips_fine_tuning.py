@@ -18,7 +18,7 @@ from amd_hf.data.augment.rand_augment import RandAugment
 from amd_hf.data.augment.transforms import random_resized_crop_box
 from amd_hf.data.clips import ClassificationCollator, ClipLoader, sample_generator
 from amd_hf.data.video.decoding import open_video
-from tests.data.test_clip_operations import _TIMM_NAMES
+from tests.data.augment.test_clip_operations import _TIMM_NAMES
 from tests.helpers.videos import frame_numbers, text_file, write_video
 
 

@@ -14,7 +14,7 @@ from tests.helpers import miniatures
 from tests.helpers.videos import write_video
 
 
-_PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+_PAGE = Path(__file__).parents[3] / "docs" / "data.md"
 _COPIES = {
     "k400": miniatures.kinetics,
     "ssv2": miniatures.something_something,

@@ -10,7 +10,7 @@ import pytest
 from timm.data.auto_augment import rand_augment_transform
 
 from amd_hf.data.augment.rand_augment import OPERATIONS, RandAugment
-from tests.data.test_clip_operations import _TIMM_NAMES
+from tests.data.augment.test_clip_operations import _TIMM_NAMES
 
 
 _NUM_DRAWS = 6000
