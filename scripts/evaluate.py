@@ -1,7 +1,7 @@
 """`amd-hf evaluate` as a file, for launchers that take one: the same options, the same outcome."""
 
-from amd_hf.cli.evaluate import run
+from amd_hf.cli import start
 
 
 if __name__ == "__main__":
-    run()
+    start("evaluate", script=__file__)

@@ -1,7 +1,7 @@
 """`amd-hf finetune` as a file, for launchers that take one: the same options, the same outcome."""
 
-from amd_hf.cli.finetune import run
+from amd_hf.cli import start
 
 
 if __name__ == "__main__":
-    run()
+    start("finetune", script=__file__)

@@ -9,6 +9,10 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
+from ..options.commands import COMMANDS as OPTIONS
+from ..options.commands import check_command_line
+from ..options.processes import start_processes
+from ..options.programs import run_program
 
 
 # Sub-command -> what it does. Each is a module of this folder with a `run(argv)`.
@@ -33,26 +37,56 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv (sequence of `str`, *optional*): its name and its options; by default those of the process.
     """
-    try:
-        _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of `amd-hf recipes | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
-        raise SystemExit(1) from None
-
-
-def _run(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
-    elif arguments[0] in ("-V", "--version"):
-        print(f"amd_hf {__version__}")
-    elif arguments[0] in COMMANDS:
-        importlib.import_module(f".{arguments[0]}", __name__).run(arguments[1:])
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        run_program(lambda: print(_usage()))
+    elif name in ("-V", "--version"):
+        run_program(lambda: print(f"amd_hf {__version__}"))
+    elif name in COMMANDS:
+        start(name, arguments[1:])
     else:
-        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" (did you mean `{near[0]}`?)" if near else ""
-        sys.stderr.write(f"error: `{arguments[0]}` is no command of amd-hf{hint}; `amd-hf --help` lists them\n")
+        sys.stderr.write(f"error: `{name}` is no command of amd-hf{hint}; `amd-hf --help` lists them\n")
         raise SystemExit(2)
+
+
+def start(command: str, argv: Sequence[str] | None = None, script: str | None = None) -> None:
+    """Run a sub-command by its name. What can be wrong before anything heavy is imported is said before.
+
+    Args:
+        command (`str`): Its name.
+        argv (sequence of `str`, *optional*): its options; by default those of the process.
+        script (`str`, *optional*): The file that Python was started with. Its folder comes first where Python looks
+            for modules, and `scripts/evaluate.py` is not the library `evaluate`: it is taken out there.
+    """
+    if script is not None:
+        folder = os.path.dirname(os.path.abspath(script))
+        sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != folder]
+    run_program(lambda: _start(command, list(sys.argv[1:] if argv is None else argv)))
+
+
+def _start(command: str, arguments: list[str]) -> None:
+    if command in OPTIONS:
+        values = check_command_line(command, arguments)
+        if (num_processes := values.get("num_processes")) is not None:
+            arguments = _without_option(arguments, "num_processes")
+            if num_processes < 1:
+                raise ValueError(f"`--num_processes` must be at least 1, got {num_processes}.")
+            if num_processes > 1:
+                module, use_cpu = f"{__name__}.{command}", bool(values.get("use_cpu"))
+                return start_processes(module, arguments, num_processes, use_cpu)
+    return importlib.import_module(f".{command}", __name__).run(arguments)
+
+
+def _without_option(arguments: list[str], name: str) -> list[str]:
+    names = (f"--{name}", f"--{name.replace('_', '-')}")
+    kept: list[str] = []
+    for word, before in zip(arguments, ["", *arguments], strict=False):
+        if word not in names and before not in names and word.partition("=")[0] not in names:
+            kept.append(word)
+    return kept
 
 
 def _usage() -> str:

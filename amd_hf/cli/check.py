@@ -1,6 +1,6 @@
 """Check the videos of a data set: decode them all and name those that are damaged, too short or no videos at all.
 
-python scripts/check_videos.py --data videos/ --split train --output_dir checked/
+amd-hf check --data videos/ --split train --output_dir checked/
 
 With `--output_dir` the outcome is written there, as report.json and as a list of the good videos; the last line then
 says how to give that list to other programs (`--data checked/clean.csv --data_root ...`). Else nothing is written.
@@ -18,9 +18,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..data.arguments import DataArguments
 from ..data.checking import FAULTS, OK, CheckOptions, CleanList, VideoCheck, check_videos, write_clean_list
-from ..options.parsing import parse_recipe
+from ..options.commands import parse_command
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 
@@ -60,13 +59,13 @@ class CheckVideosOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    data, options, _ = parse_recipe((DataArguments, CheckVideosOptions), argv, __doc__, has_model_options=False)
+    data, options, _ = parse_command("check", argv)
     if data.data is None:
         raise ValueError("Say what to check: `--data FOLDER_OR_FILE`.")
     outputs = None
     if options.output_dir is not None:
         files = [Path(options.output_dir) / name for name in _OUTPUT_FILES]
-        outputs = OutputFiles(files, "check_videos.py", options.overwrite, folder=options.output_dir)
+        outputs = OutputFiles(files, "amd-hf check", options.overwrite, folder=options.output_dir)
     rows = data.load(options.split)
     looking_for = CheckOptions(
         min_frames=options.min_frames, decode_all=options.decode_all, time_limit=options.time_limit
@@ -154,4 +153,6 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("check")

@@ -1,7 +1,7 @@
 """Convert an official AMD, VideoMAE or MAE checkpoint, or a Transformers folder of theirs, to our format, or back.
 
-python scripts/convert_checkpoint.py --source checkpoint.pth --output_dir converted/
-python scripts/convert_checkpoint.py --source converted/ --to_official checkpoint.pth
+amd-hf convert --source checkpoint.pth --output_dir converted/
+amd-hf convert --source converted/ --to_official checkpoint.pth
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from .. import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoint
 from ..checkpoints.reading import CONFIG_ENTRY, VIEWS_ENTRY
 from ..models import build_processor, classifier_class, load_processor, override_notes, read_settings
-from ..options.parsing import parse_recipe
+from ..options.commands import parse_command
 from ..options.programs import run_program
 from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
@@ -61,7 +61,7 @@ class ConvertOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    options, model_options = parse_recipe((ConvertOptions,), argv, __doc__)
+    options, model_options = parse_command("convert", argv)
     if options.source is None or (options.output_dir is None) == (options.to_official is None):
         raise ValueError("Give `--source` and either `--output_dir` (to our format) or `--to_official` (back).")
     target = Path(options.output_dir or options.to_official)
@@ -108,4 +108,6 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("convert")

@@ -1,10 +1,10 @@
 """Test a fine-tuned classifier over several views of each video, an action detector by AVA's frame mAP, or a linear
 probe on an encoder's frozen features.
 
-python scripts/evaluate.py --model_name_or_path finetuned/ --data videos/ --split test --output_dir results/
-python scripts/evaluate.py --model_name_or_path pretrained/ --linear_probe true --data videos/ --train_split train \
+amd-hf evaluate --model_name_or_path finetuned/ --data videos/ --split test --output_dir results/
+amd-hf evaluate --model_name_or_path pretrained/ --linear_probe true --data videos/ --train_split train \
     --split test
-python scripts/evaluate.py --task detection --model_name_or_path detector/ --video_root videos/ --annotations val.csv \
+amd-hf evaluate --task detection --model_name_or_path detector/ --video_root videos/ --annotations val.csv \
     --action_list actions.pbtxt --person_boxes persons.csv --output_dir results/
 """
 
@@ -22,7 +22,6 @@ from ..cpu import prepare_for_inference
 from ..data.arguments import DataArguments
 from ..data.clips import ClassificationCollator, ClipLoader
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
-from ..detection.arguments import ActionDataArguments
 from ..detection.evaluation import (
     DETECTIONS_FILE,
     DetectionResult,
@@ -51,7 +50,8 @@ from ..models import (
     read_settings,
     view_settings,
 )
-from ..options.parsing import check_model_source, parse_recipe, read_task
+from ..options.commands import parse_command
+from ..options.parsing import check_model_source, read_task
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 from ..training.summary import describe_model
@@ -127,12 +127,12 @@ class DetectionOptions(TestOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> list[MultiViewResult] | DetectionResult:
-    return _TASKS[read_task(argv, list(_TASKS))](argv)
+    return _TASKS[read_task(argv, list(_TASKS), "evaluate")](argv)
 
 
 def test_detector(argv: Sequence[str] | None) -> DetectionResult:
     """Tests a detector on every key frame and writes what is known of it."""
-    data, options, model_options = parse_recipe((ActionDataArguments, DetectionOptions), argv, __doc__)
+    data, options, model_options = parse_command("evaluate", argv, "detection")
     source = options.model_name_or_path
     if source is None or data.annotations is None:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --annotations FILE.csv`.")
@@ -167,7 +167,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
 
 def test_classifier(argv: Sequence[str] | None) -> list[Any]:
     """Tests a classifier, or that of each fold."""
-    data, options, model_options = parse_recipe((DataArguments, EvaluateOptions), argv, __doc__)
+    data, options, model_options = parse_command("evaluate", argv, "classification")
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
     check_views(options)
@@ -211,7 +211,7 @@ def describe(
 def result_files(folder: Path, options: TestOptions, *names: str) -> OutputFiles:
     """The files of a result, refused before the test where others' are in their place."""
     paths = [folder / name for name in names]
-    return OutputFiles(paths, "evaluate.py", options.overwrite, folder=options.output_dir)
+    return OutputFiles(paths, "amd-hf evaluate", options.overwrite, folder=options.output_dir)
 
 
 _TASKS: dict[str, Callable[..., Any]] = {"classification": test_classifier, "detection": test_detector}
@@ -340,4 +340,6 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("evaluate")

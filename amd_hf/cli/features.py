@@ -1,6 +1,6 @@
 """Write the features of a frozen encoder for every video of a data set.
 
-python scripts/extract_features.py --model_name_or_path student/ --data videos/ --tensors pooled layer_6_pooled \
+amd-hf features --model_name_or_path student/ --data videos/ --tensors pooled layer_6_pooled \
     --output_dir features/
 
 What the tensors hold: amd_hf/evaluation/features.py. Unreadable videos are listed in unreadable.json.
@@ -15,12 +15,12 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..cpu import prepare_for_inference
-from ..data.arguments import DataArguments
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..evaluation.features import FeatureOptions, extract_features
 from ..evaluation.multiview import ViewOptions
 from ..models import load_model, view_settings
-from ..options.parsing import check_model_source, parse_recipe
+from ..options.commands import parse_command
+from ..options.parsing import check_model_source
 from ..options.programs import run_program
 from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
@@ -61,7 +61,7 @@ class ExtractOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    data, options, model_options = parse_recipe((DataArguments, ExtractOptions), argv, __doc__)
+    data, options, model_options = parse_command("features", argv)
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say what to extract from what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
     check_model_source(options.model_name_or_path, "model_name_or_path")
@@ -103,4 +103,6 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("features")

@@ -1,8 +1,8 @@
 """Fine-tune a video classifier on labelled videos and test it over several views, or an action detector on boxes.
 
-python scripts/finetune.py --recipe configs/finetune/custom.yaml --model_name_or_path pretrained/ --data videos/ \
+amd-hf finetune --recipe custom --model_name_or_path pretrained/ --data videos/ \
     --output_dir out
-python scripts/finetune.py --task detection --recipe configs/detect/amd_vit_base_ava.yaml --model_name_or_path MODEL \
+amd-hf finetune --task detection --recipe amd_vit_base_ava --model_name_or_path MODEL \
     --video_root videos/ --annotations train.csv --action_list actions.pbtxt --output_dir out
 """
 
@@ -16,16 +16,17 @@ from typing import Any
 
 from transformers import set_seed
 
-from .. import AMDDetectionArguments, AMDDetectionTrainer, AMDFineTuningArguments, AMDFineTuningTrainer
-from ..data.arguments import FineTuningDataArguments, training_label_names
+from .. import AMDDetectionTrainer, AMDFineTuningTrainer
+from ..data.arguments import training_label_names
 from ..data.datasets.label_names import check_labels_fit
-from ..detection.arguments import ActionTrainingArguments
 from ..detection.datasets.ava import action_names
 from ..detection.evaluation import write_detection_report
-from ..finetuning.recipe_check import departures, read_recipe
+from ..finetuning.recipe_check import departures
 from ..models import build_classifier, build_detector, import_function
-from ..options.parsing import check_model_source, parse_recipe, read_task
+from ..options.commands import parse_command
+from ..options.parsing import check_model_source, read_task
 from ..options.programs import run_program
+from ..options.recipe_files import read_recipe
 from ..training.checkpoints import find_checkpoint
 from ..training.summary import describe_metrics, describe_run
 
@@ -53,12 +54,11 @@ class FineTuneOptions(StartOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
-    return _TASKS[read_task(argv, list(_TASKS))](argv)
+    return _TASKS[read_task(argv, list(_TASKS), "finetune")](argv)
 
 
 def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
-    types = (FineTuningDataArguments, FineTuneOptions, AMDFineTuningArguments)
-    data, options, args, model_options = parse_recipe(types, argv, __doc__)
+    data, options, args, model_options = parse_command("finetune", argv, "classification")
     if data.data is None:
         raise ValueError("Say what to train on: `--data FOLDER_OR_FILE`.")
     checkpoint = find_checkpoint(args)
@@ -92,8 +92,7 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
 
 
 def train_detector(argv: Sequence[str] | None) -> AMDDetectionTrainer:
-    types = (ActionTrainingArguments, StartOptions, AMDDetectionArguments)
-    data, options, args, model_options = parse_recipe(types, argv, __doc__)
+    data, options, args, model_options = parse_command("finetune", argv, "detection")
     checkpoint = find_checkpoint(args)
     check_model_source(options.model_name_or_path, "model_name_or_path")
 
@@ -129,7 +128,7 @@ def train_model(
         start = source or "from scratch"
         print(describe_run(trainer, start=start, classes=trainer.model.config.num_labels), flush=True)
         notes = getattr(trainer.program_options[0], "notes", [])
-        for departure in [*notes, *departures(trainer, read_recipe(argv))]:
+        for departure in [*notes, *departures(trainer, read_recipe(argv, "finetune"))]:
             print(f"warning: {departure}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
@@ -156,4 +155,6 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("finetune")

@@ -1,7 +1,7 @@
 """Classify video files, whole or window by window with times; or name the actions of the persons in one video.
 
-python scripts/predict.py --model_name_or_path finetuned/ --videos clip.mp4 folder/ "more/*.webm" --window_seconds 2
-python scripts/predict.py --task detection --model_name_or_path detector/ --video clip.mp4 \
+amd-hf predict --model_name_or_path finetuned/ --videos clip.mp4 folder/ "more/*.webm" --window_seconds 2
+amd-hf predict --task detection --model_name_or_path detector/ --video clip.mp4 \
     --person_boxes persons.json --output_json actions.json --output_video actions.mp4
 
 Exit code: 0 when every file was read, 1 when some could not be, 2 when nothing was done (bad options, or no file could
@@ -39,7 +39,8 @@ from ..models import (
     read_settings,
     view_settings,
 )
-from ..options.parsing import check_model_source, parse_recipe, read_task
+from ..options.commands import parse_command
+from ..options.parsing import check_model_source, read_task
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 from ..video_sampling_amd import SAMPLING_MODES
@@ -111,7 +112,7 @@ class PredictOptions(ModelOptions):
         default=None, metadata={"help": "Crops along the long side, averaged; by default 1, the centre."}
     )
     test_views: bool = field(
-        default=False, metadata={"help": "Average all views of the model's own test, as evaluate.py does."}
+        default=False, metadata={"help": "Average all views of the model's own test, as `amd-hf evaluate` does."}
     )
     sampling_mode: str | None = field(
         default=None, metadata={"help": "Frames of the one clip; the model's own.", "choices": list(SAMPLING_MODES)}
@@ -149,12 +150,12 @@ class PredictOptions(ModelOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    return _TASKS[read_task(argv, list(_TASKS))](argv)
+    return _TASKS[read_task(argv, list(_TASKS), "predict")](argv)
 
 
 def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     """The actions of the persons in one video, moment by moment."""
-    options, model_options = parse_recipe((DetectOptions,), argv, __doc__)
+    options, model_options = parse_command("predict", argv, "detection")
     source = options.model_name_or_path
     if source is None or options.video is None or options.person_boxes is None:
         raise ValueError("Say what to look at: `--model_name_or_path MODEL --video FILE --person_boxes FILE`.")
@@ -162,7 +163,7 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
     paths = [path for path in (options.output_json, options.output_video) if path is not None]
-    outputs = OutputFiles(paths, "predict.py", options.overwrite)
+    outputs = OutputFiles(paths, "amd-hf predict", options.overwrite)
     boxes = read_boxes_of_video(options.person_boxes, options.video, options.min_person_score)
     check_model_source(source, "model_name_or_path")
     accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
@@ -192,7 +193,7 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
 
 def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     """The classes of video files, whole or window by window."""
-    options, model_options = parse_recipe((PredictOptions,), argv, __doc__)
+    options, model_options = parse_command("predict", argv, "classification")
     if options.model_name_or_path is None or not options.videos:
         raise ValueError("Say what to classify: `--model_name_or_path MODEL --videos FILE_OR_FOLDER ...`.")
     for name in ("top_k", "batch_size"):
@@ -243,4 +244,6 @@ def _exit_with_result(results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("predict")

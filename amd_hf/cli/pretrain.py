@@ -1,6 +1,6 @@
 """Pre-train a video transformer by masked distillation from a frozen teacher, or without one.
 
-python scripts/pretrain.py --recipe configs/pretrain/custom.yaml --data videos/ --teacher folder --output_dir out
+amd-hf pretrain --recipe custom --data videos/ --teacher folder --output_dir out
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .. import (
     AMDConfig,
     AMDForPreTraining,
     AMDTrainer,
-    AMDTrainingArguments,
 )
-from ..data.arguments import PreTrainingDataArguments
-from ..finetuning.recipe_check import departures, read_recipe
+from ..finetuning.recipe_check import departures
 from ..models import load_pretraining_start
-from ..options.parsing import check_model_source, is_on_command_line, parse_recipe
+from ..options.commands import parse_command
+from ..options.parsing import check_model_source, is_on_command_line
 from ..options.programs import run_program
+from ..options.recipe_files import read_recipe
 from ..pretraining.visualization import save_similarity
 from ..training.checkpoints import find_checkpoint
 from ..training.summary import describe_metrics, describe_run
@@ -46,8 +46,7 @@ class PretrainOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> AMDTrainer:
-    types = (PreTrainingDataArguments, PretrainOptions, AMDTrainingArguments)
-    data, options, args, model_options, teacher_options = parse_recipe(types, argv, __doc__, has_teacher_options=True)
+    data, options, args, model_options, teacher_options = parse_command("pretrain", argv)
     if data.data is None:
         raise ValueError("Say what to train on: `--data FOLDER_OR_FILE` (labels are not needed).")
     options.teacher = choose_teacher(options.teacher, model_options, argv)
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     if args.process_index == 0:
         teacher = "none: plain masked autoencoding" if trainer.teacher is None else trainer.teacher.describe()
         print(describe_run(trainer, teacher=teacher), flush=True)
-        for departure in [*data.notes, *departures(trainer, read_recipe(argv))]:
+        for departure in [*data.notes, *departures(trainer, read_recipe(argv, "pretrain"))]:
             print(f"warning: {departure}", flush=True)
     trainer.program_options = (data, options)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -132,4 +131,6 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("pretrain")

@@ -1,7 +1,7 @@
 """Check a folder of a model, show what would be uploaded, and publish it on the Hub.
 
-python scripts/push_to_hub.py --model_name_or_path my_model --repo_id me/my-model
-python scripts/push_to_hub.py --model_name_or_path my_model --repo_id me/my-model --dry_run
+amd-hf push --model_name_or_path my_model --repo_id me/my-model
+amd-hf push --model_name_or_path my_model --repo_id me/my-model --dry_run
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..hub.publishing import prepare_folder, upload
-from ..options.parsing import parse_recipe
+from ..options.commands import parse_command
 from ..options.programs import run_program
 
 
@@ -29,7 +29,7 @@ class PushOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> str | None:
-    options, _ = parse_recipe((PushOptions,), argv, __doc__, has_model_options=False)
+    options, _ = parse_command("push", argv)
     if options.model_name_or_path is None or options.repo_id is None:
         raise ValueError("Say what to publish and where: `--model_name_or_path FOLDER --repo_id OWNER/NAME`.")
     source = Path(options.model_name_or_path)
@@ -49,4 +49,6 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("push")

@@ -1,8 +1,8 @@
 """Check the annotation files of a data set: every bad line with its number, missing videos too.
 
-python scripts/validate_annotations.py --data train.csv --data_root videos/
-python scripts/validate_annotations.py --data ucf101/ --split train --fold 1
-python scripts/validate_annotations.py --task detection --annotations train.csv --video_root videos/ \
+amd-hf validate --data train.csv --data_root videos/
+amd-hf validate --data ucf101/ --split train --fold 1
+amd-hf validate --task detection --annotations train.csv --video_root videos/ \
     --action_list actions.pbtxt --person_boxes persons.csv
 """
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..data.arguments import DataArguments
 from ..data.datasets.problems import Problems
-from ..detection.arguments import ActionDataArguments
-from ..options.parsing import parse_recipe, read_task
+from ..options.commands import parse_command
+from ..options.parsing import read_task
 from ..options.programs import run_program
 
 
@@ -36,10 +35,10 @@ class ValidateOptions(TaskOptions):
 
 
 def find_problems(argv: Sequence[str] | None) -> Problems:
-    if read_task(argv, ["classification", "detection"]) == "detection":
-        actions, _, _ = parse_recipe((ActionDataArguments, TaskOptions), argv, __doc__, has_model_options=False)
+    if read_task(argv, ["classification", "detection"], "validate") == "detection":
+        actions, _, _ = parse_command("validate", argv, "detection")
         return actions.validate()
-    data, options, _ = parse_recipe((DataArguments, ValidateOptions), argv, __doc__, has_model_options=False)
+    data, options, _ = parse_command("validate", argv, "classification")
     if data.data is None:
         raise ValueError("Say what to check: `--data FOLDER_OR_FILE`.")
     return data.validate(options.split)
@@ -68,4 +67,6 @@ def _exit_with_result(problems: Problems) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("validate")

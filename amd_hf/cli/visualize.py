@@ -1,6 +1,6 @@
 """Pictures of a pre-trained model on held-out clips: what it reconstructs, and how alike its teacher's features are.
 
-python scripts/visualize.py --model_name_or_path my_student --teacher MCG-NJU/videomae-large --data videos/ \
+amd-hf visualize --model_name_or_path my_student --teacher MCG-NJU/videomae-large --data videos/ \
     --split validation --output_dir pictures
 
 Without a teacher: reconstructions.png alone. With one also similarity.png and similarity.json: linear CKA of every
@@ -17,11 +17,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from .. import AMDForPreTraining
-from ..data.arguments import DataArguments
 from ..data.clips import ClipLoader, PreTrainingCollator
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..models import load_model, view_settings
-from ..options.parsing import check_model_source, parse_recipe
+from ..options.commands import parse_command
+from ..options.parsing import check_model_source
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 from ..pretraining.distillation import MaskGenerator
@@ -69,14 +69,12 @@ class VisualizeOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    data, options, model_options, teacher_options = parse_recipe(
-        (DataArguments, VisualizeOptions), argv, __doc__, has_teacher_options=True
-    )
+    data, options, model_options, teacher_options = parse_command("visualize", argv)
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say whose pictures of what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
     folder = Path(options.output_dir)
     names = ["reconstructions.png", *(["similarity.json", "similarity.png"] if options.teacher else [])]
-    outputs = OutputFiles([folder / name for name in names], "visualize.py", options.overwrite, folder=folder)
+    outputs = OutputFiles([folder / name for name in names], "amd-hf visualize", options.overwrite, folder=folder)
     check_model_source(options.model_name_or_path, "model_name_or_path")
     check_model_source(options.teacher, "teacher")
     model = load_model(options.model_name_or_path, **model_options)
@@ -135,4 +133,6 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    from . import start
+
+    start("visualize")

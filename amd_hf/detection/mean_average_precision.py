@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from ..data.datasets.problems import Problems
-from ..evaluation.metrics import _evaluate, _Metric
+from ..evaluation.metrics import _Metric
 from ..outputs.csv_text import original_cell
 from .datasets.ava_files import format_timestamp, read_action_list, read_excluded
 
@@ -213,7 +214,7 @@ class FrameMeanAveragePrecision(_Metric):
             "predictions": {"key_frame": datasets.Value("string"), "boxes": _BOXES, "scores": _BOXES},
             "references": {"boxes": _BOXES, "actions": datasets.Sequence(datasets.Sequence(datasets.Value("int64")))},
         }
-        return _evaluate.MetricInfo(
+        return evaluate.MetricInfo(
             description="Mean average precision of actions in the boxes of key frames at IoU 0.5.",
             citation="",
             inputs_description=_INPUTS,

@@ -8,40 +8,15 @@ metric.compute(k=[1, 5])                                                     # o
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 
 
-def _import_evaluate() -> Any:
-    """The library `evaluate`, although a program of that name may lie beside the one that runs.
-
-    `python scripts/predict.py` puts `scripts/` first on the search path, and `evaluate` would be found there.
-
-    Raises:
-        ImportError: If another module of that name is loaded already.
-    """
-    loaded = sys.modules.get("evaluate")
-    if loaded is not None and not hasattr(loaded, "Metric"):
-        raise ImportError(
-            f"The module `evaluate` that is loaded, {getattr(loaded, '__file__', None)}, is not the library of that "
-            "name, which is needed here. Rename it or import it under another name."
-        )
-    search_path = list(sys.path)
-    sys.path[:] = [folder for folder in search_path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
-    try:
-        return importlib.import_module("evaluate")
-    finally:
-        sys.path[:] = search_path
-
-
-_evaluate = _import_evaluate()
-_Metric: Any = _evaluate.Metric
+_Metric: Any = evaluate.Metric  # untyped
 
 _INPUTS = """
 Args:
@@ -73,7 +48,7 @@ class _RankingMetric(_Metric):
 
     def _info(self) -> Any:
         features = {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
-        return _evaluate.MetricInfo(
+        return evaluate.MetricInfo(
             description=self._description,
             citation="",
             inputs_description=_INPUTS,

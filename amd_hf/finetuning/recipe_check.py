@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..options.recipe_files import Recipe, as_number
 from ..training.trainer import VideoTrainer
 from .arguments import AMDFineTuningArguments
 
@@ -28,15 +24,7 @@ _RUNNING = (
 )
 
 
-def read_recipe(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """The options in the file that `--recipe` names on a command line; empty without one."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe", type=Path)
-    path = parser.parse_known_args(argv)[0].recipe
-    return {} if path is None else yaml.safe_load(path.read_text())
-
-
-def departures(trainer: VideoTrainer, recipe: Mapping[str, Any]) -> list[str]:
+def departures(trainer: VideoTrainer, recipe: Recipe) -> list[str]:
     """What of a run differs from its recipe, a sentence each: for these the recipe's results are not promised."""
     args, config = trainer.args, trainer.model.config
     found = []
@@ -46,19 +34,19 @@ def departures(trainer: VideoTrainer, recipe: Mapping[str, Any]) -> list[str]:
             f"{args.videos_per_step} videos per step, the recipe is made for {wanted}: the learning rate was scaled "
             f"to {args.learning_rate:g}; {_how_to_reach(wanted, args.videos_per_step, args)}."
         )
-    if args.max_steps > 0 and "max_steps" not in recipe and trainer.steps_per_epoch is not None:
+    if args.max_steps > 0 and "max_steps" not in recipe.options and trainer.steps_per_epoch is not None:
         found.append(
             f"`max_steps` ends the run after {args.max_steps / trainer.steps_per_epoch:.3g} epochs, the recipe takes "
             f"{args.num_train_epochs:g}."
         )
-    if args.warmup_steps and "warmup_steps" not in recipe:
+    if args.warmup_steps and "warmup_steps" not in recipe.options:
         found.append(f"`warmup_steps` {args.warmup_steps:g} replaces the recipe's {args.warmup_epochs:g} epochs.")
-    if args.base_learning_rate is None and recipe.get("base_learning_rate") is not None:
+    if args.base_learning_rate is None and recipe.options.get("base_learning_rate") is not None:
         found.append(f"`learning_rate` {args.learning_rate:g} replaces the recipe's rate.")
-    for name, value in recipe.items():
+    for name, value in recipe.options.items():
         if hasattr(args, name) and not name.startswith(_RUNNING) and not _is_same(getattr(args, name), value):
             found.append(f"`{name}` is {getattr(args, name)}, in the recipe {value}.")
-    for name, value in (recipe.get("model") or {}).items():
+    for name, value in recipe.sections.get("model", {}).items():
         if hasattr(config, name) and not _is_same(getattr(config, name), value):
             found.append(f"`model.{name}` is {getattr(config, name)}, in the recipe {value}.")
     if isinstance(args, AMDFineTuningArguments) and _mixes_one_clip(args):
@@ -79,7 +67,5 @@ def _how_to_reach(wanted: int, videos: int, args: Any) -> str:
 
 
 def _is_same(value: Any, wanted: Any) -> bool:
-    try:
-        return float(value) == float(wanted)  # YAML reads 1e-6 as text
-    except (TypeError, ValueError):
-        return str(getattr(value, "value", value)) == str(wanted)
+    value, wanted = getattr(value, "value", value), as_number(wanted)
+    return value == wanted or str(value) == str(wanted)

@@ -8,41 +8,43 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-
-from ..configuration_amd import AMDConfig
 from ..errors import RunStopped, error_line, is_disk_full
 
 
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
-_USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RunStopped, StrictDataclassError, SafetensorError)
+_USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RunStopped)
+# The same of other packages, which nobody raises who was not imported.
+_THEIR_USER_ERRORS = (("huggingface_hub.errors", "StrictDataclassError"), ("safetensors", "SafetensorError"))
+# Set in the environment of processes whose parent says what went wrong (`--num_processes`): not each of them does.
+LAUNCHED = "AMD_HF_LAUNCHED"
 _BROKEN_PIPE_EXIT_CODE = 128 + 13  # SIGPIPE, as the shell reports programs whose reader has gone
 
 # Names of Python's arguments and the options of the program that runs, for its errors; set by `remember_names`.
 _names_of_options: dict[str, str] = {}
+_has_model_options = False
 
 
 def run_program(main: Callable[[], Any]) -> None:
-    """Runs a program's `main`; what a user can mend ends it with one line and exit code 2, not with a traceback.
+    """Run a program's `main`; what a user can mend ends it with one line and exit code 2, not with a traceback.
 
     A reader of the output that goes (`| head`) ends it silently, as it does other programs; Ctrl-C with one line.
     """
     try:
         main()
         sys.stdout.flush()
-    except _USER_ERRORS as error:
+    except _user_errors() as error:
         if isinstance(error, BrokenPipeError) and _has_lost_its_reader():
             raise SystemExit(_BROKEN_PIPE_EXIT_CODE) from None
         if os.environ.get("AMD_HF_TRACEBACK"):
             raise
-        line = f"error: {error_line(error, _names_of_options)}"
-        _tell_torchrun(line)
-        sys.stderr.write(f"\n{line}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n{_launcher_note()}")
+        line = f"error: {error_line(error, _all_names())}"
+        is_told = _tell_torchrun(line)
+        if not (is_told and LAUNCHED in os.environ):
+            sys.stderr.write(f"\n{line}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n{_launcher_note()}")
         raise SystemExit(error.exit_code if isinstance(error, RunStopped) else 2) from None
     except RuntimeError as error:
         if not is_disk_full(error):
@@ -50,13 +52,19 @@ def run_program(main: Callable[[], Any]) -> None:
         sys.stderr.write(f"\nerror: {error_line(error)}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        goes_on = "; with checkpoints it goes on by the same command and --resume_from_checkpoint"
-        sys.stderr.write(f"\ninterrupted{goes_on if 'resume_from_checkpoint' in _names_of_options else ''}\n")
+        if LAUNCHED not in os.environ:
+            sys.stderr.write(interruption_line())
         raise SystemExit(130) from None
 
 
+def interruption_line() -> str:
+    """Return what a program that Ctrl-C ends says."""
+    goes_on = "; with checkpoints it goes on by the same command and --resume_from_checkpoint"
+    return f"\ninterrupted{goes_on if 'resume_from_checkpoint' in _names_of_options else ''}\n"
+
+
 def _has_lost_its_reader() -> bool:
-    """Whether nobody reads what this program prints; what is left of it, Python's exit must not try to print."""
+    """Return whether nobody reads what this program prints; what is left of it, Python must not try to print."""
     try:
         output = sys.stdout.fileno()
     except (OSError, ValueError):  # not a file, as in tests and notebooks
@@ -69,20 +77,22 @@ def _has_lost_its_reader() -> bool:
     return True
 
 
-def _tell_torchrun(line: str) -> None:
-    """Leaves an error where `torchrun` looks for it: its report of failed processes then ends with this line."""
+def _tell_torchrun(line: str) -> bool:
+    """Leave an error where `torchrun` looks for it, so that its report of failed processes ends with this line."""
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
-        return
+        return False
     try:
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(
             json.dumps({"message": line, "timestamp": int(time.time())})
         )
     except OSError:  # such as a full disk, of which the error itself may tell
         sys.stderr.write("(torchrun could not be told of the error)\n")
+        return False
+    return True
 
 
 def _launcher_note() -> str:
-    """What to make of the traceback that `accelerate launch` prints after a program that ended with an error."""
+    """Return what to make of the traceback of `accelerate launch` after a program that ended with an error."""
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
         return ""
     try:
@@ -97,18 +107,33 @@ def _launcher_note() -> str:
     )
 
 
-def remember_names(option_types: Sequence[type], has_model_options: bool) -> None:
-    """Notes under which names errors speak of the options of these types."""
+def remember_names(
+    options: Iterable[str], has_model_options: bool, arguments: Mapping[str, str] | None = None
+) -> None:
+    """Note under which names errors speak of the options of the program that runs.
+
+    Args:
+        options (iterable of `str`): Names of its options.
+        has_model_options (`bool`): Whether it takes options of [`AMDConfig`].
+        arguments (mapping of `str` to `str`, *optional*): Arguments of Python whose options have other names.
+    """
+    global _has_model_options
+    _has_model_options = has_model_options
     _names_of_options.clear()
-    if has_model_options:
-        _names_of_options.update({option.name: f"--model.{option.name}" for option in dataclasses.fields(AMDConfig)})
-    for option_type in option_types:
-        _names_of_options.update(
-            {field.name: f"--{field.name}" for field in dataclasses.fields(option_type) if field.init}
-        )
-    for option_type in option_types:
-        for argument, name in getattr(option_type, "option_of_argument", {}).items():
-            _names_of_options[argument] = f"--{name}"
+    _names_of_options.update({name: f"--{name}" for name in options})
+    _names_of_options.update({argument: f"--{name}" for argument, name in (arguments or {}).items()})
 
 
-__all__ = ["remember_names", "run_program"]
+def _all_names() -> dict[str, str]:
+    config = sys.modules.get("amd_hf.configuration_amd")  # whose import takes seconds: no errors of it without it
+    if not _has_model_options or config is None:
+        return _names_of_options
+    return {field.name: f"--model.{field.name}" for field in dataclasses.fields(config.AMDConfig)} | _names_of_options
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    theirs = [getattr(sys.modules.get(module), name, None) for module, name in _THEIR_USER_ERRORS]
+    return (*_USER_ERRORS, *(error for error in theirs if error is not None))
+
+
+__all__ = ["LAUNCHED", "interruption_line", "remember_names", "run_program"]

@@ -161,9 +161,9 @@ def load_script(name: str) -> ModuleType:
     path = script_path(name)
     if path.parent.name != "scripts":
         return importlib.import_module(f"{path.parent.name}.{name}")
-    command = re.search(r"from (amd_hf\.cli\.\w+) import run", path.read_text())
+    command = re.search(r'start\("(\w+)"', path.read_text())
     assert command is not None
-    return importlib.import_module(command[1])
+    return importlib.import_module(f"amd_hf.cli.{command[1]}")
 
 
 def script_environment() -> dict[str, str]:

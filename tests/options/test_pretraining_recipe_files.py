@@ -13,8 +13,9 @@ import torch
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, AMDTrainer, AMDTrainingArguments
 from amd_hf.data.arguments import TrainingDataArguments
-from amd_hf.finetuning.recipe_check import departures, read_recipe
+from amd_hf.finetuning.recipe_check import departures
 from amd_hf.options.parsing import parse_recipe
+from amd_hf.options.recipe_files import read_recipe
 from amd_hf.pretraining.trainer import pretraining_collator
 from amd_hf.training.summary import describe_run
 from tests.helpers import miniatures
@@ -124,7 +125,8 @@ def _departures(tmp_path: Path, *overrides: str) -> tuple[list[str], str]:
     teacher = AMDModel(tiny_teacher_config(image_size=32))
     trainer = AMDTrainer(AMDForPreTraining(config), args, teacher, data_collator=StackRows(), train_dataset=rows)
     recipe = read_recipe(["--recipe", str(_recipe("amd_vit_small_k400"))])
-    recipe["model"] = {name: recipe["model"][name] for name in sizes}  # the tiny model has other widths
+    model = recipe.sections["model"]
+    recipe.sections["model"] = {name: model[name] for name in sizes}  # the tiny model has other widths
     return departures(trainer, recipe), describe_run(trainer)
 
 

@@ -17,8 +17,9 @@ from accelerate.utils import DistributedType
 
 from amd_hf import AMDConfig, AMDFineTuningArguments, AMDFineTuningTrainer, AMDForVideoClassification
 from amd_hf.data.arguments import FineTuningDataArguments
-from amd_hf.finetuning.recipe_check import departures, read_recipe
+from amd_hf.finetuning.recipe_check import departures
 from amd_hf.options.parsing import parse_recipe
+from amd_hf.options.recipe_files import Recipe, read_recipe
 from amd_hf.training.summary import describe_run
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config
@@ -161,7 +162,7 @@ def test_device_batch_of_one_clip_is_warned_about(tmp_path: Path) -> None:
 
 
 def test_no_recipe_leaves_nothing() -> None:
-    assert read_recipe(["--output_dir", "x"]) == {}
+    assert read_recipe(["--output_dir", "x"]) == Recipe()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

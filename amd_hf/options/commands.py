@@ -1,0 +1,242 @@
+"""The sub-commands of `amd-hf`: which dataclasses declare their options, and which of these their help shows first."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import amd_hf
+
+from .declared import Option, class_options, declared_options, description_of
+from .help import format_help
+from .parsing import RECIPE_OPTION, check_model_source, parse, parse_recipe, print_help, read_task
+
+
+_DATA = "data.arguments:DataArguments"
+_ACTIONS = "detection.arguments:ActionDataArguments"
+# What most people set of the options that all trainings share.
+_TRAINING = (
+    "gradient_accumulation_steps", "learning_rate", "warmup_epochs", "weight_decay", "max_steps", "bf16", "use_cpu",
+    "gradient_checkpointing", "dataloader_num_workers", "num_repetitions", "sampling_rate", "save_steps",
+    "save_total_limit", "eval_strategy", "report_to", "push_to_hub", "seed",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A sub-command.
+
+    Args:
+        tasks (mapping of `str` to `tuple` of `str`): For each task, the default first, the dataclasses of its options
+            as `module:Class`. A command with one task has it under the empty name.
+        first (`tuple` of `str`): The options that matter most: their help comes first.
+        often (`tuple` of `str`): Options of a training that most people set. Where there are any, the rest is in
+            `--help_all` alone.
+        has_model_options (`bool`): Whether it takes `--model.NAME`.
+        has_teacher_options (`bool`): Whether it takes `--teacher_config.NAME`.
+        starts_processes (`bool`): Whether it takes `--num_processes`.
+    """
+
+    tasks: Mapping[str, tuple[str, ...]]
+    first: tuple[str, ...] = ()
+    often: tuple[str, ...] = ()
+    has_model_options: bool = True
+    has_teacher_options: bool = False
+    starts_processes: bool = False
+
+
+COMMANDS = {
+    "pretrain": Command(
+        {"": ("data.arguments:PreTrainingDataArguments", "cli.pretrain:PretrainOptions",
+              "pretraining.arguments:AMDTrainingArguments")},
+        first=("recipe", "data", "teacher", "output_dir", "init_from", "num_train_epochs",
+               "per_device_train_batch_size", "base_learning_rate", "resume_from_checkpoint", "num_processes"),
+        often=(*_TRAINING, "direct_weight", "generation_weight"),
+        has_teacher_options=True,
+        starts_processes=True,
+    ),
+    "finetune": Command(
+        {"classification": ("data.arguments:FineTuningDataArguments", "cli.finetune:FineTuneOptions",
+                            "finetuning.arguments:AMDFineTuningArguments"),
+         "detection": ("detection.arguments:ActionTrainingArguments", "cli.finetune:StartOptions",
+                       "detection.training_arguments:AMDDetectionArguments")},
+        first=("recipe", "data", "annotations", "video_root", "action_list", "model_name_or_path", "output_dir",
+               "num_train_epochs", "per_device_train_batch_size", "base_learning_rate", "layer_decay",
+               "resume_from_checkpoint", "num_processes"),
+        often=(*_TRAINING, "freeze", "lora_rank", "ema_decay"),
+        starts_processes=True,
+    ),
+    "evaluate": Command(
+        {"classification": (_DATA, "cli.evaluate:EvaluateOptions"),
+         "detection": (_ACTIONS, "cli.evaluate:DetectionOptions")},
+        first=("model_name_or_path", "data", "split", "annotations", "video_root", "action_list", "person_boxes",
+               "output_dir", "batch_size", "num_workers", "use_cpu", "num_processes"),
+        starts_processes=True,
+    ),
+    "predict": Command(
+        {"classification": ("cli.predict:PredictOptions",), "detection": ("cli.predict:DetectOptions",)},
+        first=("model_name_or_path", "videos", "video", "person_boxes", "format", "top_k", "window_seconds",
+               "stride_seconds", "output_json", "output_video", "batch_size", "use_cpu"),
+    ),
+    "features": Command(
+        {"": (_DATA, "cli.features:ExtractOptions")},
+        first=("model_name_or_path", "data", "split", "tensors", "output_dir", "format", "batch_size", "num_workers",
+               "use_cpu", "num_processes"),
+        starts_processes=True,
+    ),
+    "convert": Command({"": ("cli.convert:ConvertOptions",)}, first=("source", "output_dir", "to_official", "task")),
+    "check": Command(
+        {"": (_DATA, "cli.check:CheckVideosOptions")}, first=("data", "split", "output_dir"), has_model_options=False
+    ),
+    "validate": Command(
+        {"classification": (_DATA, "cli.validate:ValidateOptions"),
+         "detection": (_ACTIONS, "cli.validate:TaskOptions")},
+        first=("data", "split", "annotations", "video_root", "action_list"),
+        has_model_options=False,
+    ),
+    "visualize": Command(
+        {"": (_DATA, "cli.visualize:VisualizeOptions")},
+        first=("model_name_or_path", "teacher", "data", "split", "output_dir", "num_clips", "num_shown", "use_cpu"),
+        has_teacher_options=True,
+    ),
+    "push": Command(
+        {"": ("cli.push:PushOptions",)}, first=("model_name_or_path", "repo_id", "dry_run"), has_model_options=False
+    ),
+}  # fmt: skip
+
+PROCESSES_OPTION = Option(
+    "num_processes", "int", None, "Processes to start on this machine; by default one. On GPUs: one for each."
+)
+# Options that name videos here; a layout that is given may read something else than files.
+_DATA_OPTIONS = ("data", "eval_data", "test_data")
+_MODEL_OPTIONS = ("model_name_or_path", "teacher", "init_from")
+
+
+def options_of(command: str, task: str) -> dict[str, dict[str, Option]]:
+    """Return the options of a command by the dataclass that declares them (`module:Class`), without importing it."""
+    found = {}
+    for reference in COMMANDS[command].tasks[task]:
+        try:
+            found[reference] = dict(declared_options(reference))
+        except (LookupError, OSError):  # an installation without sources
+            found[reference] = class_options(load_class(reference))
+    return found
+
+
+def load_class(reference: str) -> type:
+    """Import a dataclass named as `module:Class`, the module below `amd_hf`."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(f"{amd_hf.__name__}.{module}"), name)
+
+
+def parse_command(command: str, argv: Sequence[str] | None = None, task: str = "") -> tuple[Any, ...]:
+    """Read the command line of a sub-command into its dataclasses, as [`parse_recipe`] does.
+
+    Args:
+        command (`str`): The sub-command.
+        argv (sequence of `str`, *optional*): Its arguments; by default those of the process.
+        task (`str`): Which of its tasks.
+    """
+    chosen = COMMANDS[command]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"--help", "-h", "--help_all"} & {*arguments}:
+        print_help(help_of(command, task, in_full="--help_all" in arguments))
+    types = [load_class(reference) for reference in chosen.tasks[task]]
+    return parse_recipe(
+        types, argv, None, chosen.has_model_options, chosen.has_teacher_options, command=command
+    )  # fmt: skip
+
+
+def check_command_line(command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Find the mistakes of a command line that can be found before anything heavy is imported.
+
+    `--help` is answered here.
+
+    Returns:
+        The options that the recipe and the command line give.
+
+    Raises:
+        FileNotFoundError: If there is no such recipe, model folder or data.
+        ValueError: If an option is unknown, or a value does not fit.
+    """
+    chosen = COMMANDS[command]
+    task = "" if "" in chosen.tasks else read_task(arguments, list(chosen.tasks), command)
+    if {"--help", "-h", "--help_all"} & {*arguments}:
+        print_help(help_of(command, task, in_full="--help_all" in arguments))
+    options = [option for found in options_of(command, task).values() for option in found.values()]
+    if chosen.starts_processes:
+        options.append(PROCESSES_OPTION)
+    of_recipe, given, _, _ = parse(
+        options, arguments, command, chosen.has_model_options, chosen.has_teacher_options
+    )  # fmt: skip
+    values = {**of_recipe, **given}
+    for name in _DATA_OPTIONS:
+        data = values.get(name)
+        if data is not None and values.get("layout") is None and not data.endswith(".tar") and not Path(data).exists():
+            raise FileNotFoundError(
+                f"There is no file or folder {data!r}, given as `--{name}`. Give a folder of class folders, a folder "
+                "of videos, a list file with one `path label` per line, or another layout of docs/data.md; for a data "
+                "set of the Hub say `--layout hub`."
+            )
+    for name in _MODEL_OPTIONS:
+        if "{fold}" not in (values.get(name) or ""):
+            check_model_source(values.get(name), name)
+    return values
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Help
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def help_groups(command: str, task: str, in_full: bool) -> dict[str, list[Option]]:
+    """Return the options of a command as its help shows them, by heading."""
+    chosen = COMMANDS[command]
+    declared = options_of(command, task)
+    options = {option.name: option for found in declared.values() for option in found.values()}
+    options |= {RECIPE_OPTION.name: RECIPE_OPTION}
+    if chosen.starts_processes:
+        options |= {PROCESSES_OPTION.name: PROCESSES_OPTION}
+    groups: dict[str, list[str]] = {"the options that matter most": [name for name in chosen.first if name in options]}
+    for reference, found in declared.items():
+        if reference.startswith(("data.", "detection.arguments")):
+            groups["data"] = list(found)
+        elif not chosen.often:
+            groups["model and output"] = list(found)
+        elif reference.startswith("cli."):
+            groups["model"] = list(found)
+        else:
+            groups["training, what most people set"] = [name for name in chosen.often if name in found]
+            groups["everything else"] = list(found) if in_full else []
+    groups.setdefault("recipe", [RECIPE_OPTION.name])
+    shown: set[str] = set()
+    result = {}
+    for heading, names in groups.items():
+        result[heading] = [options[name] for name in names if name not in shown]
+        shown |= {*names}
+    return {heading: found for heading, found in result.items() if found}
+
+
+def help_of(command: str, task: str, in_full: bool = False) -> str:
+    """Return the help of a command: what most people need, or everything."""
+    chosen = COMMANDS[command]
+    notes = []
+    if chosen.has_model_options:
+        teacher = ", those of the teacher's as --teacher_config.NAME VALUE" if chosen.has_teacher_options else ""
+        notes.append(f"Options of the model's config (AMDConfig) are given as --model.NAME VALUE{teacher}.")
+    if not in_full:
+        more = "every option" if chosen.often else "all that each option says"
+        notes.append(f"`amd-hf {command} --help_all` has {more}.")
+    if len(chosen.tasks) > 1:
+        others = ", ".join(f"`--task {name} --help`" for name in chosen.tasks if name != task)
+        notes.append(f"These are the options of --task {task}; {others} has those of the other task.")
+    groups = help_groups(command, task, in_full)
+    return format_help(f"amd-hf {command}", description_of(f"cli.{command}"), groups, notes, in_full=in_full)
+
+
+__all__ = ["COMMANDS", "Command", "check_command_line", "help_groups", "help_of", "load_class", "options_of",
+           "parse_command"]  # fmt: skip

@@ -1,0 +1,62 @@
+"""The text of `--help`: options in groups, one line each; `--help_all` has every option with all that it says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from .declared import UNKNOWN, Option
+
+
+def format_help(
+    program: str, description: str, groups: Mapping[str, Sequence[Option]], notes: Sequence[str] = (), *,
+    in_full: bool = True,
+) -> str:  # fmt: skip
+    """Return the text of a help.
+
+    Args:
+        program (`str`): Name of the program.
+        description (`str`): What it does.
+        groups (mapping of `str` to sequences of `Option`): Options under their headings.
+        notes (sequence of `str`): Last lines.
+        in_full (`bool`): Whether each option has all of its text, or as much as one line holds.
+    """
+    columns = min(shutil.get_terminal_size((100, 24)).columns, 119)
+    lines = [f"usage: {program} [options]", "", *description.strip().splitlines()]
+    for heading, options in groups.items():
+        lines += ["", f"{heading}:"]
+        for option in options:
+            lines += _format_option(option, max(columns, 80), in_full)
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def _format_option(option: Option, columns: int, in_full: bool) -> list[str]:
+    is_flag = option.kind == "bool" and option.default is False
+    kind = "" if is_flag else {"bool": " BOOL", "int": " N", "float": " X"}.get(option.kind, " TEXT")
+    if option.is_list:
+        kind += " ..."
+    start = f"  --{option.name}{kind}"
+    default = option.default
+    shown = "" if default is UNKNOWN or default in (None, False, "", []) else f" (default {_as_text(default)})"
+    choices = "" if option.choices is None else f" [{', '.join(map(str, option.choices))}]"
+    text = option.help.replace("%%", "%")
+    if in_full:
+        lines = textwrap.wrap(f"{text.removesuffix('.')}.{choices}{shown}", columns - 8)
+        return [start, *(f"        {line}" for line in lines)]
+    indent = max(34, len(start) + 2)
+    room = columns - indent - len(shown)
+    first = re.split(r"(?<=[^.])[.] ", text)[0].removesuffix(".")
+    if len(first) + len(choices) <= room:
+        first += choices
+    if len(first) > room:
+        first = f"{first[: room - 1].rpartition(' ')[0]}…"
+    return [f"{start:<{indent}}{first}{shown}"]
+
+
+def _as_text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+__all__ = ["format_help"]
