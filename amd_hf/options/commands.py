@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import amd_hf
-
 from .declared import Option, class_options, declared_options, description_of
 from .help import format_help
 from .parsing import RECIPE_OPTION, check_model_source, parse, parse_recipe, print_help, read_task
@@ -130,7 +128,7 @@ def options_of(command: str, task: str) -> dict[str, dict[str, Option]]:
 def load_class(reference: str) -> type:
     """Import a dataclass named as `module:Class`, the module below `amd_hf`."""
     module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(f"{amd_hf.__name__}.{module}"), name)
+    return getattr(importlib.import_module(f"..{module}", __package__), name)
 
 
 def parse_command(command: str, argv: Sequence[str] | None = None, task: str = "") -> tuple[Any, ...]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import amd_hf
 
-
+_ROOT = Path(__file__).parents[2]
+_PACKAGE = __name__.partition(".")[0]
 # Where classes of other packages that ours derive from are declared; what they are imported from re-exports them.
 _BASES_ELSEWHERE = {("transformers", "TrainingArguments"): ("transformers", "training_args.py")}
 
@@ -118,12 +118,12 @@ def declared_options(reference: str) -> Mapping[str, Option]:
         LookupError: If there is no such class.
     """
     module, _, name = reference.partition(":")
-    return MappingProxyType(_Source.of_module(f"{amd_hf.__name__}.{module}").options(name))
+    return MappingProxyType(_Source.of_module(f"{_PACKAGE}.{module}").options(name))
 
 
 def description_of(module: str) -> str:
     """Return the docstring of a module below `amd_hf`, without importing it."""
-    return ast.get_docstring(_Source.of_module(f"{amd_hf.__name__}.{module}").tree) or ""
+    return ast.get_docstring(_Source.of_module(f"{_PACKAGE}.{module}").tree) or ""
 
 
 class _Source:
@@ -149,7 +149,7 @@ class _Source:
     @staticmethod
     @functools.cache
     def of_module(name: str) -> _Source:
-        path = Path(amd_hf.__file__).parents[1].joinpath(*name.split("."))
+        path = _ROOT.joinpath(*name.split("."))
         if path.is_dir():
             return _Source(path / "__init__.py", name)
         return _Source(path.with_suffix(".py"), name.rpartition(".")[0])
@@ -161,7 +161,7 @@ class _Source:
         module, original = self._imports[name]  # KeyError is a LookupError
         if (module, original) in _BASES_ELSEWHERE:
             return _source_elsewhere(*_BASES_ELSEWHERE[module, original]).find(original)
-        if module.partition(".")[0] != amd_hf.__name__:
+        if module.partition(".")[0] != _PACKAGE:
             raise LookupError(f"{name} is of {module}")
         return _Source.of_module(module).find(original)
 

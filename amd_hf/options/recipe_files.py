@@ -86,12 +86,13 @@ def find_recipe(name: str, command: str | None = None) -> Path:
         return folder / f"{matches[0]}.yaml"
     if matches:
         raise ValueError(f"Several recipes are called {name!r}: say which of {', '.join(matches)}.")
-    by_short_name = {recipe.partition("/")[2]: recipe for recipe in reversed(known) if command in (None, *_asks(recipe))}
+    own = [recipe for recipe in reversed(known) if command in (None, *_asks(recipe))]
+    by_short_name = {recipe.partition("/")[2]: recipe for recipe in own}
     close = difflib.get_close_matches(wanted, [*known, *by_short_name], n=3)
     near = dict.fromkeys(by_short_name.get(name, name) for name in close)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise FileNotFoundError(
-        f"There is no recipe {name!r}, neither as a file nor in the package: {hint}`amd-hf recipes` lists them."
+        f"There is no recipe {name}, neither as a file nor in the package: {hint}`amd-hf recipes` lists them."
     )
 
 

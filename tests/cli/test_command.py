@@ -60,7 +60,7 @@ def test_own_file_wins_over_a_recipe_of_the_package(tmp_path: Path, monkeypatch:
 
 
 def test_unknown_recipe_names_what_is_near() -> None:
-    with pytest.raises(FileNotFoundError, match="no recipe 'finetune/custm'.*did you mean finetune/custom"):
+    with pytest.raises(FileNotFoundError, match="no recipe finetune/custm, .*did you mean finetune/custom"):
         find_recipe("finetune/custm")
 
 
