@@ -18,10 +18,33 @@ _DATA = "data.arguments:DataArguments"
 _ACTIONS = "detection.arguments:ActionDataArguments"
 # What most people set of the options that all trainings share.
 _TRAINING = (
-    "gradient_accumulation_steps", "learning_rate", "warmup_epochs", "weight_decay", "max_steps", "bf16", "use_cpu",
-    "gradient_checkpointing", "dataloader_num_workers", "num_repetitions", "sampling_rate", "save_steps",
-    "save_total_limit", "eval_strategy", "report_to", "push_to_hub", "seed",
+    "resume_from_checkpoint", "gradient_accumulation_steps", "warmup_epochs", "bf16", "use_cpu",
+    "gradient_checkpointing", "dataloader_num_workers", "save_steps", "eval_strategy",
 )  # fmt: skip
+# Their help in one line, where the first words of the whole text do not say enough.
+_IN_A_LINE = {
+    "recipe": "Defaults: a YAML file, or a recipe's name (`amd-hf recipes`)",
+    "output_dir": "Folder for all that the run writes",
+    "per_device_train_batch_size": "Videos on each device at a time",
+    "base_learning_rate": "Highest learning rate, per 256 videos in a step",
+    "num_processes": "Processes on this machine: one per GPU",
+    "resume_from_checkpoint": "Go on from the last checkpoint, or from a folder",
+    "gradient_accumulation_steps": "Batches that make one step",
+    "max_steps": "Steps, whatever the epochs say",
+    "bf16": "Mixed precision",
+    "use_cpu": "Use the CPU although there is a GPU",
+    "gradient_checkpointing": "Less memory, more arithmetic",
+    "dataloader_num_workers": "Processes that read videos",
+    "save_steps": "Steps from checkpoint to checkpoint",
+    "eval_strategy": "When to evaluate: no, steps, epoch",
+    "report_to": "Trackers: tensorboard, wandb, ...",
+    "layer_decay": "Learning rate of a layer by that of the next",
+    "freeze": "`encoder`, or how many first layers stay as they are",
+    "lora_rank": "Rank of adapters (PEFT) to train instead of all",
+    "clip_augmentation": "Your own function on clips, `module:function`",
+    "unlabelled": "Of folders: take all videos, without labels",
+    "layout": "Layout of the data, where it is not recognised",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +54,7 @@ class Command:
     Args:
         tasks (mapping of `str` to `tuple` of `str`): For each task, the default first, the dataclasses of its options
             as `module:Class`. A command with one task has it under the empty name.
-        first (`tuple` of `str`): The options that matter most: their help comes first.
+        first (`tuple` of `str`): The options that matter most, in their order: the help of ten of them comes first.
         often (`tuple` of `str`): Options of a training that most people set. Where there are any, the rest is in
             `--help_all` alone.
         has_model_options (`bool`): Whether it takes `--model.NAME`.
@@ -63,9 +86,9 @@ COMMANDS = {
          "detection": ("detection.arguments:ActionTrainingArguments", "cli.finetune:StartOptions",
                        "detection.training_arguments:AMDDetectionArguments")},
         first=("recipe", "data", "annotations", "video_root", "action_list", "model_name_or_path", "output_dir",
-               "num_train_epochs", "per_device_train_batch_size", "base_learning_rate", "layer_decay",
-               "resume_from_checkpoint", "num_processes"),
-        often=(*_TRAINING, "freeze", "lora_rank", "ema_decay"),
+               "num_train_epochs", "per_device_train_batch_size", "base_learning_rate", "num_processes",
+               "resume_from_checkpoint"),
+        often=(*_TRAINING, "layer_decay", "freeze", "lora_rank"),
         starts_processes=True,
     ),
     "evaluate": Command(
@@ -93,7 +116,7 @@ COMMANDS = {
     "validate": Command(
         {"classification": (_DATA, "cli.validate:ValidateOptions"),
          "detection": (_ACTIONS, "cli.validate:TaskOptions")},
-        first=("data", "split", "annotations", "video_root", "action_list"),
+        first=("data", "split", "data_root", "annotations", "video_root", "action_list", "person_boxes"),
         has_model_options=False,
     ),
     "visualize": Command(
@@ -199,7 +222,9 @@ def help_groups(command: str, task: str, in_full: bool) -> dict[str, list[Option
     options |= {RECIPE_OPTION.name: RECIPE_OPTION}
     if chosen.starts_processes:
         options |= {PROCESSES_OPTION.name: PROCESSES_OPTION}
-    groups: dict[str, list[str]] = {"the options that matter most": [name for name in chosen.first if name in options]}
+    groups: dict[str, list[str]] = {
+        "the options that matter most": [name for name in chosen.first if name in options][:10]
+    }
     for reference, found in declared.items():
         if reference.startswith(("data.", "detection.arguments")):
             groups["data"] = list(found)
@@ -210,7 +235,7 @@ def help_groups(command: str, task: str, in_full: bool) -> dict[str, list[Option
         else:
             groups["training, what most people set"] = [name for name in chosen.often if name in found]
             groups["everything else"] = list(found) if in_full else []
-    groups.setdefault("recipe", [RECIPE_OPTION.name])
+    groups.setdefault("defaults", [RECIPE_OPTION.name])
     shown: set[str] = set()
     result = {}
     for heading, names in groups.items():
@@ -229,10 +254,13 @@ def help_of(command: str, task: str, in_full: bool = False) -> str:
     if not in_full:
         more = "every option" if chosen.often else "all that each option says"
         notes.append(f"`amd-hf {command} --help_all` has {more}.")
-    if len(chosen.tasks) > 1:
-        others = ", ".join(f"`--task {name} --help`" for name in chosen.tasks if name != task)
-        notes.append(f"These are the options of --task {task}; {others} has those of the other task.")
+    notes += [f"`amd-hf {command} --task {name} --help` has those of {name}." for name in chosen.tasks if name != task]
     groups = help_groups(command, task, in_full)
+    if not in_full:
+        groups = {
+            heading: [dataclasses.replace(option, help=_IN_A_LINE.get(option.name, option.help)) for option in found]
+            for heading, found in groups.items()
+        }
     return format_help(f"amd-hf {command}", description_of(f"cli.{command}"), groups, notes, in_full=in_full)
 
 

@@ -23,13 +23,26 @@ def format_help(
         notes (sequence of `str`): Last lines.
         in_full (`bool`): Whether each option has all of its text, or as much as one line holds.
     """
-    columns = min(shutil.get_terminal_size((100, 24)).columns, 119)
-    lines = [f"usage: {program} [options]", "", *description.strip().splitlines()]
+    columns = max(80, min(shutil.get_terminal_size((100, 24)).columns, 119))
+    lines = [f"usage: {program} [options]", "", *_wrap(description, columns)]
     for heading, options in groups.items():
         lines += ["", f"{heading}:"]
         for option in options:
-            lines += _format_option(option, max(columns, 80), in_full)
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+            lines += _format_option(option, columns, in_full)
+    closing = [line for note in notes for line in textwrap.wrap(note, columns)]
+    return "\n".join([*lines, *(["", *closing] if closing else [])]) + "\n"
+
+
+def _wrap(description: str, columns: int) -> list[str]:
+    """Return paragraphs as lines that fit. A command keeps its own, whose ends a docstring has swallowed."""
+    lines: list[str] = []
+    for paragraph in description.strip().split("\n\n"):
+        if paragraph.startswith(("amd-hf ", "python ")):
+            lines += re.sub(r" {5,}", " \\\n    ", paragraph).splitlines()
+        else:
+            lines += textwrap.wrap(paragraph, columns)
+        lines.append("")
+    return lines[:-1]
 
 
 def _format_option(option: Option, columns: int, in_full: bool) -> list[str]:
@@ -45,7 +58,7 @@ def _format_option(option: Option, columns: int, in_full: bool) -> list[str]:
     if in_full:
         lines = textwrap.wrap(f"{text.removesuffix('.')}.{choices}{shown}", columns - 8)
         return [start, *(f"        {line}" for line in lines)]
-    indent = max(34, len(start) + 2)
+    indent = max(30, len(start) + 2)
     room = columns - indent - len(shown)
     first = re.split(r"(?<=[^.])[.] ", text)[0].removesuffix(".")
     if len(first) + len(choices) <= room:
