@@ -31,9 +31,9 @@ def _commands(page: Path) -> list[tuple[str, list[str]]]:
 
 @functools.cache
 def _help(program: str, task: str | None) -> str:
-    """What a program of ours prints for `--help`."""
+    """What a program of ours prints for `--help_all`."""
     with redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
-        load_script(program).main([*(["--task", task] if task else []), "--help"])
+        load_script(program).main([*(["--task", task] if task else []), "--help_all"])
     return said.getvalue()
 
 
