@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 # process makes small models ten times slower.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: help install demo demo-detection demo-images study test test-slow test-kill stress check api format clean
+.PHONY: help install demo demo-detection demo-images study test test-slow test-kill test-library stress check api format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -44,6 +44,10 @@ test-slow: install ## Run the slow tests too
 
 test-kill: install ## `kill -9` at random moments, 24 times and more: resumed runs leave the same bytes (2 to 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/training/test_kill.py
+
+test-library: install ## The common tests of Transformers itself over our classes, VideoMAE beside them (5 minutes)
+	$(BIN)/python -m pip install --quiet parameterized
+	OMP_NUM_THREADS=1 $(BIN)/python tools/library_tests.py
 
 stress: install ## 1,000 damaged videos through each decoder; memory of a worker over 2,000 videos (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/data/video/test_damaged_videos.py tests/data/test_loaders_memory.py
