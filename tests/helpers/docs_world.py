@@ -34,6 +34,7 @@ from tests.helpers.videos import write_video
 EXEMPT = {
     r"make ": "ten minutes and a virtual environment of its own; its program's parts are run by the other commands",
     r"python examples/demo\w*\.py": "minutes each: tests marked slow run them",
+    r"python tools/library_tests\.py": "fetches the library's tests and runs them for minutes: `make test-library`",
     r"hf auth login": "needs an account",
     r"sbatch ": "needs Slurm; the program it starts is run by the page's other commands",
     r"pip install|.*pip install": "changes the environment",
