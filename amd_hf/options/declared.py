@@ -45,6 +45,7 @@ class Option:
         choices (`tuple`, *optional*): The only values it takes.
         is_list (`bool`): Whether it takes several words.
         is_nullable (`bool`): Whether `null` unsets it.
+        is_structured (`bool`): Whether a recipe may give it as a list or a mapping, though it is one word here.
         nargs, const: As for `argparse`, where the field says so itself.
     """
 
@@ -55,6 +56,7 @@ class Option:
     choices: tuple[Any, ...] | None = None
     is_list: bool = False
     is_nullable: bool = False
+    is_structured: bool = False
     nargs: str | None = None
     const: Any = None
 
@@ -85,6 +87,8 @@ def _make_option(name: str, annotation: str, default: Any, metadata: Mapping[str
     parts = [part.strip() for part in re.split(r"\|(?![^\[]*\])", annotation)]
     is_nullable = "None" in parts
     parts = [part for part in parts if part != "None"]
+    if len(parts) == 2 and "str" in parts and not is_nullable:  # of a word or something else the latter tells more
+        parts.remove("str")
     is_list = len(parts) == 1 and parts[0].startswith("list[")
     kind = parts[0].removeprefix("list[").removesuffix("]") if len(parts) == 1 else "str"
     choices = metadata.get("choices")
@@ -97,6 +101,7 @@ def _make_option(name: str, annotation: str, default: Any, metadata: Mapping[str
         None if choices is None else tuple(choices),
         is_list,
         is_nullable,
+        not is_list and any(part.startswith(("dict", "list")) for part in parts),
         metadata.get("nargs"),
         metadata.get("const"),
     )

@@ -7,6 +7,7 @@ overrides as `--model.hidden_size 192`, and `teacher_config` those of the teache
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import functools
 import re
@@ -106,10 +107,13 @@ def read_yaml_value(option: Option, value: Any) -> Any:
     Raises:
         argparse.ArgumentTypeError: If it is no such value.
     """
-    if isinstance(value, list) and option.is_list:
-        return [read_yaml_value(option, item) for item in value]
-    if isinstance(value, (list, dict)) and option.kind == "str" and not option.is_list:
-        return value  # some options of the Trainer are one word or a list of them, or a mapping
+    if option.is_list and value is not None:
+        one = dataclasses.replace(option, is_list=False)
+        return [read_yaml_value(one, item) for item in (value if isinstance(value, list) else [value])]
+    if isinstance(value, (list, dict)):
+        if option.is_structured:
+            return value  # some options of the Trainer are one word or a list of them, or a mapping
+        raise argparse.ArgumentTypeError(f"invalid {option.kind} value: {value!r}")
     if value is None:
         if option.is_nullable:
             return None
@@ -118,6 +122,8 @@ def read_yaml_value(option: Option, value: Any) -> Any:
     kept = {"bool": (bool,), "float": (float, int), "int": (int,)}.get(option.kind, ())
     if isinstance(value, kept) and (option.kind == "bool") == isinstance(value, bool):
         return float(value) if option.kind == "float" else value
+    if value is False and option.name.endswith("_strategy"):
+        value = "no"  # which is what YAML 1.1 takes for false
     found = read_text(option, str(value))
     if option.choices is not None and found is not None and found not in option.choices:
         known = ", ".join(map(str, option.choices))

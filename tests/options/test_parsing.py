@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser, TrainingArguments
 
 from amd_hf import AMDConfig, AMDTrainingArguments
 from amd_hf.errors import RunStopped
-from amd_hf.options.parsing import check_model_source, parse_recipe
+from amd_hf.options.declared import class_options
+from amd_hf.options.parsing import OptionParser, check_model_source, parse_recipe
 from amd_hf.options.programs import run_program
 
 
@@ -27,6 +30,7 @@ class Options:
     mode: str = field(default="dense", metadata={"help": "One of two.", "choices": ["dense", "uniform"]})
     fast: bool = field(default=False, metadata={"help": "Flag."})
     videos: list[str] = field(default_factory=list, metadata={"help": "Many."})
+    save_strategy: str = field(default="steps", metadata={"help": "A word that YAML does not take for one."})
     resume_from_checkpoint: str | None = field(default=None, metadata={"help": "Folder, or nothing for the last."})
 
 
@@ -114,6 +118,8 @@ def test_model_option_is_read_as_yaml_and_numbers_as_meant(tmp_path: Path, text:
         ("fast: true", "fast", True),
         ("fast: yes", "fast", True),
         ("videos: [a.mp4, b c.mp4]", "videos", ["a.mp4", "b c.mp4"]),
+        ("videos: a.mp4", "videos", ["a.mp4"]),
+        ("save_strategy: no", "save_strategy", "no"),
         ("mode: uniform", "mode", "uniform"),
     ],
 )
@@ -162,6 +168,42 @@ def test_training_arguments_take_dictionaries_lists_and_numbers_from_a_recipe(
     assert args.accelerator_config.split_batches is False
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--debug", "underflow_overflow", "tpu_metrics_debug"],
+        ["--include_num_input_tokens_seen"],
+        ["--include_num_input_tokens_seen", "false"],
+        ["--optim_target_modules", "all"],
+        ["--label_names", "a", "b"],
+        ["--bf16"],
+        ["--bf16=no"],
+        ["--no_save_only_model"],
+        ["--no-dataloader-pin-memory"],
+        ["--tf32", "true"],
+        ["--logging_steps", "0.5"],
+        ["--max_grad_norm", "1e-3"],
+        ["--fsdp-config", '{"version": 2}'],
+        ["--report_to", "none"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_options_of_the_trainer_are_read_as_its_own_parser_reads_them(words: list[str]) -> None:
+    theirs = type("Theirs", (TrainingArguments,), {})
+    # Fields of its own: their parser changes the types of those that it has seen.
+    theirs.__dataclass_fields__ = {name: copy(field) for name, field in TrainingArguments.__dataclass_fields__.items()}
+    ours = OptionParser(class_options(TrainingArguments).values())
+    try:
+        expected = vars(HfArgumentParser(theirs).parse_args(words))
+    except SystemExit:
+        with pytest.raises(ValueError, match="Unknown on the command line"):
+            ours.read_words(words)
+        return
+    for name, value in ours.read_words(words).items():
+        assert expected[name] == value
+        assert words[0].lstrip("-").replace("-", "_").partition("=")[0].removeprefix("no_") == name
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is refused
 # ---------------------------------------------------------------------------------------------------------------------
@@ -177,6 +219,9 @@ def test_training_arguments_take_dictionaries_lists_and_numbers_from_a_recipe(
         ("num_clips: 1.5", "num_clips.*invalid int value: '1.5'"),
         ("num_clips: null", "num_clips.*invalid int value: 'null'"),
         ("mode: sparse", "mode.*invalid choice: 'sparse'"),
+        ("data: [a, b]", r"data.*invalid str value: \['a', 'b'\]"),
+        ("num_clips: {a: 3}", "num_clips.*invalid int value: {'a': 3}"),
+        ("num_clips: true", "num_clips.*invalid int value: 'True'"),
         ("- a\n- b", "must be a mapping of options, it is a list"),
         ("", "must be a mapping of options, it is a NoneType"),
         ("a: [1", r"recipe .*recipe\.yaml is not valid YAML"),
