@@ -53,6 +53,14 @@ def _without_code(value: Any) -> Any:
     return [_without_code(item) for item in value] if isinstance(value, list) else value
 
 
+_LAYER_LISTS = (
+    "student_direct_layers",
+    "student_generation_layers",
+    "teacher_direct_layers",
+    "teacher_generation_layers",
+)
+
+
 @strict
 class AMDConfig(PreTrainedConfig):
     r"""Configuration of every `AMD...` model. Defaults are the paper's ViT-S student.
@@ -176,8 +184,9 @@ class AMDConfig(PreTrainedConfig):
     classifier_init_scale: float | int = 0.001
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._refuse_unknown_keys(kwargs)
-        for name in ("image_size", "image_mean", "image_std", *self._layer_list_names()):
+        if unknown := [key for key in kwargs if key not in _ALLOWED_EXTRA_KEYS]:
+            raise ValueError(f"AMDConfig got unknown option(s): {self._with_hints(unknown)}.")
+        for name in ("image_size", "image_mean", "image_std", *_LAYER_LISTS):
             value = getattr(self, name)
             if isinstance(value, tuple):  # JSON has lists only: keep one type before and after saving
                 setattr(self, name, list(value))
@@ -217,19 +226,6 @@ class AMDConfig(PreTrainedConfig):
                 f"{cls._with_hints(unknown)}. Was the file edited by hand, or made by a later release?"
             )
         return loaded
-
-    @staticmethod
-    def _layer_list_names() -> tuple[str, ...]:
-        return (
-            "student_direct_layers",
-            "student_generation_layers",
-            "teacher_direct_layers",
-            "teacher_generation_layers",
-        )
-
-    def _refuse_unknown_keys(self, kwargs: dict) -> None:
-        if unknown := [key for key in kwargs if key not in _ALLOWED_EXTRA_KEYS]:
-            raise ValueError(f"AMDConfig got unknown option(s): {self._with_hints(unknown)}.")
 
     @classmethod
     def _with_hints(cls, unknown: Iterable[str]) -> str:
@@ -304,7 +300,7 @@ class AMDConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` {getattr(self, name)!r} needs `use_class_token`.")
 
     def _check_layers(self) -> None:
-        for name in self._layer_list_names():
+        for name in _LAYER_LISTS:
             layers = getattr(self, name)
             if any(layer < 1 for layer in layers) or any(b <= a for a, b in zip(layers, layers[1:], strict=False)):
                 raise ValueError(f"`{name}` must count from 1 and be strictly increasing, got {layers}.")

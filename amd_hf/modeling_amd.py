@@ -140,7 +140,7 @@ def count_masked(mask: torch.Tensor, num_masked: int | None, num_patches: int, d
 
 
 def sincos_position_table(num_positions: int, dim: int) -> torch.Tensor:
-    """Fixed 1-D sine-cosine table of shape (num_positions, dim), float32, on the CPU.
+    """Return the 1-D sine-cosine table of shape (num_positions, dim), float32, on the CPU.
 
     Position n, dimension j: angle n / 10000^(2 * (j // 2) / dim); sine for even j, cosine for odd j (VideoMAE's
     released code, which computes it in float64 too).
@@ -152,56 +152,40 @@ def sincos_position_table(num_positions: int, dim: int) -> torch.Tensor:
     return table.to(torch.float32)
 
 
-def sincos_2d_position_table(rows: int, columns: int, dim: int) -> torch.Tensor:
-    """Fixed 2-D sine-cosine table of shape (rows * columns, dim), float32, on the CPU, `dim` a multiple of 4.
+def sincos_grid_position_table(kind: str, grid: tuple[int, int, int], dim: int) -> torch.Tensor:
+    """Return the sine-cosine table of a grid (time, rows, columns), (time * rows * columns, dim), float32, on the CPU.
 
-    Four parts of dim / 4 numbers: sine and cosine of the column, then sine and cosine of the row, angle
-    n / 10000^(4 * j / dim) for j = 0..dim / 4 - 1. The column comes first, as in MAE's released code.
+    The numbers of a token are cut into parts, one for each axis. A part of w numbers holds all sines of
+    n / 10000^(2 * j / w), j = 0..w / 2 - 1, then all cosines. Tokens that are neighbours in any direction have similar
+    positions, so attention finds them in far fewer steps than from the 1-D table.
+
+    Args:
+        kind (`str`): `"sincos_2d"`: column and row, half each (MAE's released code; `dim` a multiple of 4, one frame).
+            `"sincos_3d"`: time, row and column, 1/2, 1/4 and 1/4 (V-JEPA's; 8). `"sincos_3d_mvd"`: time, column and
+            row, 1/4, 3/8 and 3/8 (MVD's; 16).
+        grid (`tuple[int, int, int]`): Tokens along time, rows and columns.
+        dim (`int`): Width of the tokens.
     """
-    row, column = _axes(rows, columns)
-    return torch.cat([_sincos(column, dim // 2), _sincos(row, dim // 2)], dim=1).to(torch.float32)
-
-
-def sincos_3d_position_table(time: int, rows: int, columns: int, dim: int) -> torch.Tensor:
-    """Fixed 3-D sine-cosine table of shape (time * rows * columns, dim), float32, on the CPU, `dim` a multiple of 8.
-
-    The first half of the numbers say when, a quarter each in which row and in which column, every part as in the 2-D
-    table: all sines, then all cosines (V-JEPA's released code). Tokens that are neighbours in any of the three
-    directions have similar positions, so attention finds them in far fewer steps than from the 1-D table.
-    """
-    frame, row, column = _axes(time, rows, columns)
-    parts = [_sincos(frame, dim // 2), _sincos(row, dim // 4), _sincos(column, dim // 4)]
+    axes = [torch.arange(size, dtype=torch.float64, device="cpu") for size in grid]
+    time, row, column = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
+    axes_and_widths = {
+        "sincos_2d": ((column, dim // 2), (row, dim // 2)),
+        "sincos_3d": ((time, dim // 2), (row, dim // 4), (column, dim // 4)),
+        "sincos_3d_mvd": ((time, dim // 4), (column, dim // 8 * 3), (row, dim // 8 * 3)),
+    }[kind]
+    parts = []
+    for positions, width in axes_and_widths:
+        exponents = torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2)
+        rates = 1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), exponents)
+        angles = positions[:, None] * rates
+        parts += [angles.sin(), angles.cos()]
     return torch.cat(parts, dim=1).to(torch.float32)
-
-
-def mvd_position_table(time: int, rows: int, columns: int, dim: int) -> torch.Tensor:
-    """MVD's 3-D table, as [`sincos_3d_position_table`] but for the parts, `dim` a multiple of 16.
-
-    The first quarter of the numbers says when, 3/8 in which column and 3/8 in which row.
-    """
-    frame, row, column = _axes(time, rows, columns)
-    parts = [_sincos(frame, dim // 4), _sincos(column, dim // 8 * 3), _sincos(row, dim // 8 * 3)]
-    return torch.cat(parts, dim=1).to(torch.float32)
-
-
-def _axes(*sizes: int) -> list[torch.Tensor]:
-    """Coordinates of all cells of a grid along each of its axes, each (N,), float64."""
-    axes = [torch.arange(size, dtype=torch.float64, device="cpu") for size in sizes]
-    return [axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")]
-
-
-def _sincos(positions: torch.Tensor, dim: int) -> torch.Tensor:
-    """(N,) to (N, dim), float64: the sines of n / 10000^(2 * j / dim) for j = 0..dim / 2 - 1, then the cosines."""
-    rates = torch.arange(dim // 2, dtype=torch.float64, device="cpu") / (dim // 2)
-    rates = 1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), rates)
-    angles = positions[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def interpolate_position_table(
     table: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]
 ) -> torch.Tensor:
-    """Stretches a table `(N, D)` of a grid (time, rows, columns) to another: bicubic in space, then linear in time."""
+    """Stretch a table `(N, D)` of a grid (time, rows, columns) to another: bicubic in space, then linear in time."""
     time, rows, columns = new_grid
     table = table.view(*grid, -1).permute(0, 3, 1, 2)  # (time, D, rows, columns)
     if grid[1:] != new_grid[1:]:
@@ -222,14 +206,14 @@ def eager_attention_forward(
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention over (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
+    """Compute plain attention over (B, heads, N, d); return (B, N, heads, d) and the weights (B, heads, N, N)."""
     # scales N x d numbers, not N x N
     weights = F.softmax((query * scaling) @ key.transpose(-2, -1), dim=-1)
     return (weights @ value).transpose(1, 2), weights
 
 
 def _fill_constants(module: nn.Module, _: Any = None) -> None:
-    """Fills the buffers that no checkpoint holds: a hook after `load_state_dict`, for models made by `to_empty`."""
+    """Fill the buffers that no checkpoint holds: a hook after `load_state_dict`, for models made by `to_empty`."""
     with torch.no_grad():
         for name, values in module.constants().items():
             getattr(module, name).copy_(values)
@@ -265,28 +249,24 @@ class AMDPositionTable(nn.Module):
         self.register_load_state_dict_post_hook(_fill_constants)
 
     def computed_table(self) -> torch.Tensor:
-        """The table of this kind, float32 `(N, D)` on the CPU; where it is stored, the 1-D one to start from."""
+        """Compute the table of this kind, float32 `(N, D)` on the CPU; for a stored one the 1-D table to start from."""
         num_positions, dim = self.table.shape
-        if self.kind == "sincos_2d":
-            return sincos_2d_position_table(*self.grid[1:], dim)
-        if self.kind == "sincos_3d":
-            return sincos_3d_position_table(*self.grid, dim)
-        if self.kind == "sincos_3d_mvd":
-            return mvd_position_table(*self.grid, dim)
-        return sincos_position_table(num_positions, dim)
+        if self.kind in ("sincos_1d", "stored"):
+            return sincos_position_table(num_positions, dim)
+        return sincos_grid_position_table(self.kind, self.grid, dim)
 
     def constants(self) -> dict[str, torch.Tensor]:
-        """Buffers by name that follow from the sizes and are in no checkpoint."""
+        """Return the buffers by name that follow from the sizes and are in no checkpoint."""
         return {} if self.kind == "stored" else {"table": self.computed_table()}
 
     def add_to_class_token(self, token: torch.Tensor) -> torch.Tensor:
-        """A class token `(..., 1, D)` with its position."""
+        """Return a class token `(..., 1, D)` with its position."""
         return token if self.class_position is None else token + self.class_position.to(token.dtype)
 
     def forward(
         self, token_ids: torch.Tensor | None, like: torch.Tensor, table: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Positions `(B, n, D)` of `token_ids` `(B, n)`, or all `(N, D)`, in the dtype of `like`.
+        """Return the positions `(B, n, D)` of `token_ids` `(B, n)`, or all `(N, D)`, in the dtype of `like`.
 
         `table` replaces the module's own.
         """
@@ -387,12 +367,12 @@ class AMDPatchEmbeddings(nn.Module):
         self.register_load_state_dict_post_hook(_fill_constants)
 
     def constants(self) -> dict[str, torch.Tensor]:
-        """Mean and standard deviation of each channel, float32 (C,): buffers that are in no checkpoint."""
+        """Return mean and std of each channel, float32 (C,): buffers that are in no checkpoint."""
         statistics = {"mean": self.config.image_mean, "std": self.config.image_std}
         return {name: torch.tensor(values, dtype=torch.float32, device="cpu") for name, values in statistics.items()}
 
     def patchify(self, pixel_values: torch.Tensor, any_size: bool = False) -> torch.Tensor:
-        """(B, T, C, H, W) or (B, C, H, W) -> (B, N, P), patches as (frame, row, column, channel); keeps the dtype."""
+        """Cut (B, T, C, H, W) or (B, C, H, W) into (B, N, P), P by (frame, row, column, channel); keep the dtype."""
         pixel_values = self._as_clips(pixel_values)
         self._check_size(pixel_values, any_size)
         time, rows, columns = self.grid_of(pixel_values)
@@ -403,13 +383,13 @@ class AMDPatchEmbeddings(nn.Module):
         return patches.reshape(pixel_values.shape[0], time * rows * columns, config.patch_dim)
 
     def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int, int]:
-        """Tokens of clips along time, rows and columns."""
+        """Return how many tokens clips have along time, rows and columns."""
         _, frames, _, height, width = self._as_clips(pixel_values).shape
         patch = self.config.patch_size
         return frames // self.config.tubelet_size, height // patch, width // patch
 
     def _as_clips(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W) as clips of one frame, for models of one frame; anything else as it is."""
+        """Return images (B, C, H, W) as clips of one frame, for models of one frame; anything else as it is."""
         return pixel_values.unsqueeze(1) if pixel_values.ndim == 4 and self.config.num_frames == 1 else pixel_values
 
     def _check_size(self, pixel_values: torch.Tensor, any_size: bool) -> None:
@@ -427,20 +407,14 @@ class AMDPatchEmbeddings(nn.Module):
         )
 
     def normalize(self, patches: torch.Tensor) -> torch.Tensor:
-        """Normalises raw uint8 patches (..., P) by mean and standard deviation of their channels; passes floats on."""
+        """Normalise raw uint8 patches (..., P) by mean and std of their channels; pass floats on."""
         if patches.dtype != torch.uint8:
             return patches
         pixels = patches.to(torch.float32).unflatten(-1, (-1, self.config.num_channels))
         return ((pixels / 255 - self.mean) / self.std).flatten(-2)
 
-    def _as_projected(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Casts to the dtype that the projection computes in; what a quantiser put in its place casts by itself."""
-        dtype = getattr(getattr(self.projection, "weight", None), "dtype", None)
-        is_computed_in = isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize >= 2
-        return pixels.to(dtype) if is_computed_in else pixels
-
     def to_unit_range(self, patches: torch.Tensor) -> torch.Tensor:
-        """Pixels in [0, 1], float32, of patches (..., P) that are raw uint8 or normalised floats."""
+        """Return the pixels in [0, 1], float32, of patches (..., P) that are raw uint8 or normalised floats."""
         patches_float = patches.to(torch.float32)
         if patches.dtype == torch.uint8:
             return patches_float / 255
@@ -450,14 +424,19 @@ class AMDPatchEmbeddings(nn.Module):
     def forward(
         self, patches: torch.Tensor, visible_ids: torch.Tensor | None = None, grid: tuple[int, int, int] | None = None
     ) -> torch.Tensor:
-        """Embeds patches (B, N, P), all of them or those at `visible_ids` (B, n), to tokens (B, n, D).
+        """Embed patches (B, N, P), all of them or those at `visible_ids` (B, n), to tokens (B, n, D).
 
         A class token comes first where the model has one. Where the patches have another `grid` than the config's, the
         position table is interpolated to it.
         """
         if visible_ids is not None:
             patches = gather_tokens(patches, visible_ids)
-        tokens = self.projection(self._as_projected(self.normalize(patches)))
+        pixels = self.normalize(patches)
+        # The dtype that the projection computes in; what a quantiser put in its place casts by itself.
+        dtype = getattr(getattr(self.projection, "weight", None), "dtype", None)
+        if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize >= 2:
+            pixels = pixels.to(dtype)
+        tokens = self.projection(pixels)
         table = None
         if grid not in (None, self.config.grid_size):
             table = interpolate_position_table(self.position.table, self.config.grid_size, grid)
@@ -492,7 +471,7 @@ class AMDDecoder(nn.Module):
         self.head = nn.Linear(width, config.patch_dim)
 
     def forward(self, tokens: torch.Tensor, split: TokenSplit) -> torch.Tensor:
-        """Visible tokens (B, V, D), behind the class token if any, to patches (B, X + M, P) of `split.masked`."""
+        """Predict patches (B, X + M, P) of `split.masked` from visible tokens (B, V, D), behind any class token."""
         prefix, visible = self.embed(tokens).tensor_split([self.num_prefix_tokens], dim=1)
         visible = visible + self.position(split.visible, like=visible)
         masked = self.mask_token.to(visible.dtype) + self.position(split.masked, like=visible)
@@ -517,7 +496,7 @@ class AMDGenerator(nn.Module):
         )
 
     def forward(self, aligned: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """(B, V, teacher width) and the positions (B, V + X, teacher width), V first, to features on X."""
+        """Turn (B, V, teacher width) and the positions (B, V + X, teacher width), V first, into features on X."""
         num_visible = aligned.shape[1]
         visible = aligned + positions[:, :num_visible]
         generated = self.mask_token.to(aligned.dtype) + positions[:, num_visible:]
@@ -552,13 +531,13 @@ class AMDAlignment(nn.Module):
 
     @property
     def layers_used(self) -> list[int]:
-        """Student layers whose features are needed, in rising order."""
+        """Return the student layers whose features are needed, in rising order."""
         return sorted({*self.direct_layers, *self.generation_layers})
 
     def forward(
         self, features: dict[int, torch.Tensor], split: TokenSplit
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
-        """Student features {layer: (B, V, D)} to direct (B, V, teacher D) and generated (B, X, teacher D) ones."""
+        """Turn student features {layer: (B, V, D)} into direct and generated ones, (B, V or X, teacher width)."""
         projected = {int(layer): project(features[int(layer)]) for layer, project in self.projections.items()}
         direct = tuple(projected[layer] for layer in self.direct_layers)
         if split.teacher_only is None:
@@ -601,7 +580,7 @@ class AMDPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As for [`~transformers.PreTrainedModel`]; weights that are not finite are refused.
+        """Load as [`~transformers.PreTrainedModel`] does; refuse weights that are not finite.
 
         Raises:
             ValueError: If a tensor holds NaN or infinite values: every score would be NaN. Names the tensors. Or if an
@@ -653,7 +632,7 @@ class AMDPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
     def _init_head(self, module: nn.Linear) -> None:
-        """For `_init_weights`: in `__init__` the scale would be lost when a head is added to a loaded encoder."""
+        """Scale the head here, in `_init_weights`: one put on an encoder would lose what `__init__` does to it."""
         weights = torch.empty_like(module.weight, device="cpu")
         nn.init.trunc_normal_(weights, std=self.config.initializer_range)
         init.copy_(module.weight, weights * self.config.classifier_init_scale)
@@ -663,7 +642,7 @@ class AMDPreTrainedModel(PreTrainedModel):
 
 
 def _check_shards(folder: Path) -> None:
-    """An index of weights may name files of its own folder alone: Transformers opens whatever it says."""
+    """Refuse an index of weights that names files of another folder: Transformers opens whatever it says."""
     for path in sorted(folder.glob("*.index.json")) if folder.is_dir() else ():
         try:
             named = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
@@ -675,7 +654,7 @@ def _check_shards(folder: Path) -> None:
 
 
 def _check_finite(model: nn.Module, source: Any) -> None:
-    """Reads every weight once, as the first forward pass would: 15 ms for ViT-B, beside the reading itself."""
+    """Read every weight once, as the first forward pass would: 15 ms for ViT-B, beside the reading itself."""
     spoilt = [
         name
         for name, tensor in model.state_dict().items()
@@ -721,7 +700,7 @@ class AMDModel(AMDPreTrainedModel):
         return self.embeddings.projection
 
     def patch_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Hidden states `(B, n, D)` of the patches alone: without the class token, where the model has one."""
+        """Return the hidden states `(B, n, D)` of the patches alone, without the class token."""
         return hidden_states[:, int(self.config.use_class_token) :]
 
     def forward(
@@ -734,7 +713,7 @@ class AMDModel(AMDPreTrainedModel):
         visible_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> AMDModelOutput:
-        r"""Encodes clips.
+        r"""Encode clips.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`):
@@ -772,7 +751,7 @@ class AMDModel(AMDPreTrainedModel):
         grid: tuple[int, int, int] | None = None,
         **kwargs: Any,
     ) -> AMDModelOutput:
-        r"""Encodes patches that are already cut: `(B, N, P)`, of which those at `visible_ids` `(B, n)` are seen."""
+        r"""Encode patches that are already cut: `(B, N, P)`, of which those at `visible_ids` `(B, n)` are seen."""
         hidden_states = self.embeddings(patches, visible_ids, grid)
         layer_features = {}
         for number, layer in enumerate(self.layers, start=1):
@@ -808,7 +787,7 @@ class AMDForPreTraining(AMDPreTrainedModel):
         num_teacher_masked: int | None = None,
         **kwargs: Any,
     ) -> AMDForPreTrainingOutput:
-        r"""Reconstructs the masked pixels and, with alignment modules, predicts the teacher's features.
+        r"""Reconstruct the masked pixels and, with alignment modules, predict the teacher's features.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): Normalised floats, or raw uint8.
@@ -846,7 +825,7 @@ class AMDForPreTraining(AMDPreTrainedModel):
 
     @torch.no_grad()
     def reconstruction_target(self, patches: torch.Tensor) -> torch.Tensor:
-        """What the decoder should predict for raw uint8 or normalised float patches (B, n, P): float32 (B, n, P).
+        """Return what the decoder should predict, float32 (B, n, P), for patches (B, n, P), raw uint8 or normalised.
 
         `config.reconstruction_target` "videomae": pixels in [0, 1], and with `config.norm_pix_loss` each channel of
         each patch normalised by its own mean and unbiased variance: (x - mean) / (sqrt(var) + 1e-6). "mae": normalised
@@ -932,7 +911,7 @@ class AMDForVideoClassification(AMDPreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput:
-        r"""Classifies clips.
+        r"""Classify clips.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): Normalised floats, or raw uint8.
@@ -963,7 +942,7 @@ class AMDForImageClassification(AMDForVideoClassification):
 
 
 def _with_final_norm(config: AMDConfig, use_final_norm: bool) -> AMDConfig:
-    """The config itself, or a copy in which the final LayerNorm is switched as the model needs it."""
+    """Return the config itself, or a copy in which the final LayerNorm is switched as the model needs it."""
     if config.use_final_norm == use_final_norm:
         return config
     config = copy.deepcopy(config)

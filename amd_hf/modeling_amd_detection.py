@@ -27,7 +27,7 @@ from .modeling_amd import AMDModel, AMDPreTrainedModel, _with_final_norm
 
 _POOLED_SIZE = 7  # of VideoMAE's code for AVA, as all settings of the head
 TEST_BOX_EXTENSION = (0.1, 0.05)
-"""Shares of its width and its height by which a box grows for testing."""
+"""Fractions of its width and its height by which a box grows for testing."""
 
 
 @dataclass
@@ -52,13 +52,13 @@ class AMDActionDetectionOutput(ModelOutput):
 def extend_boxes(
     boxes: torch.Tensor, height: int, width: int, extension: tuple[float, float] = TEST_BOX_EXTENSION
 ) -> torch.Tensor:
-    """Makes boxes larger, as VideoMAE's code for AVA does for testing.
+    """Make boxes larger, as VideoMAE's code for AVA does for testing.
 
     Args:
         boxes (`torch.Tensor` of shape `(n, 4)`): x1, y1, x2, y2 in pixels of the frame; x2 and y2 are the last pixels
             inside, so that a box is x2 - x1 + 1 wide.
         height, width (`int`): Size of the frame, without what a batch pads it by.
-        extension (`tuple[float, float]`, *optional*): Shares of width and height to grow by, half on either side.
+        extension (`tuple[float, float]`, *optional*): Fractions of width and height to grow by, half on either side.
 
     Returns:
         `torch.Tensor` of shape `(n, 4)`, of the same dtype: clamped to `[0, width - 1]` and `[0, height - 1]`.
@@ -94,7 +94,7 @@ class AMDForActionDetection(AMDPreTrainedModel):
 
     @staticmethod
     def extend_boxes(boxes: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-        """The boxes of each clip as they are pooled in testing; `sizes` are (height, width) of its frames in pixels.
+        """Extend the boxes of each clip for testing; `sizes` are (height, width) of its frames in pixels.
 
         See the function [`extend_boxes`] for one clip.
         """
@@ -108,7 +108,7 @@ class AMDForActionDetection(AMDPreTrainedModel):
         labels: Sequence[torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> AMDActionDetectionOutput:
-        r"""Scores the actions in boxes, which are pooled as they are given.
+        r"""Score the actions in boxes, which are pooled as they are given.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`):
@@ -140,7 +140,7 @@ class AMDForActionDetection(AMDPreTrainedModel):
     def pool_regions(
         self, tokens: torch.Tensor, grid: tuple[int, int, int], boxes: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """Features `(R, D)` of the boxes from tokens `(B, N, D)` on a grid (time, rows, columns)."""
+        """Pool the features `(R, D)` of the boxes from tokens `(B, N, D)` on a grid (time, rows, columns)."""
         # (B, N, D) -> (B, time, rows, columns, D) -> (B, D, rows, columns)
         maps = tokens.unflatten(1, grid).mean(dim=1).permute(0, 3, 1, 2)
         # In float32: corners of boxes need more digits than half precision has, and RoIAlign takes one dtype.

@@ -67,7 +67,7 @@ _IMAGE_SHORT_SIDE_RATIO = 256 / 224  # ImageNet's test: the centre of 224 pixels
 
 
 def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) -> AMDPreTrainedModel:
-    """Loads a model with all the weights that its source has, as the kind of model that the source is.
+    """Load a model with all the weights that its source has, as the kind of model that the source is.
 
     Args:
         source (`str`, `Path` or `Mapping`):
@@ -92,7 +92,7 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
 
 
 def load_encoder(source: str | Path | Mapping[str, Any], **config_options: Any) -> AMDModel:
-    """Loads the encoder of a source, whatever else it holds, which need not be what this package could use.
+    """Load the encoder of a source, whatever else it holds, which need not be what this package could use.
 
     Args:
         source, **config_options: As for [`load_model`].
@@ -110,7 +110,7 @@ def load_encoder(source: str | Path | Mapping[str, Any], **config_options: Any) 
 
 
 def load_start(source: str | Path | Mapping[str, Any], **config_options: Any) -> AMDPreTrainedModel:
-    """Loads what fine-tuning starts from: a classifier or detector with its head, else the encoder alone.
+    """Load what fine-tuning starts from: a classifier or detector with its head, else the encoder alone.
 
     Args:
         source, **config_options: As for [`load_model`].
@@ -130,7 +130,7 @@ def load_start(source: str | Path | Mapping[str, Any], **config_options: Any) ->
 
 
 def load_pretraining_start(source: str | Path, **config_options: Any) -> AMDForPreTraining:
-    """Loads what pre-training starts from: a pre-trained model, or an encoder, around which all else is new.
+    """Load what pre-training starts from: a pre-trained model, or an encoder, around which all else is new.
 
     Args:
         source (`str` or `Path`): As for [`load_model`].
@@ -149,7 +149,7 @@ def load_pretraining_start(source: str | Path, **config_options: Any) -> AMDForP
 
 
 def _read_foreign(source: str | Path | Mapping[str, Any]) -> Checkpoint | None:
-    """The tensors of a source that is to be converted; None for an `amd` model, which is loaded."""
+    """Read the tensors of a source that is to be converted; `None` for an `amd` model, which is loaded."""
     if not isinstance(source, Mapping) and not Path(source).is_file():
         if PreTrainedConfig.get_config_dict(source)[0].get("model_type") == "amd":
             return None
@@ -173,7 +173,7 @@ def _load_amd(source: str, config_options: dict[str, Any]) -> AMDPreTrainedModel
 
 
 def download_transformers(name: str) -> Path:
-    """Folder with the config and the weights of a `videomae` or `vit_mae` model of the Hub."""
+    """Return a folder with the config and the weights of a `videomae` or `vit_mae` model of the Hub."""
     folder = Path(snapshot_download(name, allow_patterns=["*config.json", "*.safetensors"]))
     if not any(folder.glob("*.safetensors")):  # older repositories
         folder = Path(snapshot_download(name, allow_patterns=["pytorch_model*.bin"]))
@@ -290,14 +290,14 @@ def _adapt_input_channels(weight: torch.Tensor, old: int, new: int) -> torch.Ten
 
 
 def classifier_class(config: AMDConfig) -> type[AMDForVideoClassification]:
-    """The class of a classifier with this config."""
+    """Return the class of a classifier with this config."""
     return AMDForImageClassification if config.num_frames == 1 else AMDForVideoClassification
 
 
 def load_trained_classifier(
     source: str, allow_untrained_head: bool = False, **config_options: Any
 ) -> AMDForVideoClassification:
-    """A classifier whose weights are all in the checkpoint.
+    """Load a classifier whose weights are all in the checkpoint.
 
     Args:
         source (`str`): Hub id or folder of an `amd` or Transformers `videomae` classifier, or an official file.
@@ -322,7 +322,7 @@ def load_trained_classifier(
 
 
 def load_trained_detector(source: str, **config_options: Any) -> AMDForActionDetection:
-    """A detector whose weights are all in the checkpoint: a folder, a Hub id, or a file of VideoMAE's code for AVA.
+    """Load a detector with all its weights from a folder, a Hub id, or a file of VideoMAE's code for AVA.
 
     Raises:
         ValueError: If it is no detector, or its head was never trained.
@@ -339,7 +339,7 @@ def load_trained_detector(source: str, **config_options: Any) -> AMDForActionDet
 
 
 def import_function(name: str) -> Callable:
-    """The function that `module:function` names.
+    """Return the function that `module:function` names.
 
     Raises:
         ValueError: If the name has another form or the module has no such function.
@@ -396,7 +396,7 @@ def build_processor(config: AMDConfig, settings: ViewSettings | None = None) -> 
 
 
 def read_settings(processor: Any) -> ViewSettings:
-    """How the model of a processor looks at videos; None where its file does not say.
+    """Return how the model of a processor looks at videos; None where its file does not say.
 
     Raises:
         ValueError: If it resizes by neither bilinear nor bicubic interpolation, or to a fixed height and width.
@@ -418,12 +418,18 @@ def read_settings(processor: Any) -> ViewSettings:
 
 
 def load_processor(source: str | Path, config: AMDConfig) -> Any:
-    """The processor saved beside a model, or one that knows nothing of sampling for models that come without.
+    """Load the processor saved beside a model; for models without, make one that knows nothing of sampling.
 
     Raises:
         ValueError: If its mean and std are not those of the model's config.
     """
-    if not _has_processor(source):
+    # Not with official files and Transformers' `videomae`; a Hub id of ours has one.
+    path = Path(source)
+    has_processor = not path.is_file() and PreTrainedConfig.get_config_dict(source)[0].get("model_type") == "amd"
+    if has_processor and path.is_dir():
+        names = (VIDEO_PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)
+        has_processor = any((path / name).is_file() for name in names)
+    if not has_processor:
         return build_processor(config, None if config.num_frames == 1 else ViewSettings(sampling_mode=None))
     if config.num_frames == 1:
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
@@ -434,29 +440,20 @@ def load_processor(source: str | Path, config: AMDConfig) -> Any:
     return processor
 
 
-def _has_processor(source: str | Path) -> bool:
-    """Whether a processor of ours lies beside a model: not with official files and Transformers' `videomae`."""
-    path = Path(source)
-    if path.is_file() or PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "amd":
-        return False
-    names = (VIDEO_PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)
-    return not path.is_dir() or any((path / name).is_file() for name in names)
-
-
 def detection_processor(
     config: AMDConfig, sampling_rate: int = 4, short_side: int = DETECTION_SHORT_SIDE
 ) -> AMDVideoProcessor:
-    """The video processor of a detector: frames resized to the short side and not cropped, the config's mean."""
+    """Build the video processor of a detector: frames resized to the short side and not cropped, the config's mean."""
     return AMDVideoProcessor.for_model(
         config, size={"shortest_edge": short_side}, do_center_crop=False, sampling_rate=sampling_rate
     )
 
 
 def load_detection_processor(source: str | Path, config: AMDConfig) -> AMDVideoProcessor:
-    """The video processor saved beside a detector, or the usual one for an official file, which comes without.
+    """Load the video processor saved beside a detector; for an official file, which has none, make the usual one.
 
     Raises:
-        ValueError: If its mean and deviation are not those of the model's config.
+        ValueError: If its mean and std are not those of the model's config.
     """
     return detection_processor(config) if Path(source).is_file() else load_processor(source, config)
 
@@ -464,7 +461,7 @@ def load_detection_processor(source: str | Path, config: AMDConfig) -> AMDVideoP
 def view_settings(
     source: str | Path, config: AMDConfig, overrides: Mapping[str, Any] | None = None, for_test: bool = False
 ) -> tuple[ViewSettings, list[str]]:
-    """How a model looks at videos, by the processor beside it, and what its user should be told of that.
+    """Return how a model looks at videos, by the processor beside it, and what its user should be told of that.
 
     Args:
         source (`str` or `Path`): Hub id, folder or file of the model.
@@ -495,7 +492,7 @@ def view_settings(
 
 
 def override_notes(own: ViewSettings, given: Mapping[str, Any]) -> list[str]:
-    """A line for each setting given (None: not) that is another than the model's own, under its option's name."""
+    """Return a line for each setting given (not None) that differs from the model's own, under its option's name."""
     return [
         f"{name.removeprefix('test_')} {value} overrides the model's own {getattr(own, name)}"
         for name, value in given.items()
@@ -504,7 +501,7 @@ def override_notes(own: ViewSettings, given: Mapping[str, Any]) -> list[str]:
 
 
 def check_processor(processor: Any, config: AMDConfig) -> None:
-    """Raises `ValueError` where a processor normalises with another mean or std than the model expects."""
+    """Raise `ValueError` where a processor normalises with another mean or std than the model expects."""
     for name in ("image_mean", "image_std"):
         theirs, ours = list(getattr(processor, name)), list(getattr(config, name))
         if theirs != ours:
@@ -512,7 +509,7 @@ def check_processor(processor: Any, config: AMDConfig) -> None:
 
 
 def fit_processor(processor: Any, config: AMDConfig, settings: ViewSettings) -> Any:
-    """The processor that is saved beside a model in training: how the run looks at videos rules.
+    """Return the processor to save beside a model in training: how the run looks at videos rules.
 
     Args:
         processor (`AMDVideoProcessor` or `BitImageProcessor`, *optional*): One that the user brings. What the run says
@@ -547,7 +544,7 @@ def fit_processor(processor: Any, config: AMDConfig, settings: ViewSettings) -> 
 
 
 def _plain(value: Any) -> Any:
-    """Sizes as dicts of what they hold, and enumerations as their numbers, to be compared and shown."""
+    """Return sizes as dicts of what they hold, and enumerations as their numbers, to be compared and shown."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):

@@ -33,22 +33,22 @@ class ViewSettings:
     test_num_crops: int | None = None
 
     def with_assumptions(self) -> ViewSettings:
-        """The same with what nobody has said filled in: dense clips, and the test that goes with the clips.
+        """Return the same with what nobody has said filled in: dense clips, and the test that goes with the clips.
 
         The test of `segments` is that of Something-Something (uniform, 2 x 3), else that of Kinetics (dense, 5 x 3).
         """
-        mode = self.sampling_mode or "dense"
+        mode, segments, crops = self.sampling_mode or "dense", self.test_num_segments, self.test_num_crops
         test_mode = self.test_mode or ("uniform" if mode == "segments" else "dense")
         return replace(
             self,
             sampling_mode=mode,
             test_mode=test_mode,
-            test_num_segments=_known(self.test_num_segments, 2 if test_mode == "uniform" else 5),
-            test_num_crops=_known(self.test_num_crops, 3),
+            test_num_segments=(2 if test_mode == "uniform" else 5) if segments is None else segments,
+            test_num_crops=3 if crops is None else crops,
         )
 
     def describe(self, num_frames: int) -> str:
-        """One line for reports: "segments: 16 frames, one of each of 16 parts; test: uniform 2 x 3"."""
+        """Return one line for reports: "segments: 16 frames, one of each of 16 parts; test: uniform 2 x 3"."""
         clips = {
             None: "not known",
             "dense": f"dense: {num_frames} frames, {self.sampling_rate} apart",
@@ -58,10 +58,6 @@ class ViewSettings:
         if self.test_mode is None:
             return clips
         return f"{clips}; test: {self.test_mode}, {self.test_num_segments} x {self.test_num_crops} views"
-
-
-def _known(value: int | None, assumed: int) -> int:
-    return assumed if value is None else value
 
 
 _KINETICS_TEST: dict[str, Any] = {"test_mode": "dense", "test_num_segments": 5, "test_num_crops": 3}
@@ -92,7 +88,7 @@ DATA_SETS: dict[str, dict[str, ViewSettings]] = {
 
 
 def data_set_settings(name: str, task: str) -> ViewSettings:
-    """How models of a data set look at videos.
+    """Return how models of a data set look at videos.
 
     Args:
         name (`str`): One of `DATA_SETS`.
@@ -109,7 +105,7 @@ def data_set_settings(name: str, task: str) -> ViewSettings:
 
 
 def settings_from_dict(values: Mapping[str, Any]) -> ViewSettings:
-    """Settings from a file of ours; fields that this release does not know are passed over."""
+    """Read settings from a file of ours; fields that this release does not know are passed over."""
     return ViewSettings(
         **{option.name: values[option.name] for option in fields(ViewSettings) if option.name in values}
     )

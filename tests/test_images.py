@@ -22,7 +22,7 @@ from amd_hf import (
     AMDTrainer,
     load_image_dataset,
 )
-from amd_hf.modeling_amd import sincos_2d_position_table
+from amd_hf.modeling_amd import sincos_grid_position_table
 from amd_hf.models import build_processor
 from tests.helpers.images import LAYOUTS, NAMES, class_folders, encoded, image_config
 from tests.helpers.mae import MEAN, STD, mae_model
@@ -77,7 +77,7 @@ def test_options_that_do_not_fit_raise(options: dict[str, Any], message: str) ->
 
 
 def test_2d_table_is_that_of_a_plain_loop() -> None:
-    table = sincos_2d_position_table(2, 3, 8)
+    table = sincos_grid_position_table("sincos_2d", (1, 2, 3), 8)
     for position in range(6):
         row, column = divmod(position, 3)
         for j in range(2):

@@ -16,7 +16,7 @@ from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDM
 from amd_hf.modeling_amd import (
     AMDPatchEmbeddings,
     AMDPositionTable,
-    sincos_3d_position_table,
+    sincos_grid_position_table,
     sincos_position_table,
 )
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config, token_split
@@ -82,7 +82,7 @@ def test_position_table_follows_the_formula(num_positions: int, dim: int) -> Non
 
 
 def test_3d_position_table_is_that_of_a_plain_loop() -> None:
-    table = sincos_3d_position_table(2, 3, 4, 16)
+    table = sincos_grid_position_table("sincos_3d", (2, 3, 4), 16)
     for position in range(24):
         frame, cell = divmod(position, 12)
         row, column = divmod(cell, 4)
@@ -99,7 +99,7 @@ def test_all_tables_of_a_model_are_of_the_kind_the_config_names() -> None:
     tables = [module for module in model.modules() if isinstance(module, AMDPositionTable)]
     assert len(tables) == 3  # encoder, decoder, generators
     for module in tables:
-        expected = sincos_3d_position_table(*model.config.grid_size, module.table.shape[1])
+        expected = sincos_grid_position_table("sincos_3d", model.config.grid_size, module.table.shape[1])
         torch.testing.assert_close(module.table, expected, rtol=0, atol=0)
 
 

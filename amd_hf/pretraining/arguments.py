@@ -32,7 +32,7 @@ class AMDTrainingArguments(VideoTrainingArguments):
     shard_teacher: bool = field(
         default=False,
         metadata={
-            "help": "Share the teacher's weights out over the processes (FSDP2), each block gathered when it is "
+            "help": "Spread the teacher's weights over the processes (FSDP2), each block gathered when it is "
             "needed: less memory, more communication. By default each process has all of it."
         },
     )
@@ -50,7 +50,7 @@ class AMDTrainingArguments(VideoTrainingArguments):
             "choices": ["multi_scale_crop", "random_resized_crop", "center_crop"],
         },
     )
-    flip_probability: float = field(default=0.0, metadata={"help": "Share of clips mirrored left to right."})
+    flip_probability: float = field(default=0.0, metadata={"help": "Fraction of clips mirrored left to right."})
     base_learning_rate: float | None = field(default=1.2e-3, metadata={"help": "Learning rate per 256 videos."})
     min_base_learning_rate: float = field(default=1e-5, metadata={"help": "Rate at the end, per 256 videos."})
     warmup_epochs: float = field(default=10.0, metadata={"help": "Epochs of linear warm-up from 0."})

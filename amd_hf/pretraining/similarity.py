@@ -22,29 +22,16 @@ from ..data.loaders import build_eval_loader
 from ..teachers.frozen import FrozenTeacher
 
 
-def linear_cka(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Linear CKA of two sets of features of the same tokens, in float64.
+def cka_matrix(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Tensor]) -> np.ndarray:
+    """Compute linear CKA of every layer of one encoder with every layer of another, float64 `(layers, other layers)`.
+
+    Values lie between 0 and 1; 0 where one of two layers is the same for all tokens.
 
     Args:
-        first, second (`torch.Tensor` of shape `(n, d)` and `(n, e)`): Features; row i of both is of the same token.
-
-    Returns:
-        `float`: Between 0 and 1; 0 where one of them is the same for all tokens.
+        first, second (`Mapping[int, torch.Tensor]`): Layer -> features `(n, d)` of the same n tokens, in float64 here.
 
     Raises:
         ValueError: If they are not matrices of as many rows, at least two.
-    """
-    return float(cka_matrix({0: first}, {0: second})[0, 0])
-
-
-def cka_matrix(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Tensor]) -> np.ndarray:
-    """Linear CKA of every layer of one encoder with every layer of another, float64 `(layers, other layers)`.
-
-    Args:
-        first, second (`Mapping[int, torch.Tensor]`): Layer -> features `(n, d)` of the same n tokens.
-
-    Raises:
-        ValueError: As for [`linear_cka`].
     """
     shapes = {tuple(features.shape) for features in (*first.values(), *second.values())}
     if any(len(shape) != 2 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
@@ -64,7 +51,7 @@ def cka_matrix(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Ten
 
 
 def _centred(features: torch.Tensor) -> torch.Tensor:
-    """Centred columns, scaled to a largest value of 1, which changes no CKA and keeps squares of squares in range."""
+    """Centre columns and scale all to a largest value of 1: no CKA changes, and squares of squares stay in range."""
     centred = features.double() - features.double().mean(dim=0)
     largest = centred.abs().max()
     # What is left of constant columns is rounding.
@@ -96,16 +83,16 @@ class LayerSimilarity:
     unreadable: tuple[tuple[str, str], ...] = ()
 
     def at(self, student_layer: int, teacher_layer: int) -> float:
-        """CKA of a pair of layers."""
+        """Return the CKA of a pair of layers."""
         row, column = self.student_layers.index(student_layer), self.teacher_layers.index(teacher_layer)
         return float(self.cka[row, column])
 
     def metrics(self) -> dict[str, float]:
-        """CKA of the aligned pairs, as `cka_student_6_teacher_12`."""
+        """Return the CKA of the aligned pairs, as `cka_student_6_teacher_12`."""
         return {f"cka_student_{ours}_teacher_{theirs}": self.at(ours, theirs) for ours, theirs in self.aligned}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for a JSON file."""
+        """Return everything, for a JSON file."""
         return {
             "cka": self.cka.tolist(),
             "student_layers": list(self.student_layers),
@@ -128,7 +115,7 @@ def layer_similarity(
     max_clips: int = 32,
     batch_size: int = 8,
 ) -> LayerSimilarity:
-    """Compares the raw block outputs of student and teacher on held-out clips, each as in pre-training: masked.
+    """Compare the raw block outputs of student and teacher on held-out clips, each as in pre-training: masked.
 
     The student sees its visible tokens, the teacher its own, which are more; compared are the tokens that both see.
     Every process does the same, so that it works with models that are spread over them. Features are kept on the CPU:
@@ -166,12 +153,15 @@ def layer_similarity(
                 kept.setdefault(layer, []).append(features.flatten(0, 1).float().cpu())
     if not ours:
         raise ValueError(f"None of the {len(chosen)} held-out videos could be read: {unreadable[:3]}.")
+    config = student.config
+    direct = zip(config.student_direct_layers, config.teacher_direct_layers, strict=True)
+    generation = zip(config.student_generation_layers, config.teacher_generation_layers, strict=True)
     first, second = ({layer: torch.cat(parts) for layer, parts in kept.items()} for kept in (ours, theirs))
     return LayerSimilarity(
         cka_matrix(first, second),
         tuple(first),
         tuple(second),
-        _aligned_pairs(student.config),
+        tuple(sorted({*direct, *generation})),
         num_clips=len(chosen) - len(unreadable),
         num_tokens=len(next(iter(first.values()))),
         unreadable=tuple(unreadable),
@@ -192,9 +182,3 @@ def _features(
     # The class token has no counterpart among the common tokens.
     mine = {layer: student.amd.patch_tokens(states) for layer, states in enumerate(outputs.hidden_states[1:], start=1)}
     return mine, theirs
-
-
-def _aligned_pairs(config: Any) -> tuple[tuple[int, int], ...]:
-    direct = zip(config.student_direct_layers, config.teacher_direct_layers, strict=True)
-    generation = zip(config.student_generation_layers, config.teacher_generation_layers, strict=True)
-    return tuple(sorted({*direct, *generation}))

@@ -85,11 +85,14 @@ class AMDTrainer(VideoTrainer):
         self._alignment_loss = alignment_loss
         if self.teacher is not None:
             self._place_teacher(self.teacher)
-            if args.torch_compile:
-                self._compile_around_student(self.teacher)
+            if args.torch_compile:  # the rest of the step, with the options by which accelerate compiles the student
+                options = self.accelerator.state.dynamo_plugin.to_kwargs()
+                self._alignment_loss = torch.compile(alignment_loss, **options)
+                if not args.shard_teacher:  # gathering its weights is not for the compiler
+                    self.teacher.compile(**options)
 
     def _place_teacher(self, teacher: FrozenTeacher) -> None:
-        """Moves the teacher to the device, whole or, with `shard_teacher`, a part of it to each process."""
+        """Move the teacher to the device, whole or, with `shard_teacher`, a part of it to each process."""
         args = self.args
         teacher.to(args.device)
         if not args.shard_teacher:
@@ -100,13 +103,6 @@ class AMDTrainer(VideoTrainer):
         blocks = teacher.model.layers if isinstance(teacher.model, AMDModel) else ()
         shard_module(teacher.model, blocks, init_device_mesh(args.device.type, (args.world_size,)))
 
-    def _compile_around_student(self, teacher: FrozenTeacher) -> None:
-        """Compiles the rest of the step with the options by which accelerate compiles the student."""
-        options = self.accelerator.state.dynamo_plugin.to_kwargs()
-        self._alignment_loss = torch.compile(alignment_loss, **options)
-        if not self.args.shard_teacher:  # gathering its weights is not for the compiler
-            teacher.compile(**options)
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -114,32 +110,30 @@ class AMDTrainer(VideoTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, AMDForPreTrainingOutput]:
-        """The weighted sum of the losses; `outputs.losses` holds the parts, unweighted, by name."""
+        """Return the weighted sum of the losses; `outputs.losses` holds the parts, unweighted, by name.
+
+        See `distillation.py` for the method and the loss of the paper.
+        """
         if self.teacher is None:
             inputs = {name: value for name, value in inputs.items() if "teacher" not in name}
         elif inputs.get("teacher_bool_masked_pos") is None:
             raise ValueError("Distillation needs `teacher_bool_masked_pos` in the batch: the collator left it out.")
         outputs = model(**inputs)
         if self.teacher is not None:
-            outputs.losses |= self._alignment_losses(self.teacher, outputs, inputs["pixel_values"])
+            with torch.no_grad(), self.accelerator.autocast():
+                direct, generation = self.teacher(inputs["pixel_values"], outputs.token_split)
+            options = (self.args.alignment_loss, self.args.teacher_feature_norm)
+            outputs.losses |= {
+                "direct": self._alignment_loss(outputs.direct_features or (), direct, *options),
+                "generation": self._alignment_loss(outputs.generated_features or (), generation, *options),
+            }
         total = weighted_sum(outputs.losses, {name: getattr(self.args, f"{name}_weight") for name in LOSS_PARTS})
         if model.training:
             self._record_losses(total, outputs.losses)
         return (total, outputs) if return_outputs else total
 
-    def _alignment_losses(
-        self, teacher: FrozenTeacher, outputs: AMDForPreTrainingOutput, pixel_values: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        with torch.no_grad(), self.accelerator.autocast():
-            direct, generation = teacher(pixel_values, outputs.token_split)
-        options = (self.args.alignment_loss, self.args.teacher_feature_norm)
-        return {
-            "direct": self._alignment_loss(outputs.direct_features or (), direct, *options),
-            "generation": self._alignment_loss(outputs.generated_features or (), generation, *options),
-        }
-
     def flops_per_clip(self) -> int | None:
-        """By [`~amd_hf.flops.pretraining_flops`]; None with a teacher of one's own, whose operations nobody knows."""
+        """Return [`~amd_hf.flops.pretraining_flops`]; `None` with a teacher of one's own, which cannot be counted."""
         if self.teacher is None:
             return pretraining_flops(self.model.config)
         encoder = self.teacher.model
@@ -148,13 +142,13 @@ class AMDTrainer(VideoTrainer):
     # ---- Resuming ----
 
     def save_extras(self, checkpoint: Path) -> None:
-        """Adds who the teacher is: its source and a hash of its weights, which are not saved themselves."""
+        """Add who the teacher is: its source and a hash of its weights, which are not saved themselves."""
         super().save_extras(checkpoint)
         if self.args.should_save:
             (checkpoint / TEACHER_NAME).write_text(json.dumps(self._teacher_identity(), indent=2))
 
     def check_resumable(self, checkpoint: Path) -> None:
-        """Raises `ValueError` if the checkpoint's run had another teacher."""
+        """Raise `ValueError` if the checkpoint's run had another teacher."""
         super().check_resumable(checkpoint)
         file = checkpoint / TEACHER_NAME
         before = json.loads(file.read_text()) if file.is_file() else None
@@ -187,7 +181,7 @@ class AMDTrainer(VideoTrainer):
         return ["loss", *(f"loss_{name}" for name in parts)]
 
     def compare_features(self, rows: Any = None, max_clips: int = 32) -> LayerSimilarity:
-        """How alike student and teacher see held-out clips, layer by layer.
+        """Compare how student and teacher see held-out clips, layer by layer.
 
         See [`~amd_hf.pretraining.similarity.layer_similarity`].
 
@@ -229,7 +223,7 @@ def _check_is_no_student(teacher: nn.Module, student: nn.Module) -> None:
 
 
 def _freeze_what_no_loss_reaches(model: AMDForPreTraining, has_teacher: bool) -> None:
-    """Freezes alignment modules that get no gradient, which several processes would wait for, and says so."""
+    """Freeze alignment modules that get no gradient, which several processes would wait for, and say so."""
     alignment, config = model.alignment, model.config
     if alignment is None:
         return

@@ -29,9 +29,9 @@ def reconstruct_clips(
     student_mask: torch.Tensor,
     teacher_mask: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """What to look at, as frames in [0, 1].
+    """Reconstruct clips and return what to look at, as frames in [0, 1].
 
-    The model predicts patches normalised by their own mean and deviation, so those of the true patches have to be
+    The model predicts patches normalised by their own mean and std, so those of the true patches have to be
     put back before there is anything to see: brightness and contrast of hidden patches are given away, only their
     structure is predicted.
 
@@ -51,15 +51,17 @@ def reconstruct_clips(
     masked_ids = outputs.token_split.masked
     predicted = _as_pixels(model, outputs.logits.float(), gather_tokens(pixels, masked_ids))
     reconstruction = pixels.scatter(1, masked_ids[:, :, None].expand_as(predicted), predicted)
-    rows = {"original": pixels, "student sees": _hide(pixels, student_mask)}
-    if teacher_mask is not None:
-        rows["teacher sees"] = _hide(pixels, teacher_mask)
+    masks = {"student sees": student_mask, "teacher sees": teacher_mask}
+    seen = {
+        name: pixels.masked_fill(mask[:, :, None], _HIDDEN_GREY) for name, mask in masks.items() if mask is not None
+    }
+    rows = {"original": pixels, **seen}
     rows["reconstruction"] = reconstruction.clamp(0, 1)
     return {name: _unpatchify(patches, model) for name, patches in rows.items()}
 
 
 def _as_pixels(model: AMDForPreTraining, predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Predicted patches (B, n, P) in [0, 1]: mean and deviation of the true ones back where they were taken off."""
+    """Return predicted patches (B, n, P) in [0, 1], with mean and std of the true ones where they were taken off."""
     config, embeddings = model.config, model.amd.embeddings
     if config.reconstruction_target == "mae":
         if config.norm_pix_loss:
@@ -73,12 +75,8 @@ def _as_pixels(model: AMDForPreTraining, predicted: torch.Tensor, true: torch.Te
     return (predicted.unflatten(-1, (-1, config.num_channels)) * (variance.sqrt() + 1e-6) + mean).flatten(-2)
 
 
-def _hide(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return pixels.masked_fill(mask[:, :, None], _HIDDEN_GREY)
-
-
 def _unpatchify(patches: torch.Tensor, model: AMDForPreTraining) -> torch.Tensor:
-    """(B, N, P) -> (B, T, C, H, W): the reverse of `patchify`."""
+    """Turn (B, N, P) into (B, T, C, H, W): the reverse of `patchify`."""
     config = model.config
     time, rows, columns = config.grid_size
     tubelet, patch, channels = config.tubelet_size, config.patch_size, config.num_channels
@@ -88,7 +86,7 @@ def _unpatchify(patches: torch.Tensor, model: AMDForPreTraining) -> torch.Tensor
 
 
 def spread_over_classes(labels: Sequence[int | None], num_shown: int) -> list[int]:
-    """Indices of at most `num_shown` rows, of as many classes as possible, spread evenly over classes and rows.
+    """Return the indices of at most `num_shown` rows, spread evenly over as many classes as possible, and in them.
 
     Args:
         labels (`Sequence[int]`): Each row's label, the same everywhere (such as None) where there are none.
@@ -99,20 +97,20 @@ def spread_over_classes(labels: Sequence[int | None], num_shown: int) -> list[in
         rows_of.setdefault(label, []).append(row)
     groups = list(rows_of.values())
     chosen = _evenly(groups, num_shown)
-    # With fewer classes than rows each class gives its share of rows, the first ones one more.
-    share, more = divmod(num_shown, len(chosen)) if chosen else (0, 0)
-    counts = [share + (number < more) for number in range(len(chosen))]
+    # With fewer classes than rows each class gives as many rows, the first ones one more.
+    per_class, more = divmod(num_shown, len(chosen)) if chosen else (0, 0)
+    counts = [per_class + (number < more) for number in range(len(chosen))]
     return sorted(row for group, count in zip(chosen, counts, strict=True) for row in _evenly(group, count))
 
 
 def _evenly(items: Sequence[Any], number: int) -> list[Any]:
-    """At most `number` of the items, from the first to the last at equal steps."""
+    """Return at most `number` of the items, from the first to the last at equal steps."""
     number = min(number, len(items))
     return [items[len(items) * index // number] for index in range(number)]
 
 
 def draw_reconstructions(rows: Mapping[str, torch.Tensor], path: str | Path, max_frames: int = 8) -> Path:
-    """Draws the outcome of [`reconstruct_clips`] as one picture: a block per clip, a line per row, a column per frame.
+    """Draw the outcome of [`reconstruct_clips`] as one picture: a block per clip, a line per row, a column per frame.
 
     Args:
         rows (`Mapping[str, torch.Tensor]`): Name -> float frames in [0, 1], `(B, T, C, H, W)`.
@@ -139,7 +137,7 @@ def draw_reconstructions(rows: Mapping[str, torch.Tensor], path: str | Path, max
 
 
 def draw_similarity(similarity: LayerSimilarity, path: str | Path) -> Path:
-    """Draws a heatmap of CKA: student layers from bottom to top, teacher layers from left to right.
+    """Draw a heatmap of CKA: student layers from bottom to top, teacher layers from left to right.
 
     The pairs that the loss aligns are framed and show their value.
 
@@ -167,7 +165,7 @@ def draw_similarity(similarity: LayerSimilarity, path: str | Path) -> Path:
 
 
 def save_similarity(similarity: LayerSimilarity, folder: str | Path) -> Path | None:
-    """Writes `similarity.json` and, where matplotlib is installed, the heatmap `similarity.png`.
+    """Write `similarity.json` and, where matplotlib is installed, the heatmap `similarity.png`.
 
     Returns:
         `Path`: The picture; `None` without matplotlib.

@@ -96,16 +96,20 @@ class FrozenTeacher(nn.Module):
         """Return layer -> (B, V + X, D): V first, then X, each in raster order."""
         if split.teacher_only is None or split.hidden is None:
             raise ValueError("The teacher needs a mask of its own: `teacher_bool_masked_pos`.")
+        clips = pixel_values
         seen_ids = torch.cat([split.visible, split.teacher_only], dim=1)
         if isinstance(self.model, AMDModel):  # attention does not mind the order: no sort, no gather
-            clips = self._renormalized(pixel_values)
+            # Its embeddings take uint8 as it is; floats are normalised for the student.
+            config, embeddings = self.model.config, self.model.embeddings
+            if clips.dtype != torch.uint8 and self._statistics != (config.image_mean, config.image_std):
+                pixels = clips * self.std + self.mean
+                clips = (pixels - embeddings.mean.view(-1, 1, 1)) / embeddings.std.view(-1, 1, 1)
             return self.model(clips, visible_ids=seen_ids, feature_layers=layers).layer_features
         batch, num_seen = seen_ids.shape
         # The protocol speaks of masks and raster order: token i is the n-th visible one, n counted along the mask.
         is_seen = torch.zeros(batch, num_seen + split.hidden.shape[1], dtype=torch.bool, device=seen_ids.device)
         is_seen = is_seen.scatter(1, seen_ids, True)
         ranks = (is_seen.cumsum(dim=1) - 1).gather(1, seen_ids)
-        clips = pixel_values
         if clips.dtype == torch.uint8:
             clips = (clips / 255 - self.mean) / self.std
         features = self.model(clips, ~is_seen)
@@ -117,14 +121,6 @@ class FrozenTeacher(nn.Module):
                     f"({batch}, {num_seen}, {self.width}), got {shape or f'only layers {sorted(features)}'}."
                 )
         return {layer: gather_tokens(features[layer], ranks) for layer in layers}
-
-    def _renormalized(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Normalise floats that are normalised for the student for the teacher; its encoder takes uint8 as it is."""
-        config, embeddings = self.model.config, self.model.embeddings
-        if pixel_values.dtype == torch.uint8 or self._statistics == (config.image_mean, config.image_std):
-            return pixel_values
-        pixels = pixel_values * self.std + self.mean
-        return (pixels - embeddings.mean.view(-1, 1, 1)) / embeddings.std.view(-1, 1, 1)
 
     def describe(self) -> str:
         """Return one line: source, parameters, layers used, where it stops."""

@@ -21,7 +21,7 @@ from amd_hf import (
     convert_checkpoint,
     export_checkpoint,
 )
-from amd_hf.modeling_amd import AMDPreTrainedModel, sincos_3d_position_table, sincos_position_table
+from amd_hf.modeling_amd import AMDPreTrainedModel, sincos_grid_position_table, sincos_position_table
 from tests.helpers.checkpoints import TINY_CLASSIFIER, classifier_shapes, pretraining_shapes, random_state_dict
 from tests.helpers.models import tiny_config
 
@@ -391,7 +391,8 @@ def test_saved_position_table_is_dropped_only_if_it_is_the_fixed_one(classifier_
     report = convert_checkpoint({**classifier_file, "pos_embed": table}, **TINY_CLASSIFIER).conversion_report
     assert "sine-cosine table" in report.dropped["pos_embed"]
     in_3d = convert_checkpoint(
-        {**classifier_file, "pos_embed": sincos_3d_position_table(2, 2, 2, 24)[None]}, **TINY_CLASSIFIER
+        {**classifier_file, "pos_embed": sincos_grid_position_table("sincos_3d", (2, 2, 2), 24)[None]},
+        **TINY_CLASSIFIER,
     )
     assert in_3d.config.position_embedding == "sincos_3d"
     other = convert_checkpoint({**classifier_file, "pos_embed": table + 0.01}, **TINY_CLASSIFIER)

@@ -20,7 +20,7 @@ from tests.helpers.videomae import SPELLINGS, hidden_states, respell_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 # width, depth, decoder width, decoder depth, teacher width of the paper's models and its teacher
 _SIZES = {

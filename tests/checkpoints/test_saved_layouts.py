@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from amd_hf import AMDForPreTraining, AMDForVideoClassification
 
 
-_SAVED = Path(__file__).parent / "fixtures/saved_before_plain_qkv"
+_SAVED = Path(__file__).parents[1] / "fixtures/saved_before_plain_qkv"
 
 
 def test_classifier_saved_with_separate_biases_gives_its_logits() -> None:
