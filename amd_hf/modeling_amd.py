@@ -249,7 +249,7 @@ class AMDPositionTable(nn.Module):
         self.register_load_state_dict_post_hook(_fill_constants)
 
     def computed_table(self) -> torch.Tensor:
-        """Compute the table of this kind, float32 `(N, D)` on the CPU; for a stored one the 1-D table to start from."""
+        """Compute the table of this kind, float32 `(N, D)` on the CPU; for a stored one the 1-D table."""
         num_positions, dim = self.table.shape
         if self.kind in ("sincos_1d", "stored"):
             return sincos_position_table(num_positions, dim)
