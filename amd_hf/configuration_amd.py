@@ -121,7 +121,7 @@ class AMDConfig(PreTrainedConfig):
             Pixels in [0, 1], normalised channel by channel, or normalised pixels, normalised over all channels
             together: see [`AMDForPreTraining.reconstruction_target`].
         image_mean, image_std (`list[float]`, *optional*, default to ImageNet's):
-            Mean and deviation of the input, in units of [0, 1], one per channel.
+            Mean and std of the input, in units of [0, 1], one per channel.
         pooling (`"mean"` or `"class_token"`, *optional*, defaults to `"mean"`):
             What classifiers look at: the mean of the patch tokens, or the class token.
         head_dropout (`float`, *optional*, defaults to 0.0): Dropout in front of the classification head.

@@ -20,8 +20,8 @@ class RunStopped(RuntimeError):
         self.exit_code = exit_code
 
 
-class UntoldSizeError(ValueError):
-    """A size that no tensor tells and nobody gave. `option` is its name, `reason` why it is not known."""
+class UnknownSizeError(ValueError):
+    """A size that no tensor shows and nobody gave. `option` is its name, `reason` why it is not known."""
 
     def __init__(self, option: str, reason: str):
         self.option = option
@@ -75,4 +75,4 @@ def is_disk_full(error: Exception) -> bool:
     return bool(_DISK_IS_FULL.search(str(error)))
 
 
-__all__ = ["RunStopped", "UntoldSizeError", "error_line", "is_disk_full"]
+__all__ = ["RunStopped", "UnknownSizeError", "error_line", "is_disk_full"]

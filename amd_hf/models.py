@@ -26,7 +26,7 @@ from .checkpoints.conversion import (
     convert_encoder,
     without_load_report,
 )
-from .checkpoints.reading import Checkpoint, is_by_first_token, keep_encoder, read_source, told_task
+from .checkpoints.reading import Checkpoint, infer_task, is_by_first_token, keep_encoder, read_source
 from .configuration_amd import AMDConfig
 from .modeling_amd import (
     AMDForImageClassification,
@@ -73,7 +73,7 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
         source (`str`, `Path` or `Mapping`):
             Hub id or folder of an `amd` model or of Transformers' `videomae` or `vit_mae`, an official file, or an
             official state dict.
-        **config_options: Options of [`AMDConfig`] that differ from the source's or that it does not tell.
+        **config_options: Options of [`AMDConfig`] that differ from the source's or that it does not say.
 
     Returns:
         [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`],
@@ -87,7 +87,7 @@ def load_model(source: str | Path | Mapping[str, Any], **config_options: Any) ->
     checkpoint = _read_foreign(source)
     if checkpoint is None:
         return _load_amd(str(source), config_options)
-    task = None if told_task(checkpoint) else "classification"
+    task = None if infer_task(checkpoint) else "classification"
     return convert_checkpoint(checkpoint, task=task, **config_options)
 
 
@@ -125,7 +125,7 @@ def load_start(source: str | Path | Mapping[str, Any], **config_options: Any) ->
     checkpoint = _read_foreign(source)
     if checkpoint is None:
         return _load_amd(str(source), config_options)
-    has_head = told_task(checkpoint) in ("classification", "detection") and not is_by_first_token(checkpoint)
+    has_head = infer_task(checkpoint) in ("classification", "detection") and not is_by_first_token(checkpoint)
     return convert_checkpoint(checkpoint, task=None if has_head else "encoder", **config_options)
 
 
@@ -143,7 +143,7 @@ def load_pretraining_start(source: str | Path, **config_options: Any) -> AMDForP
     checkpoint = _read_foreign(source)
     if checkpoint is None:
         return AMDForPreTraining.from_pretrained(source, **config_options)
-    if told_task(checkpoint) != "pretraining":
+    if infer_task(checkpoint) != "pretraining":
         keep_encoder(checkpoint)
     return convert_checkpoint(checkpoint, task="pretraining", **config_options)  # type: ignore[return-value]
 
@@ -224,7 +224,7 @@ def build_detector(source: str | None, action_names: Sequence[str], **config_opt
         source (`str`, *optional*): What [`load_model`] loads; `None`: all is new.
         action_names (`Sequence[str]`): Names of the classes, in the order of their numbers.
         **config_options: Options of [`AMDConfig`]; those of the encoder's size only without a source, or where an
-            official file does not tell them.
+            official file does not say them.
 
     Raises:
         ValueError: For no actions, an unknown option, or options with which the weights do not fill the encoder.
@@ -244,9 +244,9 @@ def _put_head(
     if source is None:
         config = AMDConfig(**config_options, **labels)
         return (base if is_detector else classifier_class(config))(config)
-    # An official file needs to be told what leaves no trace in its tensors.
-    told = {name: value for name, value in config_options.items() if name not in _CHANNEL_OPTIONS}
-    model = load_start(source, **(told if Path(source).is_file() else {}))
+    # For an official file these say what leaves no trace in its tensors.
+    given = {name: value for name, value in config_options.items() if name not in _CHANNEL_OPTIONS}
+    model = load_start(source, **(given if Path(source).is_file() else {}))
     config = AMDConfig.from_dict({**model.config.to_dict(), **config_options, **labels, "use_final_norm": is_detector})
     encoder = model.base_model.state_dict()
     if not is_detector:  # a classifier has no final norm, but one of its own behind the mean
@@ -302,7 +302,7 @@ def load_trained_classifier(
     Args:
         source (`str`): Hub id or folder of an `amd` or Transformers `videomae` classifier, or an official file.
         allow_untrained_head (`bool`, *optional*, defaults to `False`): Take a new head where there is none.
-        **config_options: Options of [`AMDConfig`] that the source does not tell.
+        **config_options: Options of [`AMDConfig`] that the source does not say.
 
     Raises:
         ValueError: If its head was never trained: the checkpoint holds a pre-trained encoder only.

@@ -19,7 +19,7 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_amd import AMDConfig
-from ..errors import UntoldSizeError
+from ..errors import UnknownSizeError
 from ..modeling_amd import (
     AMDForImageClassification,
     AMDForPreTraining,
@@ -45,7 +45,7 @@ from .families import (
     RECORDS,
     UNUSED_NORM,
 )
-from .reading import Checkpoint, is_by_first_token, keep_encoder, read_source, told_task
+from .reading import Checkpoint, infer_task, is_by_first_token, keep_encoder, read_source
 from .report import ConversionReport, find_views
 
 
@@ -87,7 +87,7 @@ def convert_checkpoint(
         dataset (`str`, *optional*):
             What the model was trained on: `k400`, `ssv2`, `ucf101`, `hmdb51`, `ava` or `in1k`, which says how it looks
             at videos. By default what the arguments of the authors' run say, where the file holds them.
-        **config_overrides: Options of [`AMDConfig`] that the tensors do not tell, or that should differ.
+        **config_overrides: Options of [`AMDConfig`] that do not follow from the tensors, or that should differ.
 
     Returns:
         [`AMDForPreTraining`], [`AMDForVideoClassification`], [`AMDForImageClassification`] (for one frame),
@@ -97,10 +97,10 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: If there is nothing at `source`.
         ValueError: If the file is unsafe or no checkpoint, a tensor has no place, is missing, has the wrong shape or
-            is not finite, or a size is neither told by the tensors nor given.
+            is not finite, or a size neither follows from the tensors nor is given.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_source(source)
-    of_task = told_task(checkpoint) or ("classification" if task == "encoder" else task)
+    of_task = infer_task(checkpoint) or ("classification" if task == "encoder" else task)
     model = _convert(checkpoint, config, task, projection_by_position, config_overrides)
     report = model.conversion_report
     report.views, report.views_origin = find_views(checkpoint, str(of_task), model.config, dataset)
@@ -122,12 +122,12 @@ def _convert(
     projection_by_position: bool,
     config_overrides: dict[str, Any],
 ) -> AMDPreTrainedModel:
-    told = told_task(checkpoint)
-    task = _choose_task(checkpoint, told, task)
+    inferred = infer_task(checkpoint)
+    task = _choose_task(checkpoint, inferred, task)
     beside: dict[str, str] = keep_encoder(checkpoint) if task == "encoder" else {}
     if task == "pretraining" and not any(key.startswith("encoder.") for key in checkpoint.tensors):
         checkpoint.tensors = {f"encoder.{key}": tensor for key, tensor in checkpoint.tensors.items()}
-    if told == "detection" and config is None and checkpoint.run_arguments.get("model_type") != "amd":
+    if inferred == "detection" and config is None and checkpoint.run_arguments.get("model_type") != "amd":
         config_overrides = {**AVA_STATISTICS, **config_overrides}
     config, sizes = _config_from_tensors(checkpoint, task, config, config_overrides)
     report = ConversionReport(
@@ -140,11 +140,11 @@ def _convert(
         state_dict = _place_by_layer(state_dict, config, projection_by_position)
     is_image_classifier = task == "classification" and config.num_frames == 1
     kind = AMDForImageClassification if is_image_classifier else _MODELS.get(task, AMDModel)
-    model = _load(kind, config, state_dict, report, _new_names(told, task, checkpoint))
+    model = _load(kind, config, state_dict, report, _new_names(inferred, task, checkpoint))
     model.conversion_report = report
     if report.assumed:
         values = ", ".join(f"{name} {why.partition(':')[0]}" for name, why in report.assumed.items())
-        logger.warning(f"{report.source} does not tell, and it was assumed: {values}.")
+        logger.warning(f"{report.source} does not say, and it was assumed: {values}.")
     return model
 
 
@@ -198,24 +198,24 @@ def export_checkpoint(
     return official
 
 
-def _choose_task(checkpoint: Checkpoint, told: str | None, asked: str | None) -> str:
+def _choose_task(checkpoint: Checkpoint, inferred: str | None, asked: str | None) -> str:
     if asked is not None and asked not in _TASKS:
         raise ValueError(f"`task` must be one of {', '.join(_TASKS)}, got {asked!r}.")
-    if told is None and asked is None:
+    if inferred is None and asked is None:
         raise ValueError(
             f"{checkpoint.source} holds an encoder alone: say what to build with `task` ({', '.join(_TASKS)})."
         )
     if asked == "encoder":
         return asked
-    if told == "classification" and is_by_first_token(checkpoint):
+    if inferred == "classification" and is_by_first_token(checkpoint):
         raise ValueError(
             f"{checkpoint.source} classifies by its first token (`use_mean_pooling` false), classifiers of this "
             "package by the mean over all: it cannot be used whole. Its encoder can: as a teacher, or as the start of "
             "fine-tuning."
         )
-    if told is not None and asked not in (None, told):
-        raise ValueError(f"{checkpoint.source} is a {told} checkpoint, but `task` is {asked!r}.")
-    return told or str(asked)
+    if inferred is not None and asked not in (None, inferred):
+        raise ValueError(f"{checkpoint.source} is a {inferred} checkpoint, but `task` is {asked!r}.")
+    return inferred or str(asked)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -380,20 +380,20 @@ def without_load_report() -> Iterator[None]:
         loader.removeFilter(is_no_report)
 
 
-def _new_names(told: str | None, task: str, checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
+def _new_names(inferred: str | None, task: str, checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
     """Return (pattern, reason) of those of our tensors that the checkpoint may lack."""
     if task == "encoder":
         return ()
-    if told:
+    if inferred:
         names = [(r"alignment\.generators\.\d+\.mask_token", "the released code never saves it")]
     else:
         names = [(r"(?!amd\.).+", "the checkpoint holds an encoder alone")]
-    if task == "pretraining" and told and _FIRST_PROJECTION not in checkpoint.tensors:
+    if task == "pretraining" and inferred and _FIRST_PROJECTION not in checkpoint.tensors:
         names.append((r"alignment\..+", "the checkpoint was not aligned with a teacher"))
     has_norm = any(key.startswith("encoder.norm.") for key in checkpoint.tensors)
     settings = checkpoint.run_arguments
     is_normless = settings.get("model_type") == "videomae" and settings.get("use_mean_pooling", True)
-    if task == "pretraining" and not has_norm and (told is None or is_normless):
+    if task == "pretraining" and not has_norm and (inferred is None or is_normless):
         names.append((r"amd\.norm\..+", "the encoder of the checkpoint ends without a norm"))
     return tuple(names)
 
@@ -490,14 +490,14 @@ def _config_from_tensors(
     has_final_norm = "norm.weight" in tensors if task == "encoder" else task == "pretraining"
     built = AMDConfig(**{"use_final_norm": has_final_norm, **read, **looked_up, **from_file, **overrides})
     for name in ("image_size", "num_frames"):
-        sizes.setdefault(name, f"{getattr(built, name)!r} (default: the tensors do not tell)")
+        sizes.setdefault(name, f"{getattr(built, name)!r} (default: the tensors do not say)")
     return built, sizes
 
 
 def _assumptions(built: AMDConfig, task: str, sizes: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
-    """Return what a config says that neither the tensors nor anybody else told: option -> "value: why".
+    """Return what a config says that follows from neither the tensors nor what was given: option -> "value: why".
 
-    A Transformers folder or a file of ours tells everything.
+    A Transformers folder or a file of ours says everything.
     """
     model_type = checkpoint.run_arguments.get("model_type")
     if "everything else" in sizes or model_type == "amd":
@@ -506,12 +506,12 @@ def _assumptions(built: AMDConfig, task: str, sizes: Mapping[str, str], checkpoi
     if task == "pretraining" and built.teacher_hidden_size is not None:
         names |= ASSUMED_OF_ALIGNMENT
     # A state dict of Transformers' leaves open what its config would say; tables and pooling are those of its code.
-    told_by_code = ("position", "pooling", "norm_pix_loss", "mask_type") if model_type else ()
+    said_by_code = ("position", "pooling", "norm_pix_loss", "mask_type") if model_type else ()
     return {
         name: f"{getattr(built, name)!r}: {why}"
         for name, why in names.items()
         if any(origin in sizes.get(name, "(default") for origin in ("(looked up", "(default"))
-        and not any(part in name for part in told_by_code)
+        and not any(part in name for part in said_by_code)
     }
 
 
@@ -526,7 +526,7 @@ def _read_encoder(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str,
     embedding, mlp = f"{prefix}patch_embed.proj.weight", f"{prefix}blocks.0.mlp.fc1.weight"
     for key, num_dims in ((embedding, 5), (mlp, 2)):
         if key not in tensors:
-            raise ValueError(f"The checkpoint has no `{key}`, which tells the sizes: is it renamed or missing?")
+            raise ValueError(f"The checkpoint has no `{key}`, which gives the sizes: is it renamed or missing?")
         if tensors[key].ndim != num_dims:
             raise ValueError(f"`{key}` must have {num_dims} dimensions, its shape is {tuple(tensors[key].shape)}.")
     width, channels, tubelet, rows, columns = tensors[embedding].shape
@@ -568,7 +568,7 @@ def _read_alignment(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _read_record(arguments: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the tensors do not tell, from the authors' training arguments, a Transformers config, or ours."""
+    """Return what the authors' training arguments, a Transformers config, or ours say beside the tensors."""
     names: dict[str, str]
     if arguments.get("model_type") == "amd":
         names = {name: name for name in AMDConfig.__annotations__ if name not in (*read, "use_final_norm")}
@@ -589,7 +589,7 @@ def _look_up_heads(read: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
             continue
         width = read[width_name]
         if width not in table:
-            raise UntoldSizeError(
+            raise UnknownSizeError(
                 heads_name,
                 f"The number of attention heads leaves no trace in the tensors, and width {width} is none of "
                 f"{sorted(table)}",
@@ -604,7 +604,7 @@ def _look_up_heads(read: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
 
 
 def _read_positions(tensors: Mapping[str, torch.Tensor], given: Mapping[str, Any], patch_size: int) -> dict[str, Any]:
-    """Return what the tables tell: the kind of each, class tokens, and the image's size where it is square.
+    """Infer from the tables the kind of each, class tokens, and the image's size where it is square.
 
     Of the options in `given`, which are known from elsewhere, `image_size` and `num_frames` win over the tables.
     """

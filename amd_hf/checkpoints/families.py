@@ -82,7 +82,7 @@ TRANSFORMERS_BLOCKS = (
     (r"layernorm_before\.", "norm1."),
     (r"layernorm_after\.", "norm2."),
 )
-# {encoder} is `encoder.` where there is a decoder to tell it from; files of an encoder alone come without it.
+# {encoder} is `encoder.` where there is a decoder to distinguish it from; files of an encoder alone come without it.
 VIDEOMAE_NAMES = (
     (r"^videomae\.", ""),
     (r"^(?:encoder\.)?layer\.(?=\d)", "{encoder}blocks."),
@@ -123,7 +123,7 @@ MAE_SETTINGS: dict[str, Any] = {
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What no tensor tells
+# What cannot be inferred from any tensor
 # ---------------------------------------------------------------------------------------------------------------------
 
 # Heads leave no trace in the tensors: every published ViT of these widths has these (DESIGN section 1).

@@ -86,16 +86,16 @@ def read_source(source: str | Path | Mapping[str, Any]) -> Checkpoint:
         checkpoint = _read_folder(Path(source))
     else:
         checkpoint = read_checkpoint(source)
-    tensors, told = checkpoint.tensors, checkpoint.run_arguments
+    tensors, record = checkpoint.tensors, checkpoint.run_arguments
     if {"embeddings.cls_token", "embeddings.position_embeddings"} <= {key.removeprefix("vit.") for key in tensors}:
-        tensors, told = _rename(tensors, VIT_MAE_NAMES), {**TRANSFORMERS_SETTINGS, **told}
+        tensors, record = _rename(tensors, VIT_MAE_NAMES), {**TRANSFORMERS_SETTINGS, **record}
     if _PATCH_EMBEDDING in tensors and tensors[_PATCH_EMBEDDING].ndim == 4:  # MAE's code: a 2-D convolution
-        tensors, told = _from_mae(tensors, told)
+        tensors, record = _from_mae(tensors, record)
     # `encoder.` has been taken off where the file holds an encoder alone.
     if any(re.search(r"(^|\.)layer\.0\.attention\.attention\.query\.weight$", key) for key in tensors):
         tensors = _rename(tensors, VIDEOMAE_NAMES)
-        told = {"model_type": "videomae", **TRANSFORMERS_SETTINGS, **told}
-    checkpoint.tensors, checkpoint.run_arguments = tensors, told
+        record = {"model_type": "videomae", **TRANSFORMERS_SETTINGS, **record}
+    checkpoint.tensors, checkpoint.run_arguments = tensors, record
     return checkpoint
 
 
@@ -202,23 +202,23 @@ def _unwrap(content: Mapping[str, Any], name: str) -> Checkpoint:
         raise ValueError(
             f"{name} holds {found} where a state dict was expected, looked for bare or under {', '.join(_WRAPPERS)}."
         )
-    told: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     if isinstance(content.get(CONFIG_ENTRY), Mapping):  # left by our own export
-        told = dict(content[CONFIG_ENTRY])
+        record = dict(content[CONFIG_ENTRY])
     elif isinstance(content.get("args"), argparse.Namespace):  # of the authors' run
-        told = dict(vars(content["args"]))
+        record = dict(vars(content["args"]))
     return Checkpoint(
         tensors=dict(inner),
         source=name,
         wrapper=wrapper,
         left_out=[key for key in content if key not in (wrapper, CONFIG_ENTRY, VIEWS_ENTRY)] if wrapper else [],
-        run_arguments=told,
+        run_arguments=record,
         views=dict(content[VIEWS_ENTRY]) if isinstance(content.get(VIEWS_ENTRY), Mapping) else {},
     )
 
 
 def _strip_prefixes(checkpoint: Checkpoint) -> None:
-    """Take off wrappers' prefixes that every key has, and `encoder.` where no decoder is there to tell it from."""
+    """Take off wrappers' prefixes that every key has, and `encoder.` where there is no decoder to distinguish."""
     prefixes = list(_PREFIXES)
     if not any(".encoder_to_decoder." in f".{key}" or ".decoder." in f".{key}" for key in checkpoint.tensors):
         prefixes.append("encoder.")
@@ -305,7 +305,7 @@ def _join_attention(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def _from_mae(
-    tensors: Mapping[str, torch.Tensor], told: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Rename MAE's tensors, pre-trained with or without the decoder or fine-tuned, and add what its models have alike.
 
@@ -319,7 +319,7 @@ def _from_mae(
     takes_class_token = "head.weight" in tensors and "fc_norm.weight" not in tensors
     if takes_class_token:
         settings["pooling"] = "class_token"
-    settings |= told
+    settings |= record
     # A mask for a teacher is our addition: it hides no more than the student's, whatever that is.
     settings["teacher_mask_ratio"] = min(settings["teacher_mask_ratio"], settings["mask_ratio"])
     official: dict[str, torch.Tensor] = {}
@@ -336,7 +336,7 @@ def _from_mae(
     return official, settings
 
 
-def told_task(checkpoint: Checkpoint) -> str | None:
+def infer_task(checkpoint: Checkpoint) -> str | None:
     """Return what the keys say the checkpoint is, or `None` for an encoder alone."""
     if any(key.startswith(("decoder.", "encoder_to_decoder.")) for key in checkpoint.tensors):
         return "pretraining"

@@ -33,7 +33,7 @@ class ConversionReport:
         source, wrapper, prefixes: Where the tensors were found.
         task (`str`): `"pretraining"`, `"classification"`, `"detection"` or `"encoder"`.
         sizes (`dict[str, str]`): Config option -> "value (read from the tensors | looked up by width | given | ...)".
-        assumed (`dict[str, str]`): Config option -> "value: why", of what no tensor tells and nobody said. Another
+        assumed (`dict[str, str]`): Config option -> "value: why", of what no tensor and nobody says. Another
             value would load as well, and give other numbers.
         used (`dict[str, str]`): Official name -> our name.
         dropped, new (`dict[str, str]`): Official name -> reason; our name -> reason.
@@ -53,7 +53,7 @@ class ConversionReport:
     new: dict[str, str] = field(default_factory=dict)
     ignored_entries: list[str] = field(default_factory=list)
     views: ViewSettings = ViewSettings(sampling_mode=None)
-    views_origin: str = "nothing tells"
+    views_origin: str = "nothing says"
 
     def __str__(self) -> str:
         where = f" under `{self.wrapper}`" if self.wrapper else ""
@@ -61,7 +61,7 @@ class ConversionReport:
         lines = [f"{self.source}: {self.task} checkpoint{where}{prefixes}", "sizes:"]
         lines += [f"  {name} = {origin}" for name, origin in self.sizes.items()]
         if self.assumed:
-            lines.append("ASSUMED, since no tensor tells it (--model.NAME VALUE where it is otherwise):")
+            lines.append("ASSUMED, since no tensor says it (--model.NAME VALUE where it is otherwise):")
             lines += [f"  {name} = {why}" for name, why in self.assumed.items()]
         lines.append(f"tensors used: {len(self.used)}")
         for title, entries in (("dropped", self.dropped), ("newly initialised", self.new)):
@@ -78,12 +78,12 @@ def find_views(checkpoint: Checkpoint, task: str, config: AMDConfig, dataset: st
     if dataset is None and checkpoint.views:  # an export of our own
         views = settings_from_dict(checkpoint.views)
         return views, f"{views.describe(config.num_frames)} (read from the file)"
-    named, told = run_settings(checkpoint.run_arguments, task)
+    named, said = run_settings(checkpoint.run_arguments, task)
     if dataset is not None:
         views = data_set_settings(dataset, task)
         origin = f"data set {dataset}, given"
         if named not in (None, views):
-            told, origin = {}, f"{origin}; the file names another, {checkpoint.run_arguments['data_set']}"
+            said, origin = {}, f"{origin}; the file names another, {checkpoint.run_arguments['data_set']}"
     elif named is not None:
         views, origin = named, f"data set {checkpoint.run_arguments['data_set']}, by the arguments in the file"
     elif task == "detection":
@@ -93,8 +93,8 @@ def find_views(checkpoint: Checkpoint, task: str, config: AMDConfig, dataset: st
     else:
         likely = _DATA_SET_OF_NUM_LABELS.get(config.num_labels) if task == "classification" else None
         hint = f"; {config.num_labels} classes may be those of {likely}" if likely else ""
-        views, origin = ViewSettings(sampling_mode=None), f"nothing tells{hint}"
-    views = replace(views, **told)
+        views, origin = ViewSettings(sampling_mode=None), f"nothing says{hint}"
+    views = replace(views, **said)
     if views.sampling_mode is not None:
         return views, f"{views.describe(config.num_frames)} ({origin})"
     assumed = views.with_assumptions()
@@ -115,11 +115,11 @@ def run_settings(arguments: Mapping[str, Any], task: str) -> tuple[ViewSettings 
     """
     named = str(arguments.get("data_set") or "").lower()
     data_set = next((ours for start, ours in _AUTHORS_NAMES.items() if named.startswith(start)), None)
-    told: dict[str, Any] = {
+    said: dict[str, Any] = {
         ours: arguments[theirs]
         for theirs, ours in _AUTHORS_OPTIONS.items()
         if isinstance(arguments.get(theirs), int) and arguments[theirs] >= 1
     }
     if data_set is None or task not in DATA_SETS[data_set]:
-        return None, told
-    return data_set_settings(data_set, task), told
+        return None, said
+    return data_set_settings(data_set, task), said

@@ -45,7 +45,7 @@ class AMDTrainer(VideoTrainer):
             Without one this is plain masked-autoencoder pre-training (VideoMAE). A module is copied, so that it can be
             used on as it was; the student, or what shares parameters with it, is refused.
         teacher_config (`Mapping`, *optional*):
-            Options of [`AMDConfig`] that the teacher's file does not tell, as `num_attention_heads`.
+            Options of [`AMDConfig`] that the teacher's file does not say, as `num_attention_heads`.
         train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows from [`load_video_dataset`].
         data_collator, eval_collator (`Callable`, *optional*): Replace the built-in ones, which decode, crop and mask;
             `data_collator` alone serves evaluation too.
@@ -98,7 +98,7 @@ class AMDTrainer(VideoTrainer):
         if not args.shard_teacher:
             return
         if args.world_size == 1:
-            raise ValueError("`shard_teacher` needs several processes to share the teacher out over, there is one.")
+            raise ValueError("`shard_teacher` needs several processes to spread the teacher over, there is one.")
         self._teacher_identity()  # hashes the weights while they are whole
         blocks = teacher.model.layers if isinstance(teacher.model, AMDModel) else ()
         shard_module(teacher.model, blocks, init_device_mesh(args.device.type, (args.world_size,)))

@@ -49,7 +49,7 @@ class FrozenTeacher(nn.Module):
         Args:
             source (`str`, `Path` or `torch.nn.Module`): Who the teacher is.
             student_config ([`AMDConfig`]): Of the student.
-            config (`Mapping`, *optional*): Options of the teacher's that its source does not tell.
+            config (`Mapping`, *optional*): Options of the teacher's that its source does not say.
 
         Raises:
             ValueError: If the student has no alignment modules, or the teacher does not fit.

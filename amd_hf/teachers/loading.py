@@ -17,7 +17,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..configuration_amd import AMDConfig
-from ..errors import UntoldSizeError
+from ..errors import UnknownSizeError
 from ..modeling_amd import AMDModel, AMDPreTrainedModel
 from ..models import load_encoder
 
@@ -62,7 +62,7 @@ def load_teacher(
         layers (`Sequence[int]`): Layers whose outputs are needed; they count from 1.
         config ([`AMDConfig`] or `Mapping`, *optional*):
             Replaces the config that the source comes with, as far as the encoder is concerned; a mapping holds the
-            options of [`AMDConfig`] that differ. Of an official checkpoint it tells what leaves no trace in the
+            options of [`AMDConfig`] that differ. Of an official checkpoint it says what leaves no trace in the
             tensors (heads, frames, image size, another position table). Of no use beside a module.
         dtype (`torch.dtype`, *optional*): Of the weights; as stored when not given.
 
@@ -128,7 +128,7 @@ def _read_encoder(
     options = {name: getattr(config, name) for name in _ENCODER_OPTIONS} if isinstance(config, AMDConfig) else config
     try:
         model = load_encoder(source, **(options or {}))
-    except UntoldSizeError as error:
+    except UnknownSizeError as error:
         raise ValueError(
             f"The teacher {name}: {error.reason}: give `--teacher_config.{error.option} VALUE` (from "
             f'Python `{{"{error.option}": VALUE}}` as its config).'

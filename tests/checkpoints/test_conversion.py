@@ -315,7 +315,7 @@ def test_heads_of_another_width_must_be_given(classifier_file: Tensors) -> None:
 
 def test_sizes_that_tensors_do_not_tell_are_named_as_defaults(classifier_file: Tensors) -> None:
     model = convert_checkpoint(classifier_file, num_attention_heads=2)
-    assert model.conversion_report.sizes["image_size"] == "224 (default: the tensors do not tell)"
+    assert model.conversion_report.sizes["image_size"] == "224 (default: the tensors do not say)"
     assert model.conversion_report.sizes["num_labels"] == "5 (read from the tensors)"
 
 
@@ -328,7 +328,7 @@ def test_what_no_tensor_tells_is_named_as_assumed(
         "layer_norm_eps", "position_embedding", "image_size", "num_frames", "image_mean", "image_std", "pooling",
     ]  # fmt: skip
     assert "MVD's models have sincos_3d_mvd" in report.assumed["position_embedding"]
-    assert "ASSUMED, since no tensor tells it" in str(report)
+    assert "ASSUMED, since no tensor says it" in str(report)
     assert "position_embedding 'sincos_1d', image_size 224, num_frames 16" in caplog.text
     told = {name: value for name, value in AMDConfig().to_dict().items() if name in report.assumed}
     assert convert_checkpoint(classifier_file, num_attention_heads=2, **told).conversion_report.assumed == {}

@@ -97,7 +97,7 @@ def test_where_nothing_tells_the_report_says_what_is_assumed(tmp_path: Path) -> 
     report = convert_checkpoint(_official(tmp_path), **_GIVEN).conversion_report
     assert report.views == ViewSettings(sampling_mode=None)
     assert (
-        "nothing tells. Users will be told that dense: 4 frames, 4 apart; test: dense, 5 x 3 views is assumed"
+        "nothing says. Users will be told that dense: 4 frames, 4 apart; test: dense, 5 x 3 views is assumed"
         in str(report)
     )
 
