@@ -65,7 +65,7 @@ def _rename_the_embedding(tensors: Tensors) -> None:
         (_overflow, r"`blocks\.2\.norm1\.bias` holds NaN or infinite values"),
         (_round, r"`head\.bias` has dtype torch\.int64"),
         (_lose_a_block, r"not numbered without gaps: \[0, 2\]"),
-        (_rename_the_embedding, r"no `patch_embed\.proj\.weight`, which tells the sizes"),
+        (_rename_the_embedding, r"no `patch_embed\.proj\.weight`, which gives the sizes"),
     ],
 )
 def test_damaged_checkpoint_raises_and_names_the_tensor(
