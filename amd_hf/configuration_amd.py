@@ -184,8 +184,7 @@ class AMDConfig(PreTrainedConfig):
     classifier_init_scale: float | int = 0.001
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if unknown := [key for key in kwargs if key not in _ALLOWED_EXTRA_KEYS]:
-            raise ValueError(f"AMDConfig got unknown option(s): {self._with_hints(unknown)}.")
+        self._refuse_unknown(kwargs)
         for name in ("image_size", "image_mean", "image_std", *_LAYER_LISTS):
             value = getattr(self, name)
             if isinstance(value, tuple):  # JSON has lists only: keep one type before and after saving
@@ -226,6 +225,20 @@ class AMDConfig(PreTrainedConfig):
                 f"{cls._with_hints(unknown)}. Was the file edited by hand, or made by a later release?"
             )
         return loaded
+
+    def with_options(self, **options: Any) -> "AMDConfig":
+        """Return a config that differs from this one in some options, which are checked as in `AMDConfig(...)`.
+
+        Raises:
+            ValueError: If there is no such option, or a value does not fit.
+        """
+        self._refuse_unknown(options)
+        return AMDConfig.from_dict({**self.to_dict(), **options})
+
+    @classmethod
+    def _refuse_unknown(cls, options: Iterable[str]) -> None:
+        if unknown := [key for key in options if key not in {*cls.__dataclass_fields__, *_ALLOWED_EXTRA_KEYS}]:
+            raise ValueError(f"AMDConfig got unknown option(s): {cls._with_hints(unknown)}.")
 
     @classmethod
     def _with_hints(cls, unknown: Iterable[str]) -> str:

@@ -162,7 +162,7 @@ def _load_amd(source: str, config_options: dict[str, Any]) -> AMDPreTrainedModel
     name = (config.architectures or ["AMDModel"])[0]
     if name not in _CLASSES:
         raise ValueError(f"{source} holds a {name}, which is none of {', '.join(_CLASSES)}.")
-    config = AMDConfig.from_dict({**config.to_dict(), **config_options})
+    config = config.with_options(**config_options)
     try:
         model, info = _CLASSES[name].from_pretrained(source, config=config, output_loading_info=True)
     except SafetensorError as error:
@@ -247,7 +247,7 @@ def _put_head(
     # For an official file these say what leaves no trace in its tensors.
     given = {name: value for name, value in config_options.items() if name not in _CHANNEL_OPTIONS}
     model = load_start(source, **(given if Path(source).is_file() else {}))
-    config = AMDConfig.from_dict({**model.config.to_dict(), **config_options, **labels, "use_final_norm": is_detector})
+    config = model.config.with_options(**{**config_options, **labels, "use_final_norm": is_detector})
     encoder = model.base_model.state_dict()
     if not is_detector:  # a classifier has no final norm, but one of its own behind the mean
         encoder = {name: value for name, value in encoder.items() if not name.startswith("norm.")}

@@ -464,7 +464,7 @@ def _config_from_tensors(
     """
     if config is not None:
         given = {name: f"{value!r} (given)" for name, value in overrides.items()}
-        return AMDConfig.from_dict({**config.to_dict(), **overrides}), given | {"everything else": "as in `config`"}
+        return config.with_options(**overrides), given | {"everything else": "as in `config`"}
     tensors = checkpoint.tensors
     read = _read_encoder(tensors, "encoder." if task == "pretraining" else "")
     if task == "pretraining":

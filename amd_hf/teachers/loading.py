@@ -163,7 +163,7 @@ def _cut_after(model: AMDModel, last_layer: int) -> AMDModel:
     if last_layer == depth and not model.config.use_final_norm:
         return model
     changes = {"num_hidden_layers": last_layer, "use_final_norm": False, "teacher_hidden_size": None}
-    config = AMDConfig.from_dict({**model.config.to_dict(), **changes})
+    config = model.config.with_options(**changes)
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):
         cut = AMDModel(config)
