@@ -30,7 +30,7 @@ _BYTES_AT_ONCE = 1024**2
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is an address that is fetched. A file of that name would come first."""
+    """Return whether a name is an address that is fetched. A file of that name would come first."""
     return name.lower().startswith(("http://", "https://")) and not os.path.exists(name)
 
 
@@ -119,7 +119,7 @@ class _GuardedHTTPSConnection(http.client.HTTPSConnection):
 
 
 def _is_guarded(request: Any) -> bool:
-    """Whether the other end must be public; through a proxy it is the proxy, which the user chose."""
+    """Return whether the other end must be public; through a proxy it is the proxy, which the user chose."""
     is_redirected = getattr(request, "is_redirected", False) and os.environ.get(ALLOW_VARIABLE) != "1"
     return is_redirected and not request.has_proxy()
 

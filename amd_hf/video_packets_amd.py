@@ -38,7 +38,7 @@ class PacketLook:
         self.extradata = extradata or b""
 
     def count_shown(self, data: memoryview, is_key: bool) -> int:
-        """Frames that come out of the decoder for this packet, sooner or later."""
+        """Count the frames that come out of the decoder for this packet, sooner or later."""
         return 1
 
     def _note_size(self, size: bytes) -> None:
@@ -49,12 +49,12 @@ class PacketLook:
         self._size = size
 
     def is_exact_key(self) -> bool:
-        """Whether decoding may start at the key packet that was counted last."""
+        """Return whether decoding may start at the key packet that was counted last."""
         return True
 
 
 def look_for(codec: str, extradata: bytes | None) -> PacketLook:
-    """The look for a codec, by FFmpeg's name of its format; one that is uncertain for a codec we know nothing of."""
+    """Return the look for a codec, by FFmpeg's name of its format; an uncertain one for a codec we know nothing of."""
     if codec in _LOOKS:
         return _LOOKS[codec](extradata)
     look = PacketLook(extradata)
@@ -306,7 +306,7 @@ class _Bits:
         self.read(num_bits)
 
     def golomb(self) -> int:
-        """An Exp-Golomb code: as many zeros as there are bits behind the one."""
+        """Return an Exp-Golomb code: as many zeros as there are bits behind the one."""
         num_zeros = 0
         while not self.read(1):
             num_zeros += 1
@@ -343,7 +343,7 @@ class _Vp9Look(PacketLook):
         return num_shown
 
     def _frames(self, data: memoryview) -> Iterator[memoryview]:
-        """The frames of a superframe, whose index is at the end of the packet."""
+        """Return the frames of a superframe, whose index is at the end of the packet."""
         last = data[-1]
         num_frames, num_bytes = (last & 7) + 1, (last >> 3 & 3) + 1
         index = len(data) - 2 - num_frames * num_bytes
@@ -352,8 +352,8 @@ class _Vp9Look(PacketLook):
             return
         start = 0
         for number in range(num_frames):
-            place = index + 1 + number * num_bytes
-            size = int.from_bytes(data[place : place + num_bytes], "little")
+            position = index + 1 + number * num_bytes
+            size = int.from_bytes(data[position : position + num_bytes], "little")
             yield data[start : start + size]
             start += size
 
@@ -385,7 +385,7 @@ class _Av1Look(PacketLook):
 
 
 def _leb128(data: memoryview, start: int) -> tuple[int, int]:
-    """A number of up to 8 bytes of 7 bits, and where it ends."""
+    """Return a number of up to 8 bytes of 7 bits, and where it ends."""
     value = 0
     for number, byte in enumerate(data[start : start + 8]):
         value |= (byte & 0x7F) << 7 * number
@@ -428,7 +428,7 @@ class _MpegLook(PacketLook):
         return content[start + 1] >> 3 & 7
 
     def _is_whole(self, content: bytes, start: int) -> bool:
-        """Whether it is a frame, no field, and coded."""
+        """Return whether it is a frame, no field, and coded."""
         if start + 2 > len(content):
             return False
         extension = content.find(b"\0\0\1\xb5", start)

@@ -132,12 +132,12 @@ class AMDVideoProcessor(BaseVideoProcessor):
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As for every processor; settings that say nothing of `sampling_mode` are of an earlier release: None."""
+        """Load as every processor does; settings without `sampling_mode` are of an earlier release: None."""
         return super().from_dict({"sampling_mode": None, **video_processor_dict}, **kwargs)
 
     @classmethod
     def for_model(cls, config: Any, **options: Any) -> AMDVideoProcessor:
-        """A processor that gives a model what its [`AMDConfig`] asks for; `options` override."""
+        """Return a processor that gives a model what its [`AMDConfig`] asks for; `options` override."""
         height, width = config.image_height_width
         options = {
             "size": {"shortest_edge": min(height, width)},
@@ -158,7 +158,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
         fps: float | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Indices `(num_frames,)`, int64, of the clip that stands for a video, by the law of `sampling_mode`."""
+        """Return the indices `(num_frames,)`, int64, of the clip that stands for a video."""
         if fps is not None:
             raise ValueError(f"`fps` {fps} has no meaning here: frames are counted, not timed. Give `sampling_rate`.")
         num_frames = self.num_frames if num_frames is None else num_frames
@@ -176,7 +176,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
         return sample_clip(total, num_frames=num_frames, sampling_rate=rate, mode=mode, generator=None)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable | None = None) -> Any:
-        """Decodes one file, or each of a list; frames `(T, H, W, C)`, uint8, and their metadata."""
+        """Decode one file, or each of a list; frames `(T, H, W, C)`, uint8, and their metadata."""
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(path, sample_indices_fn) for path in video_url_or_urls], strict=True))
         return _read_video(str(video_url_or_urls), sample_indices_fn)
@@ -191,7 +191,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
         return batch
 
     def resize(self, image: torch.Tensor, size: Any, resample: Any = None, **kwargs: Any) -> torch.Tensor:
-        """Resizes the short side of `(..., H, W)` frames, the long side to int(size * long / short)."""
+        """Resize the short side of `(..., H, W)` frames, the long side to int(size * long / short)."""
         resample = self.resample if resample is None else resample
         if resample not in _INTERPOLATIONS:
             raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {resample!r}.")
@@ -250,14 +250,14 @@ def _each_video(videos: Any) -> Iterator[Any]:
 
 
 def _is_frame(value: Any) -> bool:
-    """Whether a value is an image: PIL's, `(H, W)`, `(H, W, C)` or `(C, H, W)`. Four grey frames look like neither."""
+    """Return whether a value is an image: PIL's, `(H, W)`, `(H, W, C)` or `(C, H, W)`; four grey frames are not."""
     if not isinstance(value, np.ndarray | torch.Tensor):
         return is_pil_image(value)
     return value.ndim == 2 or (value.ndim == 3 and (value.shape[-1] in (1, 3, 4) or value.shape[0] in (1, 3)))
 
 
 def _stack_frames(frames: Any) -> Any:
-    """Frames as one array or tensor, `(T, H, W, C)` or `(T, C, H, W)`."""
+    """Return frames as one array or tensor, `(T, H, W, C)` or `(T, C, H, W)`."""
     arrays = []
     for frame in frames:
         if is_pil_image(frame):
@@ -273,7 +273,7 @@ def _stack_frames(frames: Any) -> Any:
 
 
 def _with_three_channels(video: Any) -> Any:
-    """Frames `(T, H, W, C)` or `(T, C, H, W)` of 1, 3 or 4 channels as RGB; a fourth is transparency."""
+    """Return frames `(T, H, W, C)` or `(T, C, H, W)` of 1, 3 or 4 channels as RGB; a fourth is transparency."""
     for channels, axis in ((3, 1), (3, 3), (1, 3), (1, 1), (4, 3), (4, 1)):
         if video.shape[axis] == channels:
             picked = [0, 0, 0] if channels == 1 else [0, 1, 2]

@@ -27,7 +27,7 @@ KEPT_BYTES = 64 * 1024**2
 """Packets of a video up to this size stay in memory; a larger file is read again."""
 
 _NO_PTS = int(np.iinfo(np.int64).min)
-_MISSING_SHARE = 0.02  # headers are rounded
+_MISSING_FRACTION = 0.02  # headers are rounded
 _STAMP_ROUNDING = 0.002  # seconds between two stamps, each rounded to a millisecond
 _MISSING_SECONDS = 0.2  # a last frame's time on the screen
 
@@ -108,7 +108,7 @@ _PLAYLIST_STARTS = {
 
 
 def import_av() -> Any:
-    """The module `av`. Inside `try`, because Hub remote code refuses to load where a bare import is not installed.
+    """Import `av`, inside `try`: Hub remote code refuses to load where a bare import is not installed.
 
     Raises:
         ImportError: PyAV is not installed.
@@ -352,7 +352,7 @@ class VideoDecoder:
 
 
 def best_stream(container: Any) -> Any:
-    """The video stream of a container that is read: FFmpeg's choice (the largest, not a cover picture).
+    """Return the video stream of a container that is read: FFmpeg's choice (the largest, not a cover picture).
 
     Raises:
         ValueError: there is none.
@@ -481,7 +481,7 @@ class VideoPackets:
         if self.format_name.startswith("matroska") and times is not None and promised is not None:
             # How long the last frame stays is not told: films of one frame a second, and of pictures that stand still.
             stay = float(np.diff(times).max()) if len(times) > 1 else 1 / (self.header_rate or 1)
-            if promised > (times[-1] + stay) * (1 + _MISSING_SHARE) + _MISSING_SECONDS:
+            if promised > (times[-1] + stay) * (1 + _MISSING_FRACTION) + _MISSING_SECONDS:
                 return f"the header tells of {promised:.1f} seconds, the last frame is at {times[-1]:.1f}"
         return None
 
@@ -526,7 +526,7 @@ class VideoPackets:
             raise fault
 
     def first_frame(self) -> Any:
-        """The frame of the first packet, which is given to the decoder alone: the next ones would be decoded too."""
+        """Return the frame of the first packet, given to the decoder alone: the next ones would be decoded too."""
         if self._kept:
             if self._context.is_open:
                 self._context.flush_buffers()
@@ -636,7 +636,7 @@ class VideoPackets:
         return PacketOrder(self._shown_pts, starts, ranks, is_simple)
 
     def _is_out_of_order(self, stamps: np.ndarray) -> bool:
-        """Whether frames precede the first one, or change places where the decoder was not told to expect it.
+        """Return whether frames precede the first one, or change places where the decoder was not told to expect it.
 
         It drops frames that come too late.
         """
@@ -912,13 +912,13 @@ class _RgbConverter:
 
 
 def is_usual_frame(frame: Any) -> bool:
-    """Whether all of FFmpeg's ways to RGB give the same colours: 8 bits, 4:2:0, progressive, even sides."""
+    """Return whether all of FFmpeg's ways to RGB give the same colours: 8 bits, 4:2:0, progressive, even sides."""
     is_even = frame.width % 2 == frame.height % 2 == 0
     return frame.format.name in ("yuv420p", "yuvj420p") and is_even and not frame.interlaced_frame
 
 
 def _orientation(frame: Any) -> tuple[bool, bool, bool]:
-    """How a frame is to be shown: rows and columns swapped; then upside down; then mirrored left to right."""
+    """Find how a frame is to be shown: rows and columns swapped; then upside down; then mirrored left to right."""
     matrix = _display_matrix(frame)
     if matrix is None:
         return False, False, False

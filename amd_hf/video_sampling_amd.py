@@ -120,7 +120,7 @@ def sample_clip(
 
 
 def check_counts(**counts: int) -> None:
-    """Raises `ValueError` for the first count that is below 1, by its name."""
+    """Raise `ValueError` for the first count that is below 1, by its name."""
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"`{name}` must be at least 1, not {count}.")
@@ -132,5 +132,5 @@ def _draw_start(largest: int, generator: np.random.Generator | None) -> int:
 
 
 def _spread_points(stop: int, num_points: int) -> np.ndarray:
-    """`num_points` integers spread evenly from 0 to `stop`, both included; in integers, as floats may round down."""
+    """Spread `num_points` integers evenly from 0 to `stop`, both included; in integers, as floats may round down."""
     return np.arange(num_points, dtype=np.int64) * stop // max(num_points - 1, 1)

@@ -115,15 +115,15 @@ class TrainingDataArguments(DataArguments):
     )
 
     def load_training(self) -> Any:
-        """The training set, a stream with `streaming`."""
+        """Return the training set, a stream with `streaming`."""
         return self.load(self.train_split, self.streaming, split_option="train_split")
 
     def load_evaluation(self, label_names: Sequence[str] | None = None) -> Any:
-        """The evaluation set, map-style; None where neither `eval_data` nor `eval_split` is set."""
+        """Return the evaluation set, map-style; None where neither `eval_data` nor `eval_split` is set."""
         return self.load_apart("eval", label_names)
 
     def load_apart(self, part: str, label_names: Sequence[str] | None = None) -> Any:
-        """A set beside the training set, `eval` or `test`; None where neither its data nor its split is set.
+        """Return a set beside the training set, `eval` or `test`; None where neither its data nor its split is set.
 
         `label_names` are those of the training set. They number the labels of other `data` alike; splits of the same
         data do so by themselves.
@@ -184,7 +184,7 @@ class FineTuningDataArguments(TrainingDataArguments):
     test_split: str | None = field(default=None, metadata={"help": "Split for the multi-view test at the end."})
 
     def load_test(self, label_names: Sequence[str] | None = None) -> Any:
-        """The test set, map-style; None where neither `test_data` nor `test_split` is set."""
+        """Return the test set, map-style; None where neither `test_data` nor `test_split` is set."""
         return self.load_apart("test", label_names)
 
 
@@ -200,7 +200,7 @@ def _takes_split(data: str, layout: str | None) -> bool:
 
 @contextmanager
 def _naming_split(option: str) -> Iterator[None]:
-    """Lets errors about `split`, the argument of `load_video_dataset`, name the option of the program instead."""
+    """Let errors about `split`, the argument of `load_video_dataset`, name the option of the program instead."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
@@ -211,7 +211,7 @@ def _naming_split(option: str) -> Iterator[None]:
 
 
 def training_label_names(rows: Any) -> list[str]:
-    """Names of the classes of a training set; "0", "1", ... where they are numbers only.
+    """Return the names of the classes of a training set; "0", "1", ... where they are numbers only.
 
     Raises:
         ValueError: the rows have no labels, or are a stream of labels without names, whose number nobody knows.

@@ -204,7 +204,7 @@ def find_missing_bytes(source: VideoSource) -> int:
 
 
 def _end_of_avi(file: BinaryIO, size: int) -> int:
-    """Where the last of the RIFF chunks ends; a file above a gigabyte has several. 0 where one was never finished."""
+    """Find the end of the last RIFF chunk; a file above a gigabyte has several. 0 where one was never finished."""
     end = 0
     for _ in range(_MAX_PARTS):
         file.seek(end)
@@ -221,7 +221,7 @@ def _end_of_avi(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_matroska(file: BinaryIO, size: int) -> int:
-    """Where the last of the outermost elements ends; 0 where the length of one is not told (live recordings)."""
+    """Find where the last of the outermost elements ends; 0 where the length of one is not told (live recordings)."""
     end = 0
     for _ in range(_MAX_PARTS):
         file.seek(end)
@@ -302,7 +302,7 @@ def write_clean_list(
 
 
 def _common_root(paths: Sequence[str], video_ids: Sequence[str]) -> str | None:
-    """The folder relative to which every path is its `video_id`."""
+    """Return the folder relative to which every path is its `video_id`."""
     suffix = os.sep + os.path.normpath(video_ids[0])
     root = paths[0].removesuffix(suffix)
     if root == paths[0]:

@@ -78,16 +78,16 @@ class ClipLoader:
         sampling_mode (`str`, defaults to `"dense"`): `dense`, `spread` or `segments`.
         augmentation (`str`, defaults to `"multi_scale_crop"`): crop of training clips: `multi_scale_crop`
             (pre-training), `random_resized_crop` (fine-tuning) or `center_crop` (none).
-        min_crop_area (`float`, defaults to 0.08): smallest share of the frame that a `random_resized_crop` takes.
+        min_crop_area (`float`, defaults to 0.08): smallest fraction of the frame that a `random_resized_crop` takes.
         interpolation (`str`, defaults to `"bilinear"`): of resizing, or `bicubic`.
         short_side (`int`, *optional*): what the short side is resized to before a centre crop; by default
             `image_size`. (ImageNet is tested on 224 of 256.)
-        flip_probability (`float`, defaults to 0): share of training clips mirrored left to right, after the crop.
+        flip_probability (`float`, defaults to 0): fraction of training clips mirrored left to right, after the crop.
         clip_augmentation (callable, *optional*): `(clip, label, generator) -> (clip, label)`, applied to training
             clips first; may change the label, as a mirrored motion to the left is one to the right.
         rand_augment (`str`, *optional*): RandAugment of whole training frames, before the crop, in timm's notation:
             `"rand-m7-n4-mstd0.5-inc1"`; see `RandAugment.parse`.
-        erase_probability (`float`, defaults to 0): share of training clips for which `draw_erasing` gives a box.
+        erase_probability (`float`, defaults to 0): fraction of training clips for which `draw_erasing` gives a box.
         repetitions (`int`, defaults to 1): training clips per video and epoch, K.
         repetitions_share_frames (`bool`, defaults to `True`): the repetitions show the same frames, as in the
             released code, so that fewer are decoded; crop, augmentation and masks are each one's own. False draws
@@ -136,7 +136,7 @@ class ClipLoader:
 
     @classmethod
     def for_settings(cls, config: AMDConfig, settings: ViewSettings, **options: Any) -> ClipLoader:
-        """A loader of clips as a model looks at them; for use, not for training, `settings` with nothing left open."""
+        """Return a loader of clips as a model looks at them, for use, not for training; `settings` are complete."""
         return cls(
             num_frames=config.num_frames,
             image_size=config.image_height_width[0],
@@ -183,12 +183,12 @@ class ClipLoader:
         frames, picked = self._decode(row, repetitions, training)
         clips = torch.empty(len(picked), self.num_frames, 3, self.image_size, self.image_size, dtype=torch.uint8)
         labels = []
-        for clip, places, repetition in zip(clips, picked, repetitions, strict=True):
+        for clip, own, repetition in zip(clips, picked, repetitions, strict=True):
             label = row.get("label")
             if training:
-                made, label = self._training_clip(frames, places, row, repetition)
+                made, label = self._training_clip(frames, own, row, repetition)
             else:
-                made = self._center_clip(_as_clip(frames[places]))
+                made = self._center_clip(_as_clip(frames[own]))
             clip.copy_(made)
             labels.append(label)
         return clips, labels
@@ -206,14 +206,14 @@ class ClipLoader:
     def _decode(
         self, row: Mapping[str, Any], repetitions: Sequence[int], training: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read the union of the frames of all repetitions: uint8 (n, H, W, C), and the places (K, T) of each's own."""
+        """Read the frames of all repetitions together, uint8 (n, H, W, C), and say which of them each has, (K, T)."""
         with open_video(
             row["video"], self.decoder, self.num_threads, video_id=row["video_id"], cache=self.cache,
             time_limit=self.decode_time_limit,
         ) as video:  # fmt: skip
             indices = np.stack([self._frame_indices(len(video), row, number, training) for number in repetitions])
-            unique, places = np.unique(indices, return_inverse=True)
-            return video.frames(unique), places.reshape(indices.shape)
+            unique, picked = np.unique(indices, return_inverse=True)
+            return video.frames(unique), picked.reshape(indices.shape)
 
     def _frame_indices(self, total_frames: int, row: Mapping[str, Any], repetition: int, training: bool) -> np.ndarray:
         stream = 0 if self.repetitions_share_frames else repetition
@@ -226,28 +226,28 @@ class ClipLoader:
         )
 
     def _training_clip(
-        self, frames: np.ndarray, places: np.ndarray, row: Mapping[str, Any], repetition: int
+        self, frames: np.ndarray, picked: np.ndarray, row: Mapping[str, Any], repetition: int
     ) -> tuple[torch.Tensor, Any]:
         label = row.get("label")
         clip = None
         if self.clip_augmentation is not None:
             generator = self.generator(row, repetition, "clip_augmentation")
-            clip, label = self.clip_augmentation(_as_clip(frames[places]), label, generator)
+            clip, label = self.clip_augmentation(_as_clip(frames[picked]), label, generator)
         drawn: list[tuple[str, float]] = []
         if self.rand_augment is not None:
             drawn = RandAugment.parse(self.rand_augment).draw(self.generator(row, repetition, "rand_augment"))
         generator = self.generator(row, repetition, "crop")
         if self.augmentation == "center_crop":
-            whole = _as_clip(frames[places]) if clip is None else clip
+            whole = _as_clip(frames[picked]) if clip is None else clip
             clip = self._center_clip(apply_operations(whole, drawn))
         else:
             box = self._crop_box(frames.shape[1:3] if clip is None else clip.shape[-2:], generator)
             if clip is None and not drawn:
                 # Cut first, then pick the frames, and in numpy: torch picks from permuted frames ten times as slowly.
                 rows, columns = slice(box[0], box[0] + box[2]), slice(box[1], box[1] + box[3])
-                clip = _as_clip(frames[:, rows, columns][places])
+                clip = _as_clip(frames[:, rows, columns][picked])
             else:
-                clip = apply_operations(_as_clip(frames[places]) if clip is None else clip, drawn, box)
+                clip = apply_operations(_as_clip(frames[picked]) if clip is None else clip, drawn, box)
             # Antialiased in pre-training only (DESIGN section 7).
             antialias = self.augmentation == "multi_scale_crop"
             clip = resize_square(clip, self.image_size, antialias, self.interpolation)
@@ -267,7 +267,7 @@ class ClipLoader:
 
 
 def _as_clip(frames: np.ndarray) -> torch.Tensor:
-    """View (T, C, H, W) of frames (T, H, W, C). Kept in this order: it is what resizing is fastest on."""
+    """View frames (T, H, W, C) as (T, C, H, W). Kept in this order: it is what resizing is fastest on."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
 
 
@@ -453,7 +453,7 @@ class ClassificationCollator:
 
 
 def _with_fault(row: Row, num_labels: int) -> Row:
-    """The row; where its label is none of the model's, as one whose video cannot be read."""
+    """Return the row; where its label is none of the model's, as one whose video cannot be read."""
     label, video = row["label"], row["video"]
     if isinstance(video, Mapping) and video.get("fault") is not None:
         return row

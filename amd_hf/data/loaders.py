@@ -6,6 +6,7 @@ workers decode, and each batch knows where in the stream it ends ([`StreamDataLo
 
 from __future__ import annotations
 
+import functools
 import gc
 import queue
 import signal
@@ -70,7 +71,7 @@ def _prepare_worker(worker_id: int) -> None:
 def _report_unless_the_receiver_has_gone(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """`sys.excepthook` of a worker, whose thread that hands over tensors reports through it.
+    """Report errors of a worker, as its `sys.excepthook`: its thread that hands over tensors reports through it.
 
     A main process that ends (Ctrl-C) while it takes one breaks that connection: it has said why it ends, and the
     worker ends with it.
@@ -97,7 +98,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         batch_size (`int`): Rows per batch and process.
         seed (`int`): Seed of the order.
         batches_per_step (`int`, *optional*, defaults to 1): Gradient accumulation steps.
-        num_processes, process_index (`int`, *optional*, default to 1 and 0): The processes that share the rows.
+        num_processes, process_index (`int`, *optional*, default to 1 and 0): Of those that divide the rows.
 
     Raises:
         ValueError: If the rows do not fill one optimizer step.
@@ -163,23 +164,10 @@ class EpochDataLoader(VideoDataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-class ProcessShare(Sampler[tuple[int, int]]):
-    """The (epoch 0, index) of this process' share of an evaluation set: each row on exactly one process."""
-
-    def __init__(self, num_rows: int, num_processes: int = 1, process_index: int = 0):
-        self._indices = range(process_index, num_rows, num_processes)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((0, index) for index in self._indices)
-
-
 def build_train_loader(
     rows: Sequence[Any], batch_sampler: EpochBatchSampler, collator: Callable, **loader_options: Any
 ) -> EpochDataLoader:
-    """Loader of training batches; `loader_options` are those of `torch.utils.data.DataLoader`."""
+    """Build the loader of training batches; `loader_options` are those of `torch.utils.data.DataLoader`."""
     return EpochDataLoader(EpochRows(rows), batch_sampler=batch_sampler, collate_fn=collator, **loader_options)
 
 
@@ -191,11 +179,9 @@ def build_eval_loader(
     process_index: int = 0,
     **loader_options: Any,
 ) -> DataLoader:
-    """Loader of this process' share of an evaluation set, in order, nothing repeated and nothing dropped."""
-    share = ProcessShare(len(rows), num_processes, process_index)
-    return VideoDataLoader(
-        EpochRows(rows), batch_size=batch_size, sampler=share, collate_fn=collator, **loader_options
-    )
+    """Build the loader of this process' part of an evaluation set, in order, nothing repeated and nothing dropped."""
+    own = [(0, index) for index in range(process_index, len(rows), num_processes)]  # each row on exactly one process
+    return VideoDataLoader(EpochRows(rows), batch_size=batch_size, sampler=own, collate_fn=collator, **loader_options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,7 +213,7 @@ class StreamDataLoader(VideoDataLoader):
         super().__init__(
             _RowsAsTheyAre(),
             batch_sampler=self.batches,
-            collate_fn=_SkipPassEnd(collator),
+            collate_fn=functools.partial(_collate_unless_end, collator),
             generator=torch.Generator(),
             **loader_options,
         )
@@ -253,13 +239,13 @@ class StreamIterator:
         return self
 
     def __next__(self) -> Any:
-        """The next batch of the pass."""
+        """Return the next batch of the pass."""
         if (batch := self.next_batch()) is None:
             raise StopIteration
         return batch
 
     def next_batch(self) -> Any | None:
-        """The next batch, or None at the end of the pass, again and again until `start_next_pass`."""
+        """Return the next batch, or None at the end of the pass, again and again until `start_next_pass`."""
         if self._held is None:
             batch = next(self._batches)  # errors of readers and workers come out here
             self._held = batch, self._loader.batches.positions.popleft()
@@ -278,27 +264,22 @@ class StreamIterator:
 
 
 def iterate_once(reader: StreamReader, batch_size: int, collator: Callable, **loader_options: Any) -> VideoDataLoader:
-    """Loader of one pass over the rows of this process, the last batch with what is left, for evaluation."""
+    """Build a loader of one pass over the rows of this process, the last batch with what is left, for evaluation."""
     return VideoDataLoader(
         _RowsAsTheyAre(), batch_sampler=_OnePass(reader, batch_size), collate_fn=collator, **loader_options
     )
 
 
 class _RowsAsTheyAre(Dataset):
-    """The batch sampler hands out rows in place of indices."""
+    """The batch sampler hands out rows instead of indices."""
 
     def __getitem__(self, row: Any) -> Any:
         return row
 
 
-class _SkipPassEnd:
-    """Turns the empty batch that marks the end of a pass into None; a class, so that workers can be spawned."""
-
-    def __init__(self, collator: Callable) -> None:
-        self._collator = collator
-
-    def __call__(self, rows: Sequence[Any]) -> Any:
-        return self._collator(rows) if rows else None
+def _collate_unless_end(collator: Callable, rows: Sequence[Any]) -> Any:
+    """Turn the empty batch that marks the end of a pass into None."""
+    return collator(rows) if rows else None
 
 
 def _batches_of_pass(reader: StreamReader, batch_size: int) -> Iterator[list[dict[str, Any]]]:
@@ -322,7 +303,7 @@ class _OnePass(Sampler[list[dict[str, Any]]]):
 
 
 class _StreamBatches(Sampler[list[dict[str, Any]]]):
-    """Batches of rows, an empty one between passes; `positions` holds the place behind each batch handed out."""
+    """Batches of rows, an empty one between passes; `positions` holds the position behind each batch handed out."""
 
     def __init__(self, reader: StreamReader, batch_size: int, num_batches: int) -> None:
         self._reader, self._batch_size, self._num_batches = reader, batch_size, num_batches
@@ -346,7 +327,7 @@ class _StreamBatches(Sampler[list[dict[str, Any]]]):
 
 
 def _read_ahead(items: Iterator[Any], num_ahead: int) -> Iterator[Any]:
-    """`items`, up to `num_ahead` of them read by a thread while the caller works. Its exceptions come out here."""
+    """Yield `items`, of which a thread reads `num_ahead` while the caller works. Its exceptions come out here."""
     waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(num_ahead)
     stopped = threading.Event()
 

@@ -25,7 +25,7 @@ from .streams import note_entries
 _ADAPTED = ("label_names", "media", "label_column")  # what a `datasets` object takes
 
 NUM_STREAMING_SHARDS = 128
-"""Shards of a stream of files. Workers times processes share them out, so more of those than shards stand idle."""
+"""Shards of a stream of files. Processes divide them, so more processes than shards stand idle."""
 
 
 def load_video_dataset(
@@ -106,7 +106,7 @@ def load_video_dataset(
 
 
 def _adapt(rows: Any, layout: str | None, given: Mapping[str, Any], streaming: bool) -> Any:
-    """A `datasets` object in the form of rows; of several splits the one that is asked for."""
+    """Return a `datasets` object in the form of rows; of several splits the one that is asked for."""
     split = given["split"]
     if isinstance(rows, datasets.DatasetDict | datasets.IterableDatasetDict) and split is not None:
         if split not in rows:
@@ -169,12 +169,12 @@ def choose_layout(
 
 
 def takes_label_names(layout: str) -> bool:
-    """Whether label names can be given for a layout; the others bring their own."""
+    """Return whether label names can be given for a layout; the others bring their own."""
     return "label_names" in _parameters(layout)
 
 
 def takes_split(name_or_path: str | os.PathLike[str], layout: str | None = None) -> bool:
-    """Whether `load_video_dataset` can be asked for a split of `name_or_path`: a list file, say, is one by itself.
+    """Return whether `load_video_dataset` can be asked for a split: a list file, say, is one by itself.
 
     Raises:
         FileNotFoundError, ValueError: see `choose_layout`.
@@ -238,7 +238,7 @@ def _read(
 
 
 def _refuse(layout: str, arguments: Mapping[str, object]) -> None:
-    """An argument that would be ignored is most likely a mistake."""
+    """Return an argument that would be ignored is most likely a mistake."""
     for name, value in arguments.items():
         if value is not None:
             raise ValueError(f"`{name}` has no meaning for the layout {layout!r}, but is {value!r}. Leave it out.")

@@ -111,7 +111,7 @@ def _uniform_segments(total_frames: int, num_frames: int, num_segments: int) -> 
 
 
 def _crop_corners(height: int, width: int, num_crops: int, crop_size: int) -> list[tuple[int, int]]:
-    """(top, left) of the crops along the long side of the resized video."""
+    """Return (top, left) of the crops along the long side of the resized video."""
     room = int(crop_size * max(height, width) / min(height, width)) - crop_size
     offsets = [int(crop * room / (num_crops - 1)) for crop in range(num_crops)] if num_crops > 1 else [room // 2]
     return [(offset, 0) if height > width else (0, offset) for offset in offsets]

@@ -1,8 +1,8 @@
-"""Streams: the rows of a `datasets.IterableDataset` in an order of (seed, epoch), and the place where reading stopped.
+"""Streams: the rows of a `datasets.IterableDataset` in an order of (seed, epoch), and where in it reading stopped.
 
 Each process reads shards of its own with one reader; the workers of the data loader only decode. So neither the order
-nor the place to go on from depends on the number of workers. Rows are shuffled in blocks that are read again after a
-resume, because a shuffle buffer would be lost with the process.
+nor the position to go on from depends on the number of workers. Rows are shuffled in blocks that are read again after
+a resume, because a shuffle buffer would be lost with the process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Unit(NamedTuple):
 
 
 def stream_length(dataset: datasets.IterableDataset) -> int | None:
-    """Rows of a stream where its `info.splits` says so, as for data sets of the Hub; else None."""
+    """Return the number of rows of a stream where its `info.splits` says it, as for data sets of the Hub."""
     splits = dataset.info.splits or {}
     name = str(dataset.split) if dataset.split is not None else None
     if name not in splits:
@@ -48,7 +48,7 @@ def stream_length(dataset: datasets.IterableDataset) -> int | None:
 
 
 def note_entries(dataset: datasets.IterableDataset, entries: Iterable[Sequence[str]]) -> datasets.IterableDataset:
-    """Remembers with a stream what it is made of; with this object alone, not with what is made of it.
+    """Remember with a stream what it is made of; with this object alone, not with what is made of it.
 
     Args:
         dataset (`datasets.IterableDataset`): the stream.
@@ -59,12 +59,12 @@ def note_entries(dataset: datasets.IterableDataset, entries: Iterable[Sequence[s
 
 
 def noted_entries(dataset: datasets.IterableDataset) -> list[list[str]] | None:
-    """What [`note_entries`] remembered; None where nobody did."""
+    """Return what [`note_entries`] remembered; None where nobody did."""
     return getattr(dataset, "_amd_hf_entries", None)
 
 
 def share_out(num_shards: int, num_processes: int, process_index: int, order: np.ndarray) -> list[_Unit]:
-    """The units that a process reads, in this order: disjoint, and complete over all processes.
+    """Return the units that a process reads, in this order: disjoint, and complete over all processes.
 
     Shards are dealt out whole; of those left over, too few for one each, every process takes each `num_processes`-th
     row.
@@ -75,7 +75,7 @@ def share_out(num_shards: int, num_processes: int, process_index: int, order: np
 
 
 class StreamReader:
-    """The rows that one process reads of a stream, pass after pass, with a place that can be saved and gone back to.
+    """The rows that one process reads of a stream, pass after pass, from a position that can be saved.
 
     A pass begins with `start_pass(epoch)`; `rows()` then gives what is left of it. After `load_state_dict` the rows go
     on behind the last one read: shards read to their end are not opened again, of open ones and of the last block the
@@ -84,7 +84,7 @@ class StreamReader:
     Args:
         dataset (`datasets.IterableDataset`): rows, in at least one shard.
         seed (`int`): of the order. Passes of one seed and epoch give the same rows in the same order.
-        num_processes, process_index (`int`, default to 1 and 0): the processes that share the rows.
+        num_processes, process_index (`int`, default to 1 and 0): the processes that divide the rows among them.
         shuffle (`bool`, defaults to `True`): draw the order of the shards and of the rows in each block.
         buffer_rows (`int`, defaults to 256): rows of a block, held in memory.
 
@@ -120,10 +120,10 @@ class StreamReader:
         self._units = share_out(self.dataset.num_shards, self.num_processes, self.process_index, order)
         self._open: list[_ShardCursor] = []
         self._next_unit = self._turn = self._block = self._num_taken = 0
-        self._block_start = self._place()
+        self._block_start = self._position()
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """What is left of the pass, each row with its `epoch`."""
+        """Yield what is left of the pass, each row with its `epoch`."""
         while block := self._read_block():
             order: Any = range(len(block))
             if self.shuffle:
@@ -134,14 +134,14 @@ class StreamReader:
             self._block, self._num_taken = self._block + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The place behind the last row, as numbers and strings that JSON can hold."""
+        """Return the position behind the last row, as numbers and strings that JSON can hold."""
         return {**self._fixed(), **self._block_start, "epoch": self.epoch, "num_taken": self._num_taken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` gave.
+        """Go to a position that `state_dict` gave.
 
         Raises:
-            ValueError: the place is one of another stream, seed, buffer or number of processes.
+            ValueError: the position is one of another stream, seed, buffer or number of processes.
         """
         fixed = self._fixed()
         changed = [
@@ -155,10 +155,10 @@ class StreamReader:
         self.start_pass(state["epoch"])
         self._next_unit, self._turn, self._block = state["next_unit"], state["turn"], state["block"]
         self._open = [
-            _ShardCursor(self.dataset, self._units[unit], unit, row, place) for unit, row, place in state["open"]
+            _ShardCursor(self.dataset, self._units[unit], unit, row, position) for unit, row, position in state["open"]
         ]
         self._num_taken = state["num_taken"]
-        self._block_start = self._place()
+        self._block_start = self._position()
 
     def _fixed(self) -> dict[str, Any]:
         return {
@@ -166,15 +166,15 @@ class StreamReader:
             "process_index": self.process_index, "shuffle": self.shuffle, "buffer_rows": self.buffer_rows,
         }  # fmt: skip
 
-    def _place(self) -> dict[str, Any]:
+    def _position(self) -> dict[str, Any]:
         return {
-            "open": [cursor.place() for cursor in self._open],
+            "open": [cursor.position() for cursor in self._open],
             "next_unit": self._next_unit, "turn": self._turn, "block": self._block,
         }  # fmt: skip
 
     def _read_block(self) -> list[dict[str, Any]]:
-        """Rows of the open shards in turn; none at the end of the pass."""
-        self._block_start = self._place()
+        """Read rows of the open shards in turn; none at the end of the pass."""
+        self._block_start = self._position()
         block: list[dict[str, Any]] = []
         num_open = NUM_OPEN_SHARDS if self.shuffle else 1
         while len(block) < self.buffer_rows:
@@ -204,17 +204,17 @@ class _ShardCursor:
         unit: _Unit,
         number: int,
         row: int = 0,
-        place: dict[str, Any] | None = None,
+        position: dict[str, Any] | None = None,
     ) -> None:
         self._unit, self._number, self._row = unit, number, row
         self._shard = dataset.shard(num_shards=dataset.num_shards, index=unit.shard)
-        if place is not None:
-            self._shard.load_state_dict(place)
-        self._place = place
+        if position is not None:
+            self._shard.load_state_dict(position)
+        self._position = position
         self._rows: Iterator[dict[str, Any]] | None = None
 
     def next_row(self) -> dict[str, Any] | None:
-        """The next row of the unit, or None at its end."""
+        """Return the next row of the unit, or None at its end."""
         if self._rows is None:
             self._rows = iter(self._shard)
         try:
@@ -231,13 +231,13 @@ class _ShardCursor:
             return {"video": {"fault": reason}, "label": -1, "video_id": name}
         return None
 
-    def place(self) -> tuple[int, int, dict[str, Any] | None]:
+    def position(self) -> tuple[int, int, dict[str, Any] | None]:
         """Number of the unit, rows read, and the state of the shard's own reading."""
-        return self._number, self._row, self._place if self._rows is None else self._shard.state_dict()
+        return self._number, self._row, self._position if self._rows is None else self._shard.state_dict()
 
 
 def _is_of_arrow(error: OSError) -> bool:
-    """Whether PyArrow raised it for the content of a file: a damaged page is an `OSError` without a number."""
+    """Return whether PyArrow raised it for the content of a file: a damaged page is an `OSError` without a number."""
     innermost = error.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next

@@ -14,7 +14,6 @@ import pytest
 from amd_hf.data.loaders import (
     EpochBatchSampler,
     EpochRows,
-    ProcessShare,
     build_eval_loader,
     build_train_loader,
 )
@@ -67,10 +66,10 @@ def test_too_few_rows_for_a_step_raise() -> None:
 
 @pytest.mark.parametrize(("num_rows", "num_processes"), [(7, 1), (7, 2), (7, 3), (1, 2), (0, 2)])
 def test_each_row_of_an_evaluation_set_falls_to_one_process(num_rows: int, num_processes: int) -> None:
-    shares = [ProcessShare(num_rows, num_processes, process) for process in range(num_processes)]
-    indices = [index for share in shares for _, index in share]
-    assert sorted(indices) == list(range(num_rows))
-    assert [len(list(share)) for share in shares] == [len(share) for share in shares]
+    rows = list(range(num_rows))
+    loaders = [build_eval_loader(rows, 2, list, num_processes, process) for process in range(num_processes)]
+    assert sorted(row for loader in loaders for batch in loader for row in batch) == rows
+    assert [len(list(loader)) for loader in loaders] == [len(loader) for loader in loaders]
 
 
 def test_rows_of_videos_are_told_their_epoch_and_others_left_alone() -> None:

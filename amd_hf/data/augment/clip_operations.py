@@ -30,29 +30,29 @@ _LEVELS = np.arange(256, dtype=np.float32)
 
 
 def invert_table() -> np.ndarray:
-    """Table of the negative."""
+    """Return the table of the negative."""
     return 255 - np.arange(256, dtype=np.uint8)
 
 
 def posterize_table(bits: int) -> np.ndarray:
-    """Table that keeps the `bits` (0 to 8) highest bits."""
+    """Return the table that keeps the `bits` (0 to 8) highest bits."""
     return np.arange(256, dtype=np.uint8) & np.uint8(256 - 2 ** (8 - bits))
 
 
 def solarize_table(threshold: int) -> np.ndarray:
-    """Table that inverts the levels from `threshold` (0 to 256) on."""
+    """Return the table that inverts the levels from `threshold` (0 to 256) on."""
     levels = np.arange(256)
     return np.where(levels < threshold, levels, 255 - levels).astype(np.uint8)
 
 
 def solarize_add_table(addition: int) -> np.ndarray:
-    """Table that adds to the levels below 128."""
+    """Return the table that adds to the levels below 128."""
     levels = np.arange(256)
     return np.where(levels < 128, np.minimum(levels + addition, 255), levels).astype(np.uint8)
 
 
 def brightness_table(factor: float) -> np.ndarray:
-    """Table that multiplies by `factor`: 0 is black, 1 no change."""
+    """Return the table that multiplies by `factor`: 0 is black, 1 no change."""
     return _blend_table(0, factor)
 
 
@@ -131,7 +131,7 @@ def sharpness(clip: torch.Tensor, factor: float, box: Box) -> torch.Tensor:
 
 
 def _blend(frame: torch.Tensor, degenerate: torch.Tensor, factor: float) -> torch.Tensor:
-    """`degenerate` (float32) at factor 0, the frame at 1, cut to uint8 as PIL does."""
+    """Mix a frame with `degenerate` (float32), which it is at factor 0, and cut to uint8 as PIL does."""
     return torch.add(degenerate, frame - degenerate, alpha=factor).clamp_(0, 255).to(torch.uint8)
 
 
@@ -146,9 +146,9 @@ def _smooth(frame: torch.Tensor) -> torch.Tensor:
 
 
 def _grey(frame: torch.Tensor) -> torch.Tensor:
-    """Luma of a frame (3, H, W) as PIL rounds it, float32 (1, H, W). All sums stay below 2 ** 24: they are exact."""
+    """Compute the luma of a frame (3, H, W) as PIL rounds it, float32 (1, H, W)."""
     weights = torch.tensor([[19595.0, 38470.0, 7471.0]])
-    luma = torch.matmul(weights, frame.float().flatten(1))
+    luma = torch.matmul(weights, frame.float().flatten(1))  # all sums stay below 2 ** 24: they are exact
     return luma.add_(32768).div_(65536).floor_().view(1, *frame.shape[-2:])
 
 
@@ -158,7 +158,7 @@ def _grey(frame: torch.Tensor) -> torch.Tensor:
 
 
 def rotation(degrees: float, height: int, width: int) -> Affine:
-    """Map of a rotation about the centre, counter-clockwise."""
+    """Return the map of a rotation about the centre, counter-clockwise."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = width / 2, height / 2
     return cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y
@@ -198,7 +198,7 @@ _WARP_ROWS = 32
 
 
 def _source_region(affine: Affine, height: int, width: int, box: Box) -> Box:
-    """The smallest part of the frame that holds all pixels from which `box` of the result is made."""
+    """Return the smallest part of the frame that holds all pixels from which `box` of the result is made."""
     top, left, box_height, box_width = box
     a, b, c, d, e, f = affine
     corners = [(x, y) for x in (left + 0.5, left + box_width - 0.5) for y in (top + 0.5, top + box_height - 0.5)]
@@ -210,7 +210,7 @@ def _source_region(affine: Affine, height: int, width: int, box: Box) -> Box:
 
 
 def _warp_rows(table: torch.Tensor, region: Box, affine: Affine, size: tuple[int, int], box: Box) -> torch.Tensor:
-    """Part of the result, float32 (box height, box width, T * C), from the pixels of a region of the frame."""
+    """Compute a part of the result, float32 (box height, box width, T * C), from the pixels of a region."""
     height, width = size
     top, left, box_height, box_width = box
     a, b, c, d, e, f = affine
@@ -232,7 +232,7 @@ def _warp_rows(table: torch.Tensor, region: Box, affine: Affine, size: tuple[int
 
 
 def _cubic_taps(source: torch.Tensor, size: int, is_moved: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Source pixels along one axis, int32 (h, w, taps), and their weights, float32; one tap where nothing moves."""
+    """Find source pixels on one axis, int32 (h, w, taps), and their float32 weights; one tap where nothing moves."""
     if not is_moved:
         return source.int()[..., None], torch.ones(1, 1, 1)
     first = torch.floor(source - 0.5)

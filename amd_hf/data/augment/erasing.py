@@ -32,9 +32,9 @@ def draw_erase_box(
     Args:
         height (`int`): height of the clip, in pixels.
         width (`int`): width of the clip, in pixels.
-        probability (`float`): share of clips that lose a box.
+        probability (`float`): fraction of clips that lose a box.
         generator (`np.random.Generator`): what it is drawn from.
-        area (`tuple[float, float]`): share of the frame's area, drawn uniformly.
+        area (`tuple[float, float]`): fraction of the frame's area, drawn uniformly.
         aspect (`tuple[float, float]`): height / width, drawn log-uniformly.
 
     Returns:
@@ -60,7 +60,7 @@ def erase_clips(pixel_values: torch.Tensor, boxes: torch.Tensor, seeds: torch.Te
         pixel_values (`torch.Tensor` of shape (B, T, C, H, W), floating point): normalised clips; changed in place.
         boxes (`torch.Tensor` of shape (B, 4), int64): (top, left, height, width), the same in all frames; a height or
             width of 0 erases nothing.
-        seeds (`torch.Tensor` of shape (B,), int64): what the noise of each clip depends on, besides its place.
+        seeds (`torch.Tensor` of shape (B,), int64): what the noise of each clip depends on.
 
     Returns:
         `pixel_values`.
@@ -87,25 +87,25 @@ def erase_clips(pixel_values: torch.Tensor, boxes: torch.Tensor, seeds: torch.Te
 def _erase_known_box(clip: torch.Tensor, box: torch.Tensor, seed: torch.Tensor) -> None:
     top, left, height, width = box.tolist()
     if height and width:
-        places = torch.arange(clip.numel(), dtype=torch.int32).view(clip.shape)
-        places = places[..., top : top + height, left : left + width]
-        clip[..., top : top + height, left : left + width] = _noise(places, seed).to(clip.dtype)
+        indices = torch.arange(clip.numel(), dtype=torch.int32).view(clip.shape)
+        indices = indices[..., top : top + height, left : left + width]
+        clip[..., top : top + height, left : left + width] = _noise(indices, seed).to(clip.dtype)
 
 
 def _erase_unknown_box(clip: torch.Tensor, box: torch.Tensor, seed: torch.Tensor) -> None:
-    """The same where the box lies in the memory of a device: asking for it would wait for the device."""
+    """Return the same where the box lies in the memory of a device: asking for it would wait for the device."""
     top, left, height, width = box.unbind()
     y = torch.arange(clip.shape[-2], device=clip.device)[:, None]
     x = torch.arange(clip.shape[-1], device=clip.device)
     inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
-    places = torch.arange(clip.numel(), dtype=torch.int32, device=clip.device).view(clip.shape)
-    clip.copy_(torch.where(inside, _noise(places, seed).to(clip.dtype), clip))
+    indices = torch.arange(clip.numel(), dtype=torch.int32, device=clip.device).view(clip.shape)
+    clip.copy_(torch.where(inside, _noise(indices, seed).to(clip.dtype), clip))
 
 
-def _noise(places: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
-    """Standard normal float32 numbers for int32 `places` within a clip, from an int64 seed of no dimensions."""
+def _noise(indices: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+    """Compute standard normal float32 numbers for int32 `indices` into a clip and an int64 seed of no dimensions."""
     low, high = (seed & 0xFFFFFFFF).to(torch.int32), (seed >> 32).to(torch.int32)
-    bits = _mix(_mix(places ^ low) + high)
+    bits = _mix(_mix(indices ^ low) + high)
     # 24 of the bits as the middles of 2 ** 24 equal parts of (-1, 1), then the normal distribution's inverse.
     uniform = ((bits >> 8).float() + 0.5) * 2.0**-23
     return torch.erfinv(uniform) * math.sqrt(2)
@@ -118,5 +118,5 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
     return bits ^ _shifted(bits, 16)
 
 
-def _shifted(bits: torch.Tensor, places: int) -> torch.Tensor:
-    return (bits >> places) & (2 ** (32 - places) - 1)  # int32 shifts copy the sign
+def _shifted(bits: torch.Tensor, num_bits: int) -> torch.Tensor:
+    return (bits >> num_bits) & (2 ** (32 - num_bits) - 1)  # int32 shifts copy the sign

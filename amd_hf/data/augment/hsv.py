@@ -52,7 +52,7 @@ def shift_hsv(clip: torch.Tensor, shift: HSVShift) -> torch.Tensor:
     value = (highest + shift.value).clamp_(0, 1)
     channels = []
     for offset in (5, 3, 1):
-        place = (sector + offset) % 6
-        ramp = torch.minimum(place, 4 - place).clamp_(0, 1)
+        position = (sector + offset) % 6
+        ramp = torch.minimum(position, 4 - position).clamp_(0, 1)
         channels.append(value * (1 - saturation * ramp))
     return torch.stack(channels, dim=1).mul_(255).round_().to(torch.uint8)

@@ -47,8 +47,8 @@ _DRAWS: dict[str, Draw] = {
     "sharpness": _factor,
     "shear_x": _signed(0.3),
     "shear_y": _signed(0.3),
-    "translate_x": _signed(0.45),  # share of the frame's width
-    "translate_y": _signed(0.45),  # share of the frame's height
+    "translate_x": _signed(0.45),  # fraction of the frame's width
+    "translate_y": _signed(0.45),  # fraction of the frame's height
 }
 OPERATIONS = tuple(_DRAWS)
 
@@ -71,8 +71,8 @@ _AFFINES: dict[str, Callable[[float, int, int], Affine]] = {
     "rotate": operations.rotation,
     "shear_x": lambda factor, height, width: (1, factor, 0, 0, 1, 0),
     "shear_y": lambda factor, height, width: (1, 0, 0, factor, 1, 0),
-    "translate_x": lambda share, height, width: (1, 0, share * width, 0, 1, 0),
-    "translate_y": lambda share, height, width: (1, 0, 0, 0, 1, share * height),
+    "translate_x": lambda fraction, height, width: (1, 0, fraction * width, 0, 1, 0),
+    "translate_y": lambda fraction, height, width: (1, 0, 0, 0, 1, fraction * height),
 }
 _POINTWISE = (*_TABLES, "color")
 """Operations whose result at a pixel depends on that pixel alone."""
@@ -85,8 +85,8 @@ class RandAugment:
     Args:
         num_operations (`int`): operations drawn for a clip, with replacement.
         magnitude (`float`): mean strength, 0 to 10.
-        magnitude_std (`float`): standard deviation of the strength, drawn anew for each operation and held in 0..10.
-        probability (`float`): share of the drawn operations that are applied.
+        magnitude_std (`float`): std of the strength, drawn anew for each operation and held in 0..10.
+        probability (`float`): fraction of the drawn operations that are applied.
     """
 
     num_operations: int = 2
@@ -98,8 +98,8 @@ class RandAugment:
     def parse(cls, text: str) -> RandAugment:
         """Read timm's notation: `rand-m7-n4-mstd0.5-inc1`.
 
-        The parts after `rand` come in any order: `m` magnitude (10 where absent), `n` operations (2), `mstd` standard
-        deviation of the magnitude (0), `p` probability of each (0.5), `inc1` the operations that grow stronger with
+        The parts after `rand` come in any order: `m` magnitude (10 where absent), `n` operations (2), `mstd` std of
+        the magnitude (0), `p` probability of each (0.5), `inc1` the operations that grow stronger with
         the magnitude, which are the only ones there are here.
 
         Raises:
@@ -165,13 +165,13 @@ def apply_operations(clip: torch.Tensor, drawn: Sequence[tuple[str, float]], box
     """
     whole = (0, 0, *clip.shape[-2:])
     box = whole if box is None else box
-    last = max((place for place, (name, _) in enumerate(drawn) if name not in _POINTWISE), default=-1)
+    last = max((index for index, (name, _) in enumerate(drawn) if name not in _POINTWISE), default=-1)
     if last < 0:
         clip = cut(clip, box)
     if drawn:
         clip = clip.contiguous()
-    for place, (name, argument) in enumerate(drawn):
-        wanted = box if place == last else (0, 0, *clip.shape[-2:])
+    for index, (name, argument) in enumerate(drawn):
+        wanted = box if index == last else (0, 0, *clip.shape[-2:])
         clip = _apply(clip, name, argument, wanted)
     return clip
 

@@ -24,7 +24,7 @@ _CORNER_QUARTERS = (
 
 
 def multi_scale_crop_box(height: int, width: int, crop_size: int, generator: np.random.Generator) -> Box:
-    """Draw the crop of pre-training: one of four sizes per side and one of 13 places.
+    """Draw the crop of pre-training: one of four sizes per side and one of 13 positions.
 
     With short side b the sides come from int(b * s) for s in 1, .875, .75, .66 (a side less than 3 pixels from
     `crop_size` becomes it); height and width are at most one step of that list apart.
@@ -65,7 +65,7 @@ def random_resized_crop_box(
         height (`int`): height of the frames, in pixels.
         width (`int`): width of the frames, in pixels.
         generator (`np.random.Generator`): what the box is drawn from.
-        scale (`tuple[float, float]`): share of the frame's area, drawn uniformly.
+        scale (`tuple[float, float]`): fraction of the frame's area, drawn uniformly.
         ratio (`tuple[float, float]`): width / height, drawn log-uniformly.
 
     Returns:
@@ -88,7 +88,7 @@ def random_resized_crop_box(
 
 
 def cut(clip: torch.Tensor, box: Box) -> torch.Tensor:
-    """View of the part `box` of all frames of a clip (..., H, W)."""
+    """Return a view of the part `box` of all frames of a clip (..., H, W)."""
     top, left, height, width = box
     return clip[..., top : top + height, left : left + width]
 

@@ -66,7 +66,7 @@ class Account:
         return bool(set(self._reasons) - {SIDE_FILE})
 
     def describe(self) -> str:
-        """`left out: 2 files of another kind (.gif, .xyz; right/2.xyz, ...)`; empty where nothing was."""
+        """Return `left out: 2 x another kind of file (1 .gif, 1 .xyz: right/2.xyz, ...)`; empty where nothing was."""
         parts = []
         for reason, entry in self._reasons.items():
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in entry.suffixes.most_common(5) if suffix)
@@ -162,7 +162,7 @@ class _Folder(NamedTuple):
 
 
 def _walk(top: str, account: Account) -> Iterator[tuple[_Parts, str, os.DirEntry[str]]]:
-    """(parts of the folder, name, entry) of everything that is no folder."""
+    """Yield (parts of the folder, name, entry) of everything that is no folder."""
     entered: set[tuple[int, int]] = set()  # folders reached through links
     waiting = [_Folder(top, (), frozenset((_identity(top),)), False)]
     while waiting:
@@ -185,7 +185,7 @@ def _walk(top: str, account: Account) -> Iterator[tuple[_Parts, str, os.DirEntry
 def _enter(
     entry: os.DirEntry[str], parent: _Folder, entered: set[tuple[int, int]], account: Account
 ) -> _Folder | None:
-    """The folder that an entry is; None where the walk must not go there, which the account is told."""
+    """Return the folder that an entry is; None where the walk must not go there, which the account is told."""
     parts = (*parent.parts, entry.name)
     if not is_utf8(entry.name):
         account.add(BAD_NAME, "/".join(parts))
@@ -206,21 +206,21 @@ def _enter(
 
 
 def folder_names(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of the sub-folders, sorted, without hidden ones and those whose name is no UTF-8."""
+    """Return sorted names of the sub-folders, without hidden ones and those whose name is no UTF-8."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if _is_folder(entry)]
     return sorted(name for name in names if not name.startswith(".") and is_utf8(name))
 
 
 def video_names(folder: str | os.PathLike[str], media: str = "video") -> list[str]:
-    """Names of the videos, or images, that lie directly in `folder`, sorted."""
+    """Return sorted names of the videos, or images, that lie directly in `folder`."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if is_video_file(entry.name, media) and _is_file(entry)]
     return sorted(name for name in names if is_utf8(name))
 
 
 def is_utf8(name: str) -> bool:
-    """Whether the bytes of a name are UTF-8; others come out of the file system with surrogates."""
+    """Return whether the bytes of a name are UTF-8; others come out of the file system with surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:

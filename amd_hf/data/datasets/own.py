@@ -131,7 +131,7 @@ def video_column(features: datasets.Features, source: str, media: str) -> str:
 
 
 def find_labels(features: datasets.Features, label_column: str | None, source: str) -> tuple[str, ...]:
-    """Where the labels stand: a column, or a column and a key in it; empty where there are none.
+    """Find where the labels stand: a column, or a column and a key in it; empty where there are none.
 
     Raises:
         ValueError: no such column, or one that is no label of one class.
@@ -162,7 +162,7 @@ def find_labels(features: datasets.Features, label_column: str | None, source: s
 def label_names_in(
     features: Mapping[str, Any], label_path: Sequence[str], given: list[str] | None, source: str
 ) -> list[str] | None:
-    """The names of the labels: the data set's own, or those given.
+    """Return the names of the labels: the data set's own, or those given.
 
     Raises:
         ValueError: both, and they differ; or labels that are names, and none were given.
@@ -232,7 +232,7 @@ class RowMaker:
 
 
 def _stored_id(row: Mapping[str, Any]) -> str | None:
-    """What a column `video_id` says, or in a WebDataset the archive and the key."""
+    """Return what a column `video_id` says, or in a WebDataset the archive and the key."""
     if row.get("video_id") is not None:
         return str(row["video_id"])
     if row.get("__key__") is None:
@@ -241,7 +241,7 @@ def _stored_id(row: Mapping[str, Any]) -> str | None:
 
 
 def _make_id(data: bytes | None, path: str | None) -> str:
-    """The same in a stream and in a map-style dataset, whatever its shards: names alone may repeat."""
+    """Return the same in a stream and in a map-style dataset, whatever its shards: names alone may repeat."""
     if data is None:
         return str(path)
     digest = hashlib.blake2b(data[:_HASHED_BYTES] + data[-_HASHED_BYTES:] + str(len(data)).encode(), digest_size=8)
@@ -252,7 +252,7 @@ def _make_id(data: bytes | None, path: str | None) -> str:
 
 
 def _table(rows: datasets.Dataset, column: str, label: str | None, names: list[str] | None) -> datasets.Dataset:
-    indices = getattr(rows, "_indices", None)  # rows that were selected or shuffled: places in the table
+    indices = getattr(rows, "_indices", None)  # rows that were selected or shuffled: indices into the table
     if indices is not None and pc.count_distinct(indices.column(0)).as_py() < len(rows):
         rows = rows.flatten_indices()  # a row that was selected twice is two videos
         indices = None
@@ -286,7 +286,7 @@ def _is_class_number(feature: Any) -> bool:
 
 
 def _labels(values: Sequence[Any], names: list[str] | None) -> tuple[list[int | None], Any]:
-    """Labels as numbers, and their feature."""
+    """Return labels as numbers, and their feature."""
     number_of = {name: number for number, name in enumerate(names or ())}
     numbers = []
     for row, value in enumerate(values):
@@ -298,7 +298,7 @@ def _labels(values: Sequence[Any], names: list[str] | None) -> tuple[list[int | 
 
 
 def paths_of(rows: datasets.Dataset) -> list[str | None]:
-    """The path of each row's video, None where it has only bytes; no bytes are read."""
+    """Return the path of each row's video, None where it has only bytes; no bytes are read."""
     videos = rows.data.column("video")
     kind = videos.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -310,7 +310,7 @@ def paths_of(rows: datasets.Dataset) -> list[str | None]:
 
 
 def make_ids(paths: Sequence[str | None]) -> list[str]:
-    """An id for each row: its path, with the number of the row where others have the same or there is none."""
+    """Return an id for each row: its path, with the number of the row where others have the same or there is none."""
     counts = Counter(paths)
     ids = [path if path and counts[path] == 1 else f"{path or 'video'}#{row}" for row, path in enumerate(paths)]
     if len(set(ids)) < len(ids):  # a path that reads like another one's number

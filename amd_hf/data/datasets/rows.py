@@ -40,7 +40,7 @@ FRAME_FOLDER_FEATURES = {
 
 
 def is_video_file(name: str, media: str = "video") -> bool:
-    """Whether a file is a video, or an image, by its name. Hidden files (`._clip.mp4`, of macOS) are neither."""
+    """Return whether a file is a video, or an image, by its name. Hidden ones (`._clip.mp4`, of macOS) are neither."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES[media]
 
 

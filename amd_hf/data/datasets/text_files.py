@@ -30,7 +30,7 @@ BAD_FIELDS = Kind(
 
 
 def read_lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
-    """The lines of a text file that are not empty, stripped, with their numbers from 1.
+    """Return the lines of a text file that are not empty, stripped, with their numbers from 1.
 
     Tells `problems` how many there are; lines that are no text go there.
     """
@@ -44,7 +44,7 @@ def read_lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
 
 
 def read_csv(file: Path, problems: Problems) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The first line of a csv file, and (line number, fields) of the others that are not empty.
+    """Return the first line of a csv file, and (line number, fields) of the others that are not empty.
 
     Tells `problems` how many there are; what the csv module refuses and what is no text goes there.
     """
@@ -55,7 +55,7 @@ def read_csv(file: Path, problems: Problems) -> tuple[list[str], list[tuple[int,
 
 
 def read_csv_without_header(file: Path, problems: Problems) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of all lines of a csv file that are not empty; else as `read_csv`."""
+    """Return (line number, fields) of all lines of a csv file that are not empty; else as `read_csv`."""
     lines, bad = _parse_csv(file)
     _tell(file, lines, bad, problems)
     return lines
@@ -91,7 +91,7 @@ def _parse_csv(file: Path) -> tuple[list[tuple[int, list[str]]], _BadLines]:
 
 
 def csv_header(file: Path) -> list[str]:
-    """The column names of a csv file: its first line; none where that is no csv."""
+    """Return the column names of a csv file: its first line; none where that is no csv."""
     with open(file, encoding="utf-8-sig", newline="", errors="replace") as stream:
         try:
             return [name.strip() for name in next(csv.reader(_bounded(stream)), [])]
@@ -100,7 +100,7 @@ def csv_header(file: Path) -> list[str]:
 
 
 def separator_hint(header: Sequence[str]) -> str:
-    """What to do about a header that is one column because something else than commas separates its names."""
+    """Say what to do about a header that is one column because something else than commas separates its names."""
     if len(header) == 1:
         for character, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
             if character in header[0]:
@@ -166,7 +166,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_json_file(file: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
         ValueError: it is no JSON; names the file.
@@ -178,7 +178,7 @@ def read_json_file(file: Path) -> Any:
 
 
 def is_text(line: str) -> bool:
-    """Whether a line is UTF-8, of usual length, and without NUL bytes."""
+    """Return whether a line is UTF-8, of usual length, and without NUL bytes."""
     if len(line) > MAX_LINE_LENGTH or "\0" in line:
         return False
     try:
@@ -197,7 +197,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _bounded(stream: TextIO) -> Iterator[str]:
-    """Lines of a stream; of one above the limit its beginning, a character longer than the limit."""
+    """Yield the lines of a stream; of one above the limit its beginning, a character longer than the limit."""
     while line := stream.readline(MAX_LINE_LENGTH + 1):
         rest = line
         while len(rest) > MAX_LINE_LENGTH and not rest.endswith("\n"):

@@ -64,7 +64,7 @@ class GuardedDecoder(VideoDecoder):
         probe.close()
 
     def _is_right_on(self, probe: PyAVDecoder) -> bool:
-        """Whether the decoder reads a file of this kind right."""
+        """Return whether the decoder reads a file of this kind right."""
         return probe.is_plain
 
     def _open(self) -> int:
@@ -76,11 +76,11 @@ class GuardedDecoder(VideoDecoder):
         raise NotImplementedError
 
     def _handle(self) -> str | bytes:
-        """The file for the decoder: bytes, or a path that no FFmpeg takes for an address, since it starts with `/`."""
+        """Return bytes for the decoder, or a path that no FFmpeg takes for an address, since it starts with `/`."""
         return os.path.abspath(self.source.path) if self.source.path is not None else self.source.data or b""
 
     def _is_mp4_or_matroska(self, format_name: str) -> bool:
-        """Whether each FFmpeg, old or new, takes the file for the same format: only these have true time stamps.
+        """Return whether every FFmpeg takes the file for the same format: only these have true time stamps.
 
         A file that starts so scores higher as MP4 or Matroska than anything else that its bytes may imitate.
         """

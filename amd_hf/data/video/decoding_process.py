@@ -486,7 +486,7 @@ class _DecodingProcess:
         return frames
 
     def holds_frames(self) -> bool:
-        """Whether somebody still uses frames that lie in the shared memory, which must not change meanwhile."""
+        """Return whether somebody still uses frames that lie in the shared memory, which must not change meanwhile."""
         return self._frames_in_memory is not None and self._frames_in_memory() is not None
 
     def kill(self) -> int | None:
@@ -564,7 +564,7 @@ def _describe(exit_code: int | None) -> str:
 
 
 def _retire_memory_after_fork() -> None:
-    """Frames in use may be used on in the process that was forked off: their memory is not written to any more."""
+    """Write no more to memory with frames in use: the process that was forked off may use them on."""
     for process in list(_PROCESSES):
         if process.holds_frames():
             process.forget_memory()

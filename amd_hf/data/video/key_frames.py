@@ -1,4 +1,4 @@
-"""The frames around a moment of a video that lies as one file, as one-second pieces, or as a folder of frames."""
+"""The frames around a timestamp of a video that lies as one file, as one-second pieces, or as a folder of frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .source import VideoSource
 
 
 def clip_offsets(num_frames: int, sampling_rate: int) -> np.ndarray:
-    """Which frames a clip takes, counted from the key frame: int64 (num_frames,).
+    """Return which frames a clip takes, counted from the key frame: int64 (num_frames,).
 
     The window of num_frames * sampling_rate frames has the key frame right behind its middle; of each stretch of
     `sampling_rate` frames one is taken. 16 frames at rate 4: frames 1, 5, ... 61 of 64, of which 32 is the key frame.
@@ -36,18 +36,18 @@ def read_around(
     cache: DecodedVideoCache | None = None,
     time_limit: float | None = None,
 ) -> np.ndarray:
-    """Read frames around a moment; those before the beginning or behind the end are the first or the last one.
+    """Read frames around a timestamp; those before the beginning or behind the end are the first or the last one.
 
     Args:
         video (mapping): `path`, `layout` and what the layout needs:
             - `file`: a video file; `start_seconds` is the time of its first frame. The key frame is the one that is
-              shown at the moment, by the file's time stamps (see [`frame_at`]). With a `frame_rate` (frames per
+              shown at the timestamp, by the file's time stamps (see [`frame_at`]). With a `frame_rate` (frames per
               second) these are not looked at: frames are taken to follow each other evenly.
             - `pieces`: a folder of files `<second>.mp4` (or another suffix), a second each; the key frame is the first
               of its second.
             - `frames`: a folder of image files, named by `frame_pattern` and numbered from 1, with `start_seconds` and
               `frame_rate`.
-        timestamp (`float`): The moment, in seconds.
+        timestamp (`float`): The timestamp, in seconds.
         offsets (`np.ndarray` of shape (n,)): The frames wanted, counted from the key frame.
         video_id (`str`): Named in errors.
         decoder, num_threads, cache, time_limit: See `open_video`; the limit is for each file that is opened.
@@ -56,7 +56,7 @@ def read_around(
         `np.ndarray` of shape (n, H, W, 3), uint8.
 
     Raises:
-        VideoReadError: The video cannot be read, or the moment is not in it.
+        VideoReadError: The video cannot be read, or the timestamp is not in it.
     """
     options = {
         "decoder": decoder, "num_threads": num_threads, "video_id": video_id, "cache": cache, "time_limit": time_limit,
@@ -69,15 +69,15 @@ def _read_file(
     video: Mapping[str, Any], timestamp: float, offsets: np.ndarray, options: Mapping[str, Any]
 ) -> np.ndarray:
     seconds = timestamp - (video.get("start_seconds") or 0)
-    with open_video(video["path"], **options) as reader:
+    with open_video(video["path"], **options) as opened:
         if video.get("frame_rate"):
             key = round(seconds * video["frame_rate"])
         else:
-            times = reader.frame_times
+            times = opened.frame_times
             found = frame_at(times, seconds)
-            key = round(seconds * len(reader) / times[-1]) if found is None else found
-        indices = _inside(key, offsets, len(reader), timestamp, options["video_id"], video["path"])
-        return reader.frames(indices)
+            key = round(seconds * len(opened) / times[-1]) if found is None else found
+        indices = _inside(key, offsets, len(opened), timestamp, options["video_id"], video["path"])
+        return opened.frames(indices)
 
 
 def _inside(key: int, offsets: np.ndarray, num_frames: int, timestamp: float, video_id: str, path: str) -> np.ndarray:
@@ -87,14 +87,14 @@ def _inside(key: int, offsets: np.ndarray, num_frames: int, timestamp: float, vi
 
 
 def frame_at(times: np.ndarray, seconds: float) -> int | None:
-    """Which frame is on screen at a moment, or None where it lies outside of the video.
+    """Find the frame that is on screen at a timestamp, or None where it lies outside of the video.
 
     The next frame counts from half a frame before it appears on, half of the shorter of the two: time stamps and
     annotations are rounded. Where all frames stay equally long this is the frame nearest in time.
 
     Args:
-        times (`np.ndarray` of shape (n + 1,)): The `frame_times` of a reader.
-        seconds (`float`): The moment, in seconds from the first frame.
+        times (`np.ndarray` of shape (n + 1,)): The `frame_times` of a video.
+        seconds (`float`): The timestamp, in seconds from the first frame.
     """
     stays = np.diff(times)
     halves = np.minimum(stays, np.concatenate([stays[:1], stays[:-1]])) / 2
@@ -103,9 +103,9 @@ def frame_at(times: np.ndarray, seconds: float) -> int | None:
 
 
 def frame_rate_of(path: str, video_id: str | None = None) -> float:
-    """Mean frames per second of a video file, of the stream that is read.
+    """Return the mean frames per second of a video file, of the stream that is read.
 
-    For the frame at a moment see [`frame_at`]: in many files the rate changes.
+    For the frame at a timestamp see [`frame_at`]: in many files the rate changes.
 
     Raises:
         VideoReadError: The file cannot be opened or does not say.
@@ -117,7 +117,7 @@ def frame_rate_of(path: str, video_id: str | None = None) -> float:
 
 
 def times_of(path: str, video_id: str | None = None) -> np.ndarray:
-    """The `frame_times` of a video file, without decoding it. Those of the last few files are cached.
+    """Return the `frame_times` of a video file, without decoding it. Those of the last few files are cached.
 
     Raises:
         VideoReadError: The file cannot be read, or tells neither times nor a rate.
@@ -135,8 +135,8 @@ def _scanned(path: str, video_id: str | None) -> tuple[np.ndarray, float | None]
 
 @functools.lru_cache(maxsize=8)  # the times of a long film take a megabyte
 def _scanned_once(path: str, video_id: str | None, _size: int, _changed: int) -> tuple[np.ndarray, float | None]:
-    with PyAVDecoder(VideoSource(path=path), video_id) as reader:
-        return reader.frame_times, reader.mean_rate
+    with PyAVDecoder(VideoSource(path=path), video_id) as opened:
+        return opened.frame_times, opened.mean_rate
 
 
 def _read_frames(
@@ -151,13 +151,13 @@ def _read_frames(
         # Behind the end, or missing: the end is found without listing tens of thousands of files.
         last = _last_number(lambda index: os.path.isfile(name(index)), last)
     indices = _inside(key, offsets, last + 1, timestamp, options["video_id"], video["path"])
-    unique, places = np.unique(indices, return_inverse=True)
-    with open_video({"frames": [name(index) for index in unique]}, **options) as reader:
-        return reader.frames(places)
+    unique, inverse = np.unique(indices, return_inverse=True)
+    with open_video({"frames": [name(index) for index in unique]}, **options) as opened:
+        return opened.frames(inverse)
 
 
 def _last_number(exists: Any, beyond: int) -> int:
-    """The highest number below `beyond` that exists, of numbers without gaps from 0; -1 for none."""
+    """Return the highest number below `beyond` that exists, of numbers without gaps from 0; -1 for none."""
     low, high = -1, beyond
     while high - low > 1:
         middle = (low + high) // 2
@@ -176,7 +176,7 @@ def _read_pieces(
         raise VideoReadError(f"there is no piece of second {second}", options["video_id"], video["path"])
     after = _walk(video["path"], second, 1, offsets[offsets >= 0], options)
     before = _walk(video["path"], second - 1, -1, -1 - offsets[offsets < 0], options) if (offsets < 0).any() else {}
-    found = after | {-1 - place: frame for place, frame in before.items()}
+    found = after | {-1 - position: frame for position, frame in before.items()}
     if not found:
         raise VideoReadError("none of its pieces holds a frame of the clip", options["video_id"], video["path"])
     known = np.array(sorted(found))
@@ -185,26 +185,28 @@ def _read_pieces(
 
 
 def _walk(
-    folder: str, second: int, step: int, places: Sequence[int] | np.ndarray, options: Mapping[str, Any]
+    folder: str, second: int, step: int, positions: Sequence[int] | np.ndarray, options: Mapping[str, Any]
 ) -> dict[int, np.ndarray]:
-    """Frames at `places` (from 0), counted from the beginning of a piece forwards, or from its end backwards.
+    """Read frames at `positions`, counted from 0 at the beginning of a piece forwards, or at its end backwards.
 
     What lies behind the last piece is left out, but for its last frame where something does.
     """
     found: dict[int, np.ndarray] = {}
-    left, passed = sorted(int(place) for place in places), 0
+    left, passed = sorted(int(position) for position in positions), 0
     while left:
         path = find_piece(folder, second)
         if path is None:
             break
-        with open_video(path, **options) as reader:
-            num_frames = len(reader)
-            here = [place for place in left if place < passed + num_frames]
+        with open_video(path, **options) as opened:
+            num_frames = len(opened)
+            here = [position for position in left if position < passed + num_frames]
             at_end = len(here) < len(left) and find_piece(folder, second + step) is None
             wanted = [*here, *([passed + num_frames - 1] if at_end else [])]
             if wanted:
-                inside = [place - passed if step > 0 else num_frames - 1 - (place - passed) for place in wanted]
-                found |= dict(zip(wanted, reader.frames(np.array(inside)), strict=True))
+                inside = [
+                    position - passed if step > 0 else num_frames - 1 - (position - passed) for position in wanted
+                ]
+                found |= dict(zip(wanted, opened.frames(np.array(inside)), strict=True))
         left = left[len(here) :]
         passed += num_frames
         second += step
@@ -212,7 +214,7 @@ def _walk(
 
 
 def find_piece(folder: str, second: int) -> str | None:
-    """The file of a second in a folder of pieces, or None."""
+    """Return the file of a second in a folder of pieces, or None."""
     for name in dict.fromkeys((f"{second}", f"{second:04d}")):
         for suffix in VIDEO_SUFFIXES:
             path = os.path.join(folder, name + suffix)

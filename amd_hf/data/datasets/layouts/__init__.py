@@ -61,7 +61,7 @@ _SPLIT_BY_FILE = ("something_something", "webdataset", "parquet")
 
 
 def has_splits(path: Path, layout: str) -> bool:
-    """Whether a name of a split means anything for what lies at `path` in a layout that takes such names.
+    """Return whether a name of a split means anything for what lies at `path` in a layout that takes such names.
 
     Class folders and tar shards have splits where a folder or a shard is named like one (`train`, `val`, ...), a csv
     of Kinetics where its column `split` names two or more.
@@ -116,19 +116,22 @@ def _guess_folder(folder: Path, split: str | None) -> str:
         return "kinetics"
     if find_metadata(folder, split):
         return "videofolder"
-    places = [folder, *(folder / name for name in (split, "data") if name and (folder / name).is_dir())]
+    folders = [folder, *(folder / name for name in (split, "data") if name and (folder / name).is_dir())]
     for suffix, layout in ((".tar", "webdataset"), (".parquet", "parquet")):
-        archive = next((file for place in places for file in place.glob(f"*{suffix}")), None)
+        archive = next((file for candidate in folders for file in candidate.glob(f"*{suffix}")), None)
         if archive is not None:
-            _check_no_videos(folder, places, archive, layout)
+            _check_no_videos(folder, folders, archive, layout)
             return layout
     return "hmdb51" if find_lists(folder) is not None else "class_folders"
 
 
-def _check_no_videos(folder: Path, places: list[Path], archive: Path, layout: str) -> None:
-    """A folder may hold the archive that its videos came in."""
-    for place in places:
-        if any(video_names(directory) for directory in (place, *(place / name for name in folder_names(place)))):
+def _check_no_videos(folder: Path, folders: list[Path], archive: Path, layout: str) -> None:
+    """Return a folder may hold the archive that its videos came in."""
+    for candidate in folders:
+        if any(
+            video_names(directory)
+            for directory in (candidate, *(candidate / name for name in folder_names(candidate)))
+        ):
             if archive.name in METADATA_NAMES:
                 raise unusable_metadata(archive)
             raise ValueError(
@@ -165,7 +168,7 @@ def _guess_file(path: Path) -> str:
 
 
 def _lists_folders_of_frames(path: Path) -> bool:
-    """Whether the first lines end in two numbers: no video file is named like that."""
+    """Return whether the first lines end in two numbers: no video file is named like that."""
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         lines = [line.split() for line in islice((line for line in file if line.strip()), 10)]
     return bool(lines) and all(

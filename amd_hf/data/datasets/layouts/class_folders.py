@@ -86,7 +86,7 @@ def read_class_folders(
 
 
 def find_split_folder(root: Path, split: str | None) -> Path:
-    """The folder of a split, or `root` itself.
+    """Return the folder of a split, or `root` itself.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -126,12 +126,12 @@ def check_no_splits(root: Path, listing: Listing, media: str) -> None:
 
 
 def is_split_name(name: str) -> bool:
-    """Whether a folder is named as splits are, in whatever case."""
+    """Return whether a folder is named as splits are, in whatever case."""
     return name.lower() in SPLIT_NAMES
 
 
 def sibling_splits(root: Path, split: str | None) -> list[str]:
-    """The other splits of the data set, told by their names: an unknown folder may be another data set."""
+    """Return the other splits of the data set, told by their names: an unknown folder may be another data set."""
     if split is None or not is_split_name(split):
         return []
     return [name for name in folder_names(root) if is_split_name(name) and name != split]

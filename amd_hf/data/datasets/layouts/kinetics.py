@@ -76,13 +76,13 @@ def read_kinetics(
             problems.add(file, number, _BAD_TIME, f"{record['time_start']},{record['time_end']}")
             continue
         stem = f"{record['youtube_id'].strip()}_{start:06d}_{end:06d}"
-        place = files.get(stem, os.path.join(searched, f"{stem}.mp4"))
-        entries.append(Entry(number, place, record.get("label", "").strip() or None))
+        video = files.get(stem, os.path.join(searched, f"{stem}.mp4"))
+        entries.append(Entry(number, video, record.get("label", "").strip() or None))
     return make_rows(entries, file, Path(folder), label_names, problems)
 
 
 def has_kinetics_annotations(folder: Path) -> bool:
-    """Whether `folder/annotations/` holds a Kinetics csv."""
+    """Return whether `folder/annotations/` holds a Kinetics csv."""
     return any(COLUMNS <= set(csv_header(file)) for file in sorted((folder / "annotations").glob("*.csv")))
 
 
@@ -96,7 +96,7 @@ def _words_of(split: str | None) -> tuple[str, ...] | None:
 
 
 def _find_csv(path: Path, words: tuple[str, ...] | None) -> tuple[Path, list[Path]]:
-    """The csv to read, and all that number their labels together with it."""
+    """Return the csv to read, and all that number their labels together with it."""
     if path.is_file():
         return path, [path]
     csv_files = [file for file in sorted((path / "annotations").glob("*.csv")) if COLUMNS <= set(csv_header(file))]
@@ -128,13 +128,13 @@ def _only_split(records: Sequence[tuple[int, dict[str, str]]]) -> str | None:
 
 
 def _split_folder(folder: str, words: tuple[str, ...] | None) -> str:
-    """The folder inside `folder` that is named after the split, where there is one."""
+    """Return the folder inside `folder` that is named after the split, where there is one."""
     candidates = [os.path.join(folder, word) for word in words or ()]
     return next((candidate for candidate in candidates if os.path.isdir(candidate)), folder)
 
 
 def _index_videos(folder: str) -> dict[str, str]:
-    """Paths of the videos in `folder` and below it, by their names without suffix; of two the one less deep."""
+    """Map the names of videos in and below `folder`, without suffix, to their paths; of two the one less deep."""
     index: dict[str, str] = {}
     for parts in sorted(list_folder(folder).files, key=len):
         index.setdefault(os.path.splitext(parts[-1])[0], os.path.join(folder, *parts))

@@ -74,7 +74,7 @@ def read_something_something(
 
 
 def is_something_something(folder: Path) -> bool:
-    """Whether a folder holds the official JSON files: one of a split, and that of the labels beside it."""
+    """Return whether a folder holds the official JSON files: one of a split, and that of the labels beside it."""
     files = [_split_file(folder, split) for split in SPLITS]
     return any(file is not None and _labels_file(file.parent) is not None for file in files)
 
@@ -105,7 +105,7 @@ def _find_file(path: Path, split: str | None) -> Path:
 
 
 def _split_file(folder: Path, split: str) -> Path | None:
-    candidates = [folder / place / f"{prefix}{split}.json" for place in _FOLDERS for prefix in _PREFIXES]
+    candidates = [folder / name / f"{prefix}{split}.json" for name in _FOLDERS for prefix in _PREFIXES]
     return next((file for file in candidates if file.is_file()), None)
 
 

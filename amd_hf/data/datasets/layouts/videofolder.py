@@ -35,10 +35,10 @@ _Records = list[tuple[int, dict[str, Any]]]
 
 
 def find_metadata(folder: Path, split: str | None = None) -> list[Path]:
-    """The metadata files: in the split's folder, else in the folder itself, else in those of its splits."""
-    places = [folder / split] if split is not None else []
-    for place in (*places, folder):
-        if found := [place / name for name in METADATA_NAMES if is_metadata(place / name)]:
+    """Return the metadata files: in the split's folder, else in the folder itself, else in those of its splits."""
+    folders = [folder / split] if split is not None else []
+    for candidate in (*folders, folder):
+        if found := [candidate / name for name in METADATA_NAMES if is_metadata(candidate / name)]:
             return found
     if split is not None or not folder.is_dir():
         return []
@@ -52,17 +52,17 @@ def check_metadata(folder: Path, split: str | None = None) -> None:
     Raises:
         ValueError: a file of this name lies where metadata is looked for, and has no column of file names.
     """
-    places = {file.parent for file in find_metadata(folder, split)}
-    if not places:
+    folders = {file.parent for file in find_metadata(folder, split)}
+    if not folders:
         splits = [name for name in folder_names(folder) if is_split_name(name)] if folder.is_dir() else []
-        places = {folder, *(folder / name for name in (splits if split is None else [split]))}
-    for file in (place / name for place in sorted(places) for name in METADATA_NAMES):
+        folders = {folder, *(folder / name for name in (splits if split is None else [split]))}
+    for file in (candidate / name for candidate in sorted(folders) for name in METADATA_NAMES):
         if file.is_file() and not is_metadata(file):
             raise unusable_metadata(file)
 
 
 def unusable_metadata(file: Path) -> ValueError:
-    """The error about metadata without a column of file names."""
+    """Return the error about metadata without a column of file names."""
     columns = _columns_of(file)
     if columns is None:
         fault = "it is no Parquet file that can be read."
@@ -83,14 +83,14 @@ def unusable_metadata(file: Path) -> ValueError:
 
 
 def is_metadata(file: Path) -> bool:
-    """Whether a file is metadata of a `videofolder`: by its name, and a column `file_name` or `..._file_name`."""
+    """Return whether a file is metadata of a `videofolder`: by its name, and a column `[..._]file_name`."""
     if file.name not in METADATA_NAMES or not file.is_file():
         return False
     return any(_names_files(name) for name in _columns_of(file) or ())
 
 
 def _columns_of(file: Path) -> list[str] | None:
-    """The columns, by the first line or record; None of a Parquet file that cannot be read."""
+    """Return the columns, by the first line or record; None of a Parquet file that cannot be read."""
     if file.suffix == ".csv":
         return csv_header(file)
     if file.suffix == ".parquet":
@@ -213,7 +213,7 @@ def _is_inside(entry: Entry, file: Path, problems: Problems) -> bool:
 
 
 def _names_of_all_splits(root: Path, split: str | None, records: _Records, label_column: str) -> list[str] | None:
-    """Sorted names of the labels of all splits; None where labels are numbers or absent."""
+    """Return the sorted names of the labels of all splits; None where labels are numbers or absent."""
     of_splits = {}
     for name in sibling_splits(root, split):
         for file in find_metadata(root, name):
@@ -270,7 +270,7 @@ def _video_ids(rows: VideoRows, records: Sequence[Mapping[str, Any]], root: Path
 
 
 def _as_array(name: str, values: Sequence[Any], is_csv: bool) -> pa.Array:
-    """The values of a column; of a csv, texts that are all numbers become numbers, as `datasets` reads it."""
+    """Return the values of a column; of a csv, texts that are all numbers become numbers, as `datasets` reads it."""
     if is_csv and all(value is None or isinstance(value, str) for value in values):
         for convert, kind in ((int, pa.int64()), (float, pa.float64())):
             try:

@@ -113,7 +113,7 @@ def read_webdataset(
 
 
 def find_shards(pattern: str, split: str | None) -> list[str]:
-    """Sorted absolute paths of the tar files that a path, a glob or a folder (and split) means."""
+    """Return sorted absolute paths of the tar files that a path, a glob or a folder (and split) means."""
     path = Path(pattern).expanduser()
     if path.is_dir():
         folder = path / split if split is not None and (path / split).is_dir() else path
@@ -141,7 +141,7 @@ def generate_rows(
     media: str = "video",
     label_column: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of tar shards; never raises for what a shard holds.
+    """Yield the rows of tar shards; never raise for what a shard holds.
 
     `label_names` is a tuple in a stream: `datasets` takes each list of arguments for one of shards.
     """
@@ -185,7 +185,7 @@ def _parse_sample(
 def _read_label(
     shard: str, members: _Members, number_of: dict[str, int] | None, label_column: str | None
 ) -> int | str | None:
-    """The label of a sample, None where it has none. A text is one only where there are names: it may be a caption.
+    """Return the label of a sample, or None. A text is one only where there are names: it may be a caption.
 
     Raises:
         ValueError: what stands there is no label.
@@ -227,7 +227,7 @@ class _CheckedHeader(tarfile.TarInfo):
 
 
 def _samples(shard: str) -> Iterator[tuple[str, _Members, str | None]]:
-    """(key, {suffix: (offset, size)}, fault) of each sample; damage of the archive is a last sample with a fault."""
+    """Yield (key, {suffix: (offset, size)}, fault) of each sample; damage of the archive is a last fault."""
     sample: _Sample | None = None
     seen: set[bytes] = set()
     fault = None
@@ -244,8 +244,8 @@ def _samples(shard: str) -> Iterator[tuple[str, _Members, str | None]]:
             sample = sample or _Sample(key)
             sample.add(member, suffix)
     except _FAULTS_OF_ARCHIVES as error:
-        place = f"after the sample {printable(sample.key)}" if sample is not None else "before its first sample"
-        fault = _compression_fault(shard) or f"the archive is damaged {place}: {printable(str(error))}"
+        where = f"after the sample {printable(sample.key)}" if sample is not None else "before its first sample"
+        fault = _compression_fault(shard) or f"the archive is damaged {where}: {printable(str(error))}"
     if sample is not None:
         yield sample.finish(seen)
     if fault is not None:
@@ -284,7 +284,7 @@ class _Sample:
             self.members[suffix] = (member.offset_data, member.size)
 
     def finish(self, seen: set[bytes]) -> tuple[str, _Members, str | None]:
-        """What is to be said of it; `seen` holds hashes of the keys of the shard, which name samples."""
+        """Return what is to be said of it; `seen` holds hashes of the keys of the shard, which name samples."""
         digest = hashlib.blake2b(self.key.encode("utf-8", "surrogatepass"), digest_size=8)
         key = printable(self.key)
         if len(self.key) > len(key):
@@ -297,7 +297,7 @@ class _Sample:
 
 
 def _members(shard: str) -> Iterator[tarfile.TarInfo]:
-    """The headers of a tar; raises one of `_FAULTS_OF_ARCHIVES` where it is damaged."""
+    """Return the headers of a tar; raises one of `_FAULTS_OF_ARCHIVES` where it is damaged."""
     num_bytes = os.path.getsize(shard)
     with tarfile.open(shard, "r:", tarinfo=_CheckedHeader) as archive:
         offset = -1
@@ -322,7 +322,7 @@ def _check_end(shard: str, offset: int) -> None:
 
 
 def _check_first_label(shards: Sequence[str], names: Sequence[str] | None, label_column: str | None) -> bool:
-    """Whether the samples have labels: whether one of the first shard has."""
+    """Return whether the samples have labels: whether one of the first shard has."""
     number_of = None if names is None else {name: number for number, name in enumerate(names)}
     suffixes: set[str] = set()
     for _, members, _ in _samples(shards[0]):
