@@ -108,6 +108,7 @@ def split_tokens(mask: torch.Tensor, num_masked: int) -> tuple[torch.Tensor, tor
 
     A stable sort instead of boolean indexing: shapes stay static, so `torch.compile` sees no graph break.
     """
+    # Visible tokens (0) come before masked ones (1); stable, so that each part stays in raster order.
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
     num_visible = mask.shape[1] - num_masked
     return order[:, :num_visible], order[:, num_visible:]
@@ -124,6 +125,7 @@ def count_masked(mask: torch.Tensor, num_masked: int | None, num_patches: int, d
     """
     if torch.compiler.is_compiling():
         return default if num_masked is None else num_masked
+    # Off the CPU a look at the mask would wait for the device in every step.
     if num_masked is not None and mask.device.type != "cpu":
         return num_masked
     if mask.ndim != 2 or mask.shape[1] != num_patches:
@@ -145,6 +147,7 @@ def sincos_position_table(num_positions: int, dim: int) -> torch.Tensor:
     Position n, dimension j: angle n / 10000^(2 * (j // 2) / dim); sine for even j, cosine for odd j (VideoMAE's
     released code, which computes it in float64 too).
     """
+    # "cpu" by name: under `torch.device("meta")` there would be no numbers to copy.
     dimensions = torch.arange(dim, dtype=torch.float64, device="cpu") // 2 * 2 / dim
     positions = torch.arange(num_positions, dtype=torch.float64, device="cpu")
     angles = positions[:, None] / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), dimensions)
@@ -168,6 +171,7 @@ def sincos_grid_position_table(kind: str, grid: tuple[int, int, int], dim: int) 
     """
     axes = [torch.arange(size, dtype=torch.float64, device="cpu") for size in grid]
     time, row, column = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
+    # Which axis comes first and how wide it is differs from one released code to the next.
     axes_and_widths = {
         "sincos_2d": ((column, dim // 2), (row, dim // 2)),
         "sincos_3d": ((time, dim // 2), (row, dim // 4), (column, dim // 4)),
@@ -177,7 +181,7 @@ def sincos_grid_position_table(kind: str, grid: tuple[int, int, int], dim: int) 
     for positions, width in axes_and_widths:
         exponents = torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2)
         rates = 1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64, device="cpu"), exponents)
-        angles = positions[:, None] * rates
+        angles = positions[:, None] * rates  # (N, width / 2)
         parts += [angles.sin(), angles.cos()]
     return torch.cat(parts, dim=1).to(torch.float32)
 
@@ -207,7 +211,7 @@ def eager_attention_forward(
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute plain attention over (B, heads, N, d); return (B, N, heads, d) and the weights (B, heads, N, N)."""
-    # scales N x d numbers, not N x N
+    # Scales N x d numbers, not N x N.
     weights = F.softmax((query * scaling) @ key.transpose(-2, -1), dim=-1)
     return (weights @ value).transpose(1, 2), weights
 
@@ -324,6 +328,7 @@ class AMDDropPath(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.rate == 0.0 or not self.training:
             return hidden_states
+        # One draw for each clip; what is kept grows by 1 / keep, so that the mean is that of evaluation.
         keep = 1 - self.rate
         kept = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(keep)
         return hidden_states * kept / keep
@@ -343,6 +348,7 @@ class AMDLayer(GradientCheckpointingLayer):
         self.drop_path = AMDDropPath(drop_path)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # (B, N, D) throughout: x + attention(norm(x)), then x + mlp(norm(x))
         hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
 
@@ -378,6 +384,7 @@ class AMDPatchEmbeddings(nn.Module):
         time, rows, columns = self.grid_of(pixel_values)
         config = self.config
         tubelet, patch = config.tubelet_size, config.patch_size
+        # (B, T, C, H, W) -> (B, time, frame, channel, rows, row, columns, column)
         patches = pixel_values.reshape(-1, time, tubelet, config.num_channels, rows, patch, columns, patch)
         patches = patches.permute(0, 1, 4, 6, 2, 5, 7, 3)  # -> (B, time, rows, columns, frame, row, column, channel)
         return patches.reshape(pixel_values.shape[0], time * rows * columns, config.patch_dim)
@@ -429,7 +436,7 @@ class AMDPatchEmbeddings(nn.Module):
         A class token comes first where the model has one. Where the patches have another `grid` than the config's, the
         position table is interpolated to it.
         """
-        if visible_ids is not None:
+        if visible_ids is not None:  # before anything is computed: masked patches cost nothing
             patches = gather_tokens(patches, visible_ids)
         pixels = self.normalize(patches)
         # The dtype that the projection computes in; what a quantiser put in its place casts by itself.
@@ -440,7 +447,7 @@ class AMDPatchEmbeddings(nn.Module):
         table = None
         if grid not in (None, self.config.grid_size):
             table = interpolate_position_table(self.position.table, self.config.grid_size, grid)
-        tokens = tokens + self.position(visible_ids, tokens, table)
+        tokens = tokens + self.position(visible_ids, tokens, table)  # (B, n, D) + (B, n, D), or (N, D) for all
         if self.class_token is None:
             return tokens
         class_token = self.position.add_to_class_token(self.class_token.to(tokens.dtype))
@@ -474,11 +481,13 @@ class AMDDecoder(nn.Module):
         """Predict patches (B, X + M, P) of `split.masked` from visible tokens (B, V, D), behind any class token."""
         prefix, visible = self.embed(tokens).tensor_split([self.num_prefix_tokens], dim=1)
         visible = visible + self.position(split.visible, like=visible)
+        # (1, 1, D) + (B, X + M, D): one mask token for all, which differ by their positions
         masked = self.mask_token.to(visible.dtype) + self.position(split.masked, like=visible)
         parts = [self.position.add_to_class_token(prefix)] if self.keeps_prefix else []
         hidden_states = torch.cat([*parts, visible, masked], dim=1)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
+        # Only hidden tokens are predicted: the visible ones have served as context.
         return self.head(self.norm(hidden_states[:, -split.masked.shape[1] :]))
 
 
@@ -538,15 +547,18 @@ class AMDAlignment(nn.Module):
         self, features: dict[int, torch.Tensor], split: TokenSplit
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
         """Turn student features {layer: (B, V, D)} into direct and generated ones, (B, V or X, teacher width)."""
+        # Direct alignment: each student layer through its own linear map to the teacher's width.
         projected = {int(layer): project(features[int(layer)]) for layer, project in self.projections.items()}
         direct = tuple(projected[layer] for layer in self.direct_layers)
         if split.teacher_only is None:
             return direct, None
+        # Generation starts from the aligned features (serial), or from maps of its own (parallel).
         starts = projected
         if self.generation_projections is not None:
             starts = {int(n): project(features[int(n)]) for n, project in self.generation_projections.items()}
         if split.teacher_only.shape[1] == 0:  # equal masks: nothing to generate
             return direct, tuple(starts[layer][:, :0] for layer in self.generation_layers)
+        # The positions of V and then X serve all layers: sine-cosine of the teacher's width.
         token_ids = torch.cat([split.visible, split.teacher_only], dim=1)
         positions = self.position(token_ids, like=next(iter(projected.values())))
         generated = tuple(self.generators[str(layer)](starts[layer], positions) for layer in self.generation_layers)
@@ -802,13 +814,14 @@ class AMDForPreTraining(AMDPreTrainedModel):
             ValueError: If the clip is not of the config's size, a mask's rows hide different numbers of tokens, the
                 student's mask hides nothing, or the teacher's hides a token that the student sees.
         """
+        # Patches are cut once, for the embedding and for the target; the encoder sees V alone.
         split = self.token_split(bool_masked_pos, teacher_bool_masked_pos, num_masked, num_teacher_masked)
         patches = self.amd.embeddings.patchify(pixel_values)
         layers = self.alignment.layers_used if self.alignment is not None else ()
         outputs = self.amd.encode(patches, split.visible, layers, return_dict=True, **kwargs)
         logits = self.decoder(outputs.last_hidden_state, split)
         target = self.reconstruction_target(gather_tokens(patches, split.masked))
-        loss = F.mse_loss(logits.float(), target)
+        loss = F.mse_loss(logits.float(), target)  # in float32 whatever the model computes in
         direct = generated = None
         if self.alignment is not None:
             direct, generated = self.alignment(outputs.layer_features, split)
@@ -840,7 +853,7 @@ class AMDForPreTraining(AMDPreTrainedModel):
         pixels = self.amd.embeddings.to_unit_range(patches)
         if not self.config.norm_pix_loss:
             return pixels
-        pixels = pixels.unflatten(-1, (-1, self.config.num_channels))
+        pixels = pixels.unflatten(-1, (-1, self.config.num_channels))  # (B, n, P) -> (B, n, P / C, C)
         variance, mean = torch.var_mean(pixels, dim=-2, keepdim=True)
         return ((pixels - mean) / (variance.sqrt() + 1e-6)).flatten(-2)
 

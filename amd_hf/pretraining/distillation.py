@@ -63,6 +63,7 @@ class MaskGenerator:
 
     def __call__(self, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Draw (student mask, teacher mask or `None`), bool tensors of shape (N,) on the CPU, `True` = hidden."""
+        # Both take the first of one order: what the teacher does not see the student does not see either.
         order = generator.permutation(self._num_positions)
         student = self._hide(order, self.num_masked)
         teacher = None if self.num_teacher_masked is None else self._hide(order, self.num_teacher_masked)
@@ -102,6 +103,7 @@ def alignment_loss(
     if not student_features or student_features[0].shape[1] == 0:  # whose mean would be NaN
         device = student_features[0].device if student_features else None
         return torch.zeros((), dtype=torch.float32, device=device)
+    # In float32 under autocast too: differences of half-precision features are mostly rounding.
     distances = []
     for student, teacher in zip(student_features, teacher_features, strict=True):
         target = teacher.float()

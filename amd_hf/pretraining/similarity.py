@@ -28,7 +28,7 @@ def cka_matrix(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Ten
     Values lie between 0 and 1; 0 where one of two layers is the same for all tokens.
 
     Args:
-        first, second (`Mapping[int, torch.Tensor]`): Layer -> features `(n, d)` of the same n tokens, in float64 here.
+        first, second (`Mapping[int, torch.Tensor]`): Layer -> features `(n, d)` of the same n tokens.
 
     Raises:
         ValueError: If they are not matrices of as many rows, at least two.
@@ -38,6 +38,7 @@ def cka_matrix(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Ten
         raise ValueError(f"Features must be matrices (tokens, width) of the same tokens, got shapes {sorted(shapes)}.")
     if min(shape[0] for shape in shapes) < 2:
         raise ValueError("Features of one token cannot be compared: give at least two.")
+    # Of each layer alone, |X'X| is needed once, whatever it is compared with.
     others = {layer: _centred(features) for layer, features in second.items()}
     other_norms = {layer: _cross(features, features) for layer, features in others.items()}
     found = np.zeros((len(first), len(second)))
@@ -45,6 +46,7 @@ def cka_matrix(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Ten
         features = _centred(raw)
         norm = _cross(features, features)
         for column, (layer, other) in enumerate(others.items()):
+            # |Y'X|^2 / (|X'X| |Y'Y|); 0 where a layer is the same for all tokens
             scale = norm * other_norms[layer]
             found[row, column] = _cross(features, other) ** 2 / scale if scale else 0.0
     return found
@@ -52,6 +54,7 @@ def cka_matrix(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Ten
 
 def _centred(features: torch.Tensor) -> torch.Tensor:
     """Centre columns and scale all to a largest value of 1: no CKA changes, and squares of squares stay in range."""
+    # float64: the mean of thousands of similar numbers, then their differences, would lose too many digits.
     centred = features.double() - features.double().mean(dim=0)
     largest = centred.abs().max()
     # What is left of constant columns is rounding.

@@ -76,7 +76,7 @@ class FrozenTeacher(nn.Module):
             tokens only the teacher sees, each in raster order.
         """
         features = self._features(pixel_values, split, {*self.direct_layers, *self.generation_layers})
-        num_visible = split.visible.shape[1]
+        num_visible = split.visible.shape[1]  # (B, V + X, D): V comes first
         direct = [features[layer][:, :num_visible] for layer in self.direct_layers]
         generation = [features[layer][:, num_visible:] for layer in self.generation_layers]
         return direct, generation
