@@ -151,15 +151,10 @@ def probe(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, A
 
 
 def _as_arguments(stage: Stage, folder: Path) -> list[str]:
-    settings = json.loads(stage.settings)
-    model = settings.pop("model", {})
-    options = [f"--{name}={_as_text(value)}" for name, value in settings.items()]
-    return [*options, *(f"--model.{name}={json.dumps(value)}" for name, value in model.items()),
-            "--output_dir", str(folder)]  # fmt: skip
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return the options of a stage as those of a program: its settings are the recipe."""
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(stage.settings)  # JSON is YAML
+    return ["--recipe", str(recipe), "--output_dir", str(folder)]
 
 
 if __name__ == "__main__":
