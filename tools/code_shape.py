@@ -47,7 +47,7 @@ class Shape:
 
 
 def shape_of(path: Path) -> Shape:
-    """The shape of one file. A body is a function's lines without its signature and docstring."""
+    """The shape of one file."""
     text = path.read_text()
     tree, shape = ast.parse(text), Shape(num_lines=text.count("\n"))
     for function, is_public in functions_of(tree):
@@ -80,9 +80,10 @@ def functions_of(node: ast.AST, is_public: bool = True) -> Iterator[tuple[ast.Fu
 
 
 def body_length(function: ast.FunctionDef) -> int:
-    """Lines from the first to the last statement after the docstring."""
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+    """Lines of a function from its `def` on, without its docstring."""
+    docstring = function.body[0] if ast.get_docstring(function) is not None else None
+    hidden = 0 if docstring is None else (docstring.end_lineno or 0) - docstring.lineno + 1
+    return (function.end_lineno or 0) - function.lineno + 1 - hidden
 
 
 def main(argv: Sequence[str] | None = None) -> None:
