@@ -28,6 +28,7 @@ def start_processes(module: str, arguments: Sequence[str], num_processes: int, u
         SystemExit: If a process fails: with its exit code, after the line that says why.
     """
     import torch
+    import torch.distributed.run
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -48,7 +49,9 @@ def start_processes(module: str, arguments: Sequence[str], num_processes: int, u
     # As many threads as there are cores in all; PyTorch's launcher would warn and take one each.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     os.environ[LAUNCHED] = "true"  # the processes leave it to this one to say what went wrong, once
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells of failures in 30 lines
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed."):  # they tell of a failure in 30 lines, each by a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         launch_command(launch_command_parser().parse_args([*launcher, "-m", module, *arguments]))
     except ChildFailedError as error:
