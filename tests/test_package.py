@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import amd_hf
+from amd_hf.moved_modules import MOVED_MODULES
 
 
 _ROOT = Path(__file__).parents[1]
@@ -150,6 +152,24 @@ def test_public_names_are_those_agreed() -> None:
 def test_unknown_name_raises() -> None:
     with pytest.raises(AttributeError, match="module 'amd_hf' has no attribute 'AMDModle'"):
         amd_hf.AMDModle  # noqa: B018
+
+
+@pytest.mark.parametrize("old", list(MOVED_MODULES))
+def test_old_import_path_leads_to_modules_that_exist(old: str) -> None:
+    for new in MOVED_MODULES[old].split():
+        path = (_ROOT if new.startswith("/") else _PACKAGE).joinpath(*new.removeprefix("/").split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), new
+    assert not _PACKAGE.joinpath(*old.split(".")).with_suffix(".py").exists(), "it is still there"
+
+
+def test_names_of_a_module_taken_apart_are_found_under_its_old_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "amd_hf.classifiers", raising=False)
+    with pytest.warns(DeprecationWarning, match=r"`amd_hf.classifiers` is now `amd_hf.models`"):
+        old = importlib.import_module("amd_hf.classifiers")
+    assert old.build_classifier.__module__ == "amd_hf.models"
+    assert old.label_names_of.__module__ == "amd_hf.data.datasets.label_names"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        old.no_such_name  # noqa: B018
 
 
 # ---------------------------------------------------------------------------------------------------------------------

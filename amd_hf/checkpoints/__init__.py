@@ -1,1 +1,1 @@
-"""Official checkpoints and those of Transformers, read and written."""
+"""Checkpoints of others: `reading.py` reads a file, `conversion.py` makes a model of it and back, by `families.py`."""

@@ -1,1 +1,1 @@
-"""Frozen encoders that guide the student."""
+"""Frozen models that guide the student: `loading.py` makes one, `frozen.py` stands beside the student with it."""
