@@ -15,7 +15,7 @@ from ..options.processes import start_processes
 from ..options.programs import run_program
 
 
-# Sub-command -> what it does. Each is a module of this folder with a `run(argv)`.
+# Sub-command -> what it does. Each is a module of this folder with a `main(argv)`.
 COMMANDS = {
     "pretrain": "pre-train a student, guided by a teacher or alone",
     "finetune": "fine-tune a classifier or an action detector, and test it",
@@ -75,9 +75,11 @@ def _start(command: str, arguments: list[str]) -> None:
             if num_processes < 1:
                 raise ValueError(f"`--num_processes` must be at least 1, got {num_processes}.")
             if num_processes > 1:
-                module, use_cpu = f"{__name__}.{command}", bool(values.get("use_cpu"))
-                return start_processes(module, arguments, num_processes, use_cpu)
-    return importlib.import_module(f".{command}", __name__).run(arguments)
+                name, use_cpu = f"{__name__}.{command}", bool(values.get("use_cpu"))
+                start_processes(name, arguments, num_processes, use_cpu)
+                return
+    module = importlib.import_module(f".{command}", __name__)
+    getattr(module, "run", module.main)(arguments)  # `run` where the result decides the exit code
 
 
 def _without_option(arguments: list[str], name: str) -> list[str]:

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 
 from ..data.checking import FAULTS, OK, CheckOptions, CleanList, VideoCheck, check_videos, write_clean_list
 from ..options.commands import parse_command
-from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 
 
@@ -59,6 +58,7 @@ class CheckVideosOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Decode all videos of a data set; return the report."""
     data, options, _ = parse_command("check", argv)
     if data.data is None:
         raise ValueError("Say what to check: `--data FOLDER_OR_FILE`.")
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def write_outcome(
     outputs: OutputFiles, folder: Path, report: Mapping[str, Any], good: list[Mapping[str, Any]], rows: Any
 ) -> None:
-    """Writes the report and the list of the good videos, and says where they are."""
+    """Write the report and the list of the good videos, and say where they are."""
     label_names = getattr((rows.features or {}).get("label"), "names", None)
     with outputs:
         text = json.dumps(report, indent=2, ensure_ascii=False)
@@ -132,7 +132,7 @@ def write_outcome(
 
 
 def _without_content(video: Mapping[str, Any]) -> dict[str, Any]:
-    """A video without its bytes, which would fill the memory."""
+    """Return a video without its bytes, which would fill the memory."""
     return {name: b"" if name == "bytes" and value is not None else value for name, value in video.items()}
 
 
@@ -145,11 +145,6 @@ def _entry(check: VideoCheck) -> dict[str, Any]:
         "reason": check.reason,
         "num_frames": check.num_frames,
     }
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell."""
-    run_program(lambda: main(argv))
 
 
 if __name__ == "__main__":

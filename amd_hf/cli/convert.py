@@ -16,7 +16,6 @@ from .. import AMDConfig, AMDForPreTraining, convert_checkpoint, export_checkpoi
 from ..checkpoints.reading import CONFIG_ENTRY, VIEWS_ENTRY
 from ..models import build_processor, classifier_class, load_processor, override_notes, read_settings
 from ..options.commands import parse_command
-from ..options.programs import run_program
 from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 from ..view_settings import DATA_SETS
@@ -61,6 +60,7 @@ class ConvertOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
+    """Convert a checkpoint; return where the result is."""
     options, model_options = parse_command("convert", argv)
     if options.source is None or (options.output_dir is None) == (options.to_official is None):
         raise ValueError("Give `--source` and either `--output_dir` (to our format) or `--to_official` (back).")
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def write_official(options: ConvertOptions, target: Path) -> None:
-    """Writes an `amd` folder as the authors' code would save it, under `model`."""
+    """Write an `amd` folder as the authors' code would save it, under `model`."""
     config = AMDConfig.from_pretrained(options.source)
     is_pretraining = "AMDForPreTraining" in (config.architectures or [])
     kind = AMDForPreTraining if is_pretraining else classifier_class(config)
@@ -100,11 +100,6 @@ def write_official(options: ConvertOptions, target: Path) -> None:
     # The way back needs no options then.
     torch.save({"model": state_dict, CONFIG_ENTRY: config.to_dict(), VIEWS_ENTRY: views}, target)
     print(f"{len(state_dict)} tensors under official names are in {target}")
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell."""
-    run_program(lambda: main(argv))
 
 
 if __name__ == "__main__":

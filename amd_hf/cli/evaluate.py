@@ -52,7 +52,6 @@ from ..models import (
 )
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source, read_task
-from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
@@ -127,11 +126,12 @@ class DetectionOptions(TestOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> list[MultiViewResult] | DetectionResult:
+    """Test a classifier, of each fold where asked for, or a detector; return what was found."""
     return _TASKS[read_task(argv, list(_TASKS), "evaluate")](argv)
 
 
 def test_detector(argv: Sequence[str] | None) -> DetectionResult:
-    """Tests a detector on every key frame and writes what is known of it."""
+    """Test a detector on every key frame and write what is known of it."""
     data, options, model_options = parse_command("evaluate", argv, "detection")
     source = options.model_name_or_path
     if source is None or data.annotations is None:
@@ -166,7 +166,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
 
 
 def test_classifier(argv: Sequence[str] | None) -> list[Any]:
-    """Tests a classifier, or that of each fold."""
+    """Test a classifier, or that of each fold."""
     data, options, model_options = parse_command("evaluate", argv, "classification")
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
@@ -203,13 +203,13 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
 def describe(
     source: str, data: DataArguments, options: EvaluateOptions, views: ViewOptions | None = None, **more: Any
 ) -> dict[str, Any]:
-    """What the result says of the test; without `views` it looked at one clip."""
+    """Return what the result says of the test; without `views` it looked at one clip."""
     more |= {} if data.fold is None else {"fold": data.fold}
     return describe_test(source, data.data, options.split, 1 if views is None else views.num_views, **more)
 
 
 def result_files(folder: Path, options: TestOptions, *names: str) -> OutputFiles:
-    """The files of a result, refused before the test where others' are in their place."""
+    """Return the files of a result, refused before the test where others' are in their place."""
     paths = [folder / name for name in names]
     return OutputFiles(paths, "amd-hf evaluate", options.overwrite, folder=options.output_dir)
 
@@ -218,7 +218,7 @@ _TASKS: dict[str, Callable[..., Any]] = {"classification": test_classifier, "det
 
 
 def check_views(options: EvaluateOptions) -> None:
-    """Refuses options of views that the test asked for does not have."""
+    """Refuse options of views that the test asked for does not have."""
     unused = ("num_segments", "num_crops", "mode") if options.linear_probe else ("sampling_mode",)
     if given := [name for name in unused if getattr(options, name) is not None]:
         what = "a linear probe sees one clip: leave it out" if options.linear_probe else "a test takes `--mode`"
@@ -226,7 +226,7 @@ def check_views(options: EvaluateOptions) -> None:
 
 
 def plan_tests(options: EvaluateOptions, data: DataArguments) -> list[tuple[str, DataArguments, Path]]:
-    """Model, data and output folder of each test: one, or one per fold."""
+    """Return model, data and output folder of each test: one, or one per fold."""
     name, output = str(options.model_name_or_path), Path(options.output_dir)
     if not options.all_folds:
         return [(name.replace("{fold}", str(data.fold)), data, output)]
@@ -245,7 +245,7 @@ def plan_tests(options: EvaluateOptions, data: DataArguments) -> list[tuple[str,
 def test_model(
     source: str, data: DataArguments, options: EvaluateOptions, model_options: dict, accelerator: Accelerator
 ) -> MultiViewResult:
-    """Tests one model on one data set."""
+    """Test one model on one data set."""
     model = prepare_for_inference(
         load_trained_classifier(source, options.allow_untrained_head, **model_options), accelerator
     )
@@ -278,7 +278,7 @@ def probe_model(
     model_options: dict,
     accelerator: Accelerator,
 ) -> dict[str, float | int]:
-    """Fits a linear probe on one clip of each video, centre crop, and tests it."""
+    """Fit a linear probe on one clip of each video, centre crop, and test it."""
     if options.train_split is None:
         raise ValueError("Say on which split of `data` to fit the linear probe: `--train_split train`.")
     model = load_model(source, **model_options)
@@ -298,13 +298,13 @@ def probe_model(
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """What the user should know of how the model looks at videos."""
+    """Print what the user should know of how the model looks at videos."""
     for note in notes:
         print(note, flush=True)
 
 
 def report(result: MultiViewResult, folder: Path, tested: dict[str, Any]) -> None:
-    """Prints the metrics and writes all that is known of the test to `folder`."""
+    """Print the metrics and write all that is known of the test to `folder`."""
     summary = write_report(result, folder, tested)
     unreadable = summary.pop("unreadable")
     del summary["tested"]
@@ -319,7 +319,7 @@ def report(result: MultiViewResult, folder: Path, tested: dict[str, Any]) -> Non
 
 
 def report_folds(results: Sequence[MultiViewResult], folder: Path, tested: dict[str, Any]) -> None:
-    """Prints and writes the means over the folds, of the accuracies alone."""
+    """Print and write the means over the folds, of the accuracies alone."""
     metrics = [result.metrics() for result in results]
     means = {name: sum(values[name] for values in metrics) / len(metrics) for name in metrics[0] if "accuracy" in name}
     of_folds = {f"fold_{number}": values for number, values in enumerate(metrics, start=1)}
@@ -332,11 +332,6 @@ def report_folds(results: Sequence[MultiViewResult], folder: Path, tested: dict[
 def print_metrics(metrics: dict[str, float | int]) -> None:
     for name, value in metrics.items():
         print(f"{name:>19}: {value:.4f}" if isinstance(value, float) else f"{name:>19}: {value:,}")
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell."""
-    run_program(lambda: main(argv))
 
 
 if __name__ == "__main__":

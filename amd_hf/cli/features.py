@@ -21,7 +21,6 @@ from ..evaluation.multiview import ViewOptions
 from ..models import load_model, view_settings
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source
-from ..options.programs import run_program
 from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 
@@ -61,6 +60,7 @@ class ExtractOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Write the features of all videos of a data set; return a summary."""
     data, options, model_options = parse_command("features", argv)
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say what to extract from what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
@@ -95,11 +95,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             f"{summary['already_done']:,} were there, {len(summary['unreadable']):,} cannot be read"
         )
     return summary
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell."""
-    run_program(lambda: main(argv))
 
 
 if __name__ == "__main__":

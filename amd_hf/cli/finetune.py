@@ -25,7 +25,6 @@ from ..finetuning.recipe_check import departures
 from ..models import build_classifier, build_detector, import_function
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source, read_task
-from ..options.programs import run_program
 from ..options.recipe_files import read_recipe
 from ..training.checkpoints import find_checkpoint
 from ..training.summary import describe_metrics, describe_run
@@ -54,6 +53,7 @@ class FineTuneOptions(StartOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
+    """Fine-tune and test a classifier or a detector; return its trainer."""
     return _TASKS[read_task(argv, list(_TASKS), "finetune")](argv)
 
 
@@ -123,7 +123,7 @@ _TASKS: dict[str, Callable[..., Any]] = {"classification": train_classifier, "de
 def train_model(
     trainer: AMDFineTuningTrainer, source: str | None, checkpoint: str | None, argv: Sequence[str] | None
 ) -> None:
-    """Says what the run will do, trains and saves the model."""
+    """Say what the run will do, train and save the model."""
     if trainer.args.process_index == 0:
         start = source or "from scratch"
         print(describe_run(trainer, start=start, classes=trainer.model.config.num_labels), flush=True)
@@ -135,23 +135,18 @@ def train_model(
 
 
 def report_test(trainer: AMDFineTuningTrainer, metrics: dict[str, float | int]) -> None:
-    """Prints the metrics of the multi-view test and writes them to the output folder."""
+    """Print the metrics of the multi-view test and write them to the output folder."""
     if trainer.args.process_index == 0:
         Path(trainer.args.output_dir, "test_results.json").write_text(json.dumps(metrics, indent=2) + "\n")
         print(f"test: {describe_metrics(metrics)}")
 
 
 def finish(trainer: Any) -> Any:
-    """Card of the run, publication where asked for, and where the model is."""
+    """Write the card of the run, publish it where asked for, and say where the model is."""
     trainer.finish_run()
     if trainer.args.process_index == 0:
         print(f"The fine-tuned model is in {trainer.args.output_dir}", flush=True)
     return trainer
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell."""
-    run_program(lambda: main(argv))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class PredictOptions(ModelOptions):
     num_workers: int = field(default=0, metadata={"help": "Decoding processes, among which the files are shared."})
 
     def views(self, config: AMDConfig) -> tuple[ViewOptions, list[str]]:
-        """Which clips of a video or window are classified, and what is to be told of that."""
+        """Return which clips of a video or window are classified, and notes on that for the user."""
         overrides = {"sampling_mode": self.sampling_mode, "sampling_rate": self.sampling_rate}
         if self.test_views:
             overrides |= {"test_num_segments": self.num_segments, "test_num_crops": self.num_crops}
@@ -134,7 +134,7 @@ class PredictOptions(ModelOptions):
         return ViewOptions.of_clip(config, settings, num_segments, num_crops), notes
 
     def windows(self) -> WindowOptions | None:
-        """The sliding windows that were asked for."""
+        """Return the sliding windows that were asked for."""
         given = {
             unit: (getattr(self, f"window_{unit}"), getattr(self, f"stride_{unit}")) for unit in ("seconds", "frames")
         }
@@ -150,11 +150,12 @@ class PredictOptions(ModelOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Classify videos, or detect actions in one; return what is printed."""
     return _TASKS[read_task(argv, list(_TASKS), "predict")](argv)
 
 
 def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The actions of the persons in one video, moment by moment."""
+    """Find the actions of the persons in one video, moment by moment."""
     options, model_options = parse_command("predict", argv, "detection")
     source = options.model_name_or_path
     if source is None or options.video is None or options.person_boxes is None:
@@ -192,7 +193,7 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
 
 
 def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The classes of video files, whole or window by window."""
+    """Find the classes of video files, whole or window by window."""
     options, model_options = parse_command("predict", argv, "classification")
     if options.model_name_or_path is None or not options.videos:
         raise ValueError("Say what to classify: `--model_name_or_path MODEL --videos FILE_OR_FOLDER ...`.")
@@ -228,13 +229,13 @@ _TASKS: dict[str, Callable[..., list[dict[str, Any]]]] = {
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """What the user should know of how the model looks at videos; not among the results on standard output."""
+    """Print what the user should know of how the model looks at videos; not among the results on standard output."""
     for note in notes:
         print(note, file=sys.stderr, flush=True)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell; exit code 1 when some files could not be read."""
+    """Run the command as it is started from a shell; exit code 1 when some files could not be read."""
     run_program(lambda: _exit_with_result(main(argv)))
 
 

@@ -21,7 +21,6 @@ from ..finetuning.recipe_check import departures
 from ..models import load_pretraining_start
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source, is_on_command_line
-from ..options.programs import run_program
 from ..options.recipe_files import read_recipe
 from ..pretraining.visualization import save_similarity
 from ..training.checkpoints import find_checkpoint
@@ -46,6 +45,7 @@ class PretrainOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> AMDTrainer:
+    """Pre-train a student; return its trainer."""
     data, options, args, model_options, teacher_options = parse_command("pretrain", argv)
     if data.data is None:
         raise ValueError("Say what to train on: `--data FOLDER_OR_FILE` (labels are not needed).")
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
 
 
 def choose_teacher(named: str | None, model_options: dict[str, Any], argv: Sequence[str] | None) -> str | None:
-    """The teacher, where the options are of one mind whether there is any.
+    """Return the teacher, where the options are of one mind whether there is any.
 
     `--model.teacher_hidden_size null` on the command line asks for none, whoever the recipe names.
 
@@ -112,7 +112,7 @@ def choose_teacher(named: str | None, model_options: dict[str, Any], argv: Seque
 
 
 def evaluate(trainer: AMDTrainer) -> None:
-    """Losses on held-out videos and, with a teacher, how alike student and teacher see them: printed and written."""
+    """Print and write losses on held-out videos and, with a teacher, how alike student and teacher see them."""
     metrics = trainer.evaluate()
     similarity = trainer.compare_features() if trainer.teacher is not None else None
     if similarity is not None:
@@ -123,11 +123,6 @@ def evaluate(trainer: AMDTrainer) -> None:
         if similarity is not None:
             picture = save_similarity(similarity, trainer.args.output_dir)
             print(f"student and teacher, layer by layer: {picture or 'similarity.json (no picture: no matplotlib)'}")
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell."""
-    run_program(lambda: main(argv))
 
 
 if __name__ == "__main__":

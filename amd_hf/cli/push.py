@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ..hub.publishing import prepare_folder, upload
 from ..options.commands import parse_command
-from ..options.programs import run_program
 
 
 @dataclass
@@ -29,6 +28,7 @@ class PushOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> str | None:
+    """Publish a model's folder; return its address, none after `--dry_run`."""
     options, _ = parse_command("push", argv)
     if options.model_name_or_path is None or options.repo_id is None:
         raise ValueError("Say what to publish and where: `--model_name_or_path FOLDER --repo_id OWNER/NAME`.")
@@ -41,11 +41,6 @@ def main(argv: Sequence[str] | None = None) -> str | None:
     address = upload(prepared, options.repo_id, private=options.private or None)
     print(f"Published: {address}")
     return address
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell."""
-    run_program(lambda: main(argv))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from ..options.recipe_files import describe_recipe, find_recipe, list_recipes
 
 
-def run(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """List the recipes, or print one."""
     parser = argparse.ArgumentParser(
         prog="amd-hf recipes",
         description="List the recipes that come with the package, or print one: "
@@ -22,8 +23,4 @@ def run(argv: Sequence[str] | None = None) -> None:
         width = max(map(len, names))
         print("\n".join(f"{recipe:<{width}}  {describe_recipe(recipe)}" for recipe in names))
         return
-    try:
-        sys.stdout.write(find_recipe(name).read_text())
-    except (FileNotFoundError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+    sys.stdout.write(find_recipe(name).read_text())

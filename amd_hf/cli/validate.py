@@ -45,6 +45,7 @@ def find_problems(argv: Sequence[str] | None) -> Problems:
 
 
 def main(argv: Sequence[str] | None = None) -> Problems:
+    """Check annotations; return what is wrong with them."""
     problems = find_problems(argv)
     for problem in problems.found:
         print(problem)
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> Problems:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell.
+    """Run the command as it is started from a shell.
 
     Exit code 0 where all is well, 1 where lines are bad, 2 where nothing could be checked.
     """

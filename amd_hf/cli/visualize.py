@@ -22,7 +22,6 @@ from ..data.video.decoding import check_decode_time_limit, decode_time_limit_opt
 from ..models import load_model, view_settings
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source
-from ..options.programs import run_program
 from ..outputs.files import OutputFiles
 from ..pretraining.distillation import MaskGenerator
 from ..pretraining.similarity import layer_similarity
@@ -69,6 +68,7 @@ class VisualizeOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Draw what a pre-trained model sees; return how alike its teacher sees it."""
     data, options, model_options, teacher_options = parse_command("visualize", argv)
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say whose pictures of what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def _collator(model: AMDForPreTraining, options: VisualizeOptions) -> PreTrainingCollator:
-    """The clips of validation, centre crops and masks that depend on seed and video alone."""
+    """Return a collator of the clips of validation, centre crops, with masks that depend on seed and video alone."""
     config = model.config
     overrides = {"sampling_mode": options.sampling_mode, "sampling_rate": options.sampling_rate}
     settings, notes = view_settings(str(options.model_name_or_path), config, overrides)
@@ -125,11 +125,6 @@ def _compare(
     for name, value in found.metrics().items():
         print(f"{name}: {value:.4f}")
     return found.metrics()
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    """The command, as it is started from a shell."""
-    run_program(lambda: main(argv))
 
 
 if __name__ == "__main__":

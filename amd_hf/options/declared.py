@@ -62,7 +62,7 @@ class Option:
 
 
 def class_options(option_type: type) -> dict[str, Option]:
-    """Options of a dataclass, by name."""
+    """Return the options of a dataclass, by name."""
     options = {}
     for field in dataclasses.fields(option_type):
         if not field.init:
@@ -114,7 +114,7 @@ def _make_option(name: str, annotation: str, default: Any, metadata: Mapping[str
 
 @functools.cache
 def declared_options(reference: str) -> Mapping[str, Option]:
-    """Options of a dataclass of this package, by name, without importing it.
+    """Return the options of a dataclass of this package, by name, without importing it.
 
     Args:
         reference (`str`): Module below `amd_hf` and class, as `data.arguments:DataArguments`.

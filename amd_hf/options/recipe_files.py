@@ -31,7 +31,7 @@ def _asks(recipe: str) -> tuple[str, ...]:
 
 
 def recipes_folder() -> Path:
-    """The folder with the recipes: inside an installed package, beside the package in a clone.
+    """Return the folder with the recipes: inside an installed package, beside the package in a clone.
 
     Raises:
         FileNotFoundError: the installation is not whole.
@@ -43,13 +43,13 @@ def recipes_folder() -> Path:
 
 
 def list_recipes() -> list[str]:
-    """Names of all recipes, as `finetune/custom`, in the order of `RECIPE_GROUPS`."""
+    """Return the names of all recipes, as `finetune/custom`, in the order of `RECIPE_GROUPS`."""
     folder = recipes_folder()
     return [f"{group}/{path.stem}" for group in RECIPE_GROUPS for path in sorted((folder / group).glob("*.yaml"))]
 
 
 def describe_recipe(name: str) -> str:
-    """The first sentence of a recipe's opening comment."""
+    """Return the first sentence of a recipe's opening comment."""
     comment: list[str] = []
     for line in find_recipe(name).read_text().splitlines():
         if not line.startswith("# "):
