@@ -103,5 +103,6 @@ def _usage() -> str:
             *lines,
             "",
             "`amd-hf COMMAND --help` lists the options of a command.",
+            "In a clone the files in scripts/ do the same, for launchers that take a file.",
         ]
     )

@@ -62,6 +62,8 @@ def test_test_of_finetune_and_evaluate_agree(work: Work) -> None:
     at_the_end = json.loads((work.root / "classifier" / "test_results.json").read_text())
     apart = json.loads((work.root / "results" / "test_results.json").read_text())
     assert apart.pop("unreadable") == []
+    assert apart.pop("tested")["split"] == "validation"
+    at_the_end.pop("tested", None)
     assert apart == pytest.approx(at_the_end)
 
 
