@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Renders the splits of a seed, or cuts them from one's own videos."""
+    """Render the splits of a seed, or cut them from one's own videos."""
     settings = json.loads(stage.settings)
     sizes = {name: settings[name] for name in ("unlabelled", *LABELLED_SPLITS) if name in settings}
     if stage.kind == "unlabelled":
@@ -99,7 +99,7 @@ def write_data(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[s
 
 
 def train_encoder(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Pre-trains a teacher or a student; the last losses, and how alike student and teacher became."""
+    """Pre-train a teacher or a student; return the last losses, and how alike student and teacher became."""
     process_cache.cache_clear()  # the videos of another stage
     teacher = ["--teacher", str(inputs["teacher"])] if "teacher" in inputs else []
     data = ["--data", str(inputs["unlabelled"]), "--train_split", "unlabelled"]
@@ -113,7 +113,7 @@ def train_encoder(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dic
 
 
 def train_classifier(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Fine-tunes a student with few labels and tests it on the tuning and on the validation split."""
+    """Fine-tune a student with few labels and test it on the tuning and on the validation split."""
     process_cache.cache_clear()  # the videos of another stage
     data = ["--data", str(inputs["labelled"]), "--train_split", "train"]
     start = inputs.get("student", folder / "untrained")
@@ -127,7 +127,7 @@ def train_classifier(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> 
 
 
 def untrained_student(stage: Stage) -> AMDForPreTraining:
-    """What an arm from scratch starts from: a student before its first step, with the weights of pre-training.
+    """Return what an arm from scratch starts from: a student before its first step, with the weights of pre-training.
 
     Those of a new classifier are several times smaller, and learn later.
     """
@@ -137,7 +137,7 @@ def untrained_student(stage: Stage) -> AMDForPreTraining:
 
 
 def probe(stage: Stage, folder: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """A linear classifier on the frozen encoder, from the labels of both splits that are not tested on."""
+    """Fit a linear classifier on the frozen encoder, from the labels of both splits that are not tested on."""
     encoder = AMDModel.from_pretrained(inputs["student"]) if "student" in inputs else untrained_student(stage).amd
     config = encoder.config
     loader = ClipLoader(num_frames=config.num_frames, image_size=config.image_height_width[0], sampling_rate=1)

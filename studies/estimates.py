@@ -19,7 +19,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean and two-sided interval of values that are independent and roughly normal.
+    """Return mean and two-sided interval of values that are independent and roughly normal.
 
     Raises:
         ValueError: If there is no value.
@@ -40,7 +40,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
-    """How much more `first` is than `second`, seed by seed: mean and interval of the differences.
+    """Return how much more `first` is than `second`, seed by seed: mean and interval of the differences.
 
     Raises:
         ValueError: If the two are not of the same seeds.

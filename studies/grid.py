@@ -31,12 +31,12 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """Names the stage in files: a hash of its settings and of those of everything before it."""
+        """Return the stage's name in files: a hash of its settings and of those of everything before it."""
         text = json.dumps([self.kind, self.settings, [stage.key for stage in self.inputs]])
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def input(self, kind: str) -> Stage | None:
-        """The input of that kind, if there is one."""
+        """Return the input of that kind, if there is one."""
         return next((stage for stage in self.inputs if stage.kind == kind), None)
 
 
@@ -77,7 +77,7 @@ class Grid:
     x_label: str = ""
 
     def fine_tunings(self, arm: str, seed: int) -> list[Stage]:
-        """The fine-tunings of an arm: one for each learning rate of the grid."""
+        """Return the fine-tunings of an arm: one for each learning rate of the grid."""
         chosen = self.arms[arm]
         data, student = self._labelled(chosen, seed), self.student(arm, seed)
         model = {} if student else self._merged("student", chosen.student or {}, seed)["model"]
@@ -89,13 +89,13 @@ class Grid:
         return found
 
     def probe(self, arm: str, seed: int) -> Stage:
-        """The linear probe on the frozen encoder of an arm; of untrained weights for an arm from scratch."""
+        """Return the linear probe on the frozen encoder of an arm; of untrained weights for an arm from scratch."""
         student, settings = self.student(arm, seed), self._merged("student", self.arms[arm].student or {}, seed)
         kept = {} if student else {"model": settings["model"]}
         return _stage("probe", {"seed": seed, **kept}, self._labelled(self.arms[arm], seed), student)
 
     def student(self, arm: str, seed: int) -> Stage | None:
-        """The pre-training of an arm's student; `None` from scratch."""
+        """Return the pre-training of an arm's student; `None` from scratch."""
         chosen = self.arms[arm]
         if chosen.student is None:
             return None
@@ -107,7 +107,7 @@ class Grid:
         return _stage("student", self._merged("student", changes, seed), data, teacher)
 
     def stages(self) -> list[Stage]:
-        """Everything to compute, each stage once and after what it needs; seed by seed."""
+        """Return everything to compute, each stage once and after what it needs; seed by seed."""
         found: dict[str, Stage] = {}
 
         def add(stage: Stage) -> None:
@@ -126,7 +126,7 @@ class Grid:
         return _stage("labelled", {**settings, "seed": seed})
 
     def _unlabelled(self, seed: int) -> Stage:
-        """All students and teachers of a seed learn from the same clips: an arm changes its labelled data alone."""
+        """Return the clips that all students and teachers of a seed learn from: an arm changes its labelled data alone."""
         settings = {name: value for name, value in self.data.items() if name not in LABELLED_SPLITS}
         return _stage("unlabelled", {**settings, "seed": seed})
 
@@ -145,7 +145,7 @@ def _stage(kind: str, settings: Mapping[str, Any], *inputs: Stage | None) -> Sta
 
 
 def read_grid(path: str | Path, changes: Mapping[str, Any] | None = None, num_seeds: int | None = None) -> Grid:
-    """Reads a grid from YAML.
+    """Read a grid from YAML.
 
     Args:
         path (`str` or `Path`): The file. Recipes in it are paths as seen from it. `based_on` names a grid beside it

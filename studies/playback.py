@@ -32,7 +32,7 @@ def write_playback_clips(
     num_frames: int = 16,
     size: int = 32,
 ) -> list[Path]:
-    """Cuts clips from a folder of videos and plays them back in four ways, as H.264 mp4 files in class folders.
+    """Cut clips from a folder of videos and play them back in four ways, as H.264 mp4 files in class folders.
 
     The videos, sorted by name, are dealt out to the splits, so that no video serves two of them: of ten, five go to
     `unlabelled`, two to `train`, one each to `held_out`, `tuning` and `validation`. Clips start at random places.

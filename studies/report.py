@@ -58,13 +58,13 @@ def _outcome(grid: Grid, arm: str, store: StageStore) -> ArmOutcome:
 
 
 def report_files(folder: Path, overwrite: bool = False) -> OutputFiles:
-    """The files of a report; see there for what is refused."""
+    """Return the files of a report; see there for what is refused."""
     names = ("report.md", "report.json", "accuracy.png", "curves.png")
     return OutputFiles([folder / name for name in names], "ablate.py", overwrite, folder=folder)
 
 
 def write_report(grid: Grid, store: StageStore, folder: Path, overwrite: bool = False) -> str:
-    """Writes the report of a grid: its tables, its figures, and pictures of them where matplotlib is installed.
+    """Write the report of a grid: its tables, its figures, and pictures of them where matplotlib is installed.
 
     Args:
         grid (`Grid`): The study.

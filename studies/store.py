@@ -43,12 +43,12 @@ class StageStore:
         self._compute = compute
 
     def find(self, stage: Stage) -> dict[str, Any] | None:
-        """The result of a stage, or `None` where it was not computed."""
+        """Return the result of a stage, or `None` where it was not computed."""
         path = self._result_file(stage)
         return json.loads(path.read_text())["result"] if path.exists() else None
 
     def result(self, stage: Stage) -> dict[str, Any]:
-        """The result of a stage; computes it where it is missing."""
+        """Return the result of a stage; compute it where it is missing."""
         found = self.find(stage)
         if found is not None:
             return found
@@ -56,11 +56,11 @@ class StageStore:
         return json.loads(self._result_file(stage).read_text())["result"]
 
     def is_ready(self, stage: Stage) -> bool:
-        """Whether what a stage needs was computed."""
+        """Return whether what a stage needs was computed."""
         return all(self.find(needed) is not None for needed in stage.inputs)
 
     def compute_if_free(self, stage: Stage) -> bool:
-        """Computes a stage where it is missing; `False` where another process is at it."""
+        """Compute a stage where it is missing; return `False` where another process is at it."""
         lock = self._lock(stage)
         try:
             lock.acquire(timeout=0)
@@ -73,14 +73,14 @@ class StageStore:
         return True
 
     def files(self, stage: Stage) -> Path:
-        """The folder of a stage's files; computes it where it is missing or not complete."""
+        """Return the folder of a stage's files; compute it where it is missing or not complete."""
         folder = self._work_folder(stage)
         if not folder.exists():
             self._run(stage)
         return folder
 
     def _lock(self, stage: Stage) -> FileLock:
-        """Freed by the system where its process dies; one process may take it twice."""
+        """Return a lock that the system frees where its process dies; one process may take it twice."""
         path = self.folder / "locks" / f"{stage.key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path, is_singleton=True)
@@ -133,12 +133,12 @@ class StageStore:
 
 
 def _marker_of(folder: Path) -> Path:
-    """Beside a stage's folder, before there is anything in it: what says that we made it."""
+    """Return the file beside a stage's folder that says, before anything is in it, that we made it."""
     return folder.with_name(f".{folder.name}.amd_hf_stage")
 
 
 def remove_work(folder: Path) -> None:
-    """Removes a folder of a stage's files that a process which died has left.
+    """Remove a folder of a stage's files that a process which died has left.
 
     Raises:
         RunStopped: If it is none of ours: it lacks the marker that every such folder has beside it, or is a link.

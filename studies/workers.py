@@ -20,7 +20,7 @@ _MOST_PROCESSES = 8  # each holds PyTorch and decoded videos, some 1.5 GB
 
 
 def compute_study(stages: Sequence[Stage], store: StageStore, num_processes: int = 0) -> None:
-    """Computes all that is missing of a study.
+    """Compute all that is missing of a study.
 
     Args:
         stages (`Sequence[Stage]`): The study.
@@ -56,7 +56,7 @@ def compute_study(stages: Sequence[Stage], store: StageStore, num_processes: int
 
 
 def missing_stages(stages: Sequence[Stage], store: StageStore) -> list[Stage]:
-    """Those without a result."""
+    """Return those without a result."""
     return [stage for stage in stages if store.find(stage) is None]
 
 
@@ -66,7 +66,7 @@ def _work(worker: int, stages: Sequence[Stage], store: StageStore) -> None:
 
 
 def _compute_with_one_thread(stages: Sequence[Stage], store: StageStore, after_each: Callable[[], None]) -> None:
-    """Figures then depend neither on the number of cores nor on which process computes them."""
+    """Compute with one thread: figures depend neither on the number of cores nor on which process computes them."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
