@@ -126,7 +126,7 @@ class Grid:
         return _stage("labelled", {**settings, "seed": seed})
 
     def _unlabelled(self, seed: int) -> Stage:
-        """Return the clips that all students and teachers of a seed learn from: an arm changes its labelled data alone."""
+        """Return the clips that all models of a seed learn from: an arm changes its labelled data alone."""
         settings = {name: value for name, value in self.data.items() if name not in LABELLED_SPLITS}
         return _stage("unlabelled", {**settings, "seed": seed})
 
