@@ -394,6 +394,10 @@ class VideoPackets:
         max_frames (`int`): reading stops with one packet more.
 
     Attributes:
+        format_name (`str`): FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
+        num_streams (`int`): video streams in the file.
+        header_size (`tuple[int, int]`): height and width that the header tells, before rotation.
+        header_rate (`float` or `None`): frames a second that the header tells.
         num_frames (`int`): frames that decoding gives. Where the packets leave no doubt they are counted by their
             first bytes, elsewhere by decoding everything once.
         shows_all (`bool`): every packet shows one frame, beyond doubt.
@@ -422,27 +426,6 @@ class VideoPackets:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def format_name(self) -> str:
-        """FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
-        return self._container.format.name
-
-    @property
-    def num_streams(self) -> int:
-        """Video streams in the file."""
-        return len(self._container.streams.video)
-
-    @property
-    def header_size(self) -> tuple[int, int]:
-        """Height and width that the header tells, before rotation."""
-        return self._context.height, self._context.width
-
-    @property
-    def header_rate(self) -> float | None:
-        """Frames a second that the header tells; None where it does not."""
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        return float(rate) if rate else None
 
     @property
     def times(self) -> np.ndarray | None:
@@ -547,6 +530,7 @@ class VideoPackets:
         self._context = self._stream.codec_context
         if self._context is None:
             raise ValueError("there is no decoder for its video stream")
+        self.format_name: str = self._container.format.name
         self._context.thread_count = self._num_threads
         self._context.options = {"max_pixels": str(self._max_frame_pixels)}
 
@@ -598,6 +582,11 @@ class VideoPackets:
         if codec in _CODECS_WITH_EXACT_KEYS and not look.has_gaps:
             may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
             self.order = self._find_order(stamps, shown, exact_keys, may_reorder, len(exact_keys) == num_keys)
+        # At the end: of some files FFmpeg learns these from the packets.
+        self.num_streams = len(self._container.streams.video)
+        self.header_size: tuple[int, int] = (self._context.height, self._context.width)
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.header_rate = float(rate) if rate else None
 
     def _count(
         self, stamps: np.ndarray, decoded: np.ndarray, is_hidden: np.ndarray, is_sound: bool, max_frames: int
@@ -666,6 +655,10 @@ class PyAVDecoder(VideoDecoder):
 
     Where the frames that come out are not those that the packets announce (wrong time stamps), the whole file is
     decoded from its start and frames are counted.
+
+    Attributes:
+        packets (`VideoPackets`): what the file tells of itself.
+        order (`PacketOrder` or `None`): the order of the packets; None where frames are counted.
     """
 
     def __init__(
@@ -678,13 +671,13 @@ class PyAVDecoder(VideoDecoder):
         self._to_rgb = _RgbConverter()
         self._start = -1  # position in `order.starts` at which decoding began
         with self._faults_of_the_file("pyav"):
-            self._packets = VideoPackets(
+            self.packets = VideoPackets(
                 source, num_threads, self.limits.max_frame_pixels, max_frames=self.limits.max_frames
             )
-        self._order = self._packets.order
+        self.order = self.packets.order
         try:
             self._check_length(len(self))
-            self._check_size(1, *self._packets.header_size)
+            self._check_size(1, *self.packets.header_size)
         except VideoReadError:
             self.close()
             raise
@@ -694,25 +687,10 @@ class PyAVDecoder(VideoDecoder):
         import_av()
 
     def __len__(self) -> int:
-        return self._packets.num_frames
+        return self.packets.num_frames
 
     def __enter__(self) -> PyAVDecoder:
         return self
-
-    @property
-    def order(self) -> PacketOrder | None:
-        """The order of the packets; None where frames are counted."""
-        return self._order
-
-    @property
-    def format_name(self) -> str:
-        """FFmpeg's name of the container."""
-        return self._packets.format_name
-
-    @property
-    def promised_frames(self) -> float:
-        """How many frames the header tells, which may be nonsense."""
-        return self._packets.promised_frames
 
     @property
     def is_plain(self) -> bool:
@@ -720,7 +698,7 @@ class PyAVDecoder(VideoDecoder):
 
         Decodes the first frame.
         """
-        packets = self._packets
+        packets = self.packets
         if not packets.shows_all or packets.has_orientation or packets.num_streams > 1:
             return False
         self._start = -1  # what was decoded is used up
@@ -736,21 +714,13 @@ class PyAVDecoder(VideoDecoder):
         return is_usual_frame(frame) and is_straight and a * d - b * c > 0
 
     @property
-    def times(self) -> np.ndarray | None:
-        """When each frame is shown, by its time stamp: float64 (n,), increasing, in seconds of the file's own clock.
-
-        None where the file has no time stamp for each frame (raw streams): then `mean_rate` is all there is.
-        """
-        return self._packets.times
-
-    @property
     def mean_rate(self) -> float | None:
         """Frames a second from the first frame to the last one.
 
-        As the header tells where there are no `times`, or where they are the same but for their rounding (Matroska
-        counts in milliseconds).
+        As the header tells where not every frame has a time stamp, or where both are the same but for rounding
+        (Matroska counts in milliseconds).
         """
-        times, header = self.times, self._packets.header_rate
+        times, header = self.packets.times, self.packets.header_rate
         if times is None or len(times) < 2:
             return header
         seconds = float(times[-1] - times[0])
@@ -759,10 +729,10 @@ class PyAVDecoder(VideoDecoder):
 
     @property
     def frame_times(self) -> np.ndarray:
-        times, rate = self.times, self._packets.header_rate
+        times, rate = self.packets.times, self.packets.header_rate
         if times is not None:
             # As long as the one before, or longer where its packet tells so: Matroska's tells the usual length only.
-            stay = self._packets.last_stay or (1 / rate if rate else 0.0)
+            stay = self.packets.last_stay or (1 / rate if rate else 0.0)
             stay = max(stay, times[-1] - times[-2]) if len(times) > 1 else stay
             return np.append(times, times[-1] + stay) - times[0]
         if rate is None:
@@ -771,13 +741,13 @@ class PyAVDecoder(VideoDecoder):
 
     def close(self) -> None:
         self._decoded = iter(())  # its frames refer back here: left to the garbage collector they would outlive a fork
-        self._packets.close()
+        self.packets.close()
 
     def inspect(self) -> Inspection:
         """Decode the whole video, without turning frames into RGB, and look for what FFmpeg conceals."""
         num_frames = num_damaged = height = width = 0
         with self._faults_of_the_file("pyav"):
-            for frame in self._packets.decode_from(0):
+            for frame in self.packets.decode_from(0):
                 if num_frames == 0:
                     height, width = frame.height, frame.width
                     self._check_size(1, height, width)
@@ -791,18 +761,18 @@ class PyAVDecoder(VideoDecoder):
         damage = [
             f"{num_damaged} of {num_frames} frames are damaged" if num_damaged else None,
             f"{len(self) - num_frames} of {len(self)} frames are missing" if num_frames < len(self) else None,
-            self._packets.find_loss(),
+            self.packets.find_loss(),
         ]
         return Inspection(num_frames, height, width, "; ".join(filter(None, damage)) or None)
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         av = import_av()
         with self._faults_of_the_file("pyav"):
-            if self._order is not None:
+            if self.order is not None:
                 try:
                     return self._collect(indices, self._announced_frame)
                 except (av.FFmpegError, _UnexpectedFrame):
-                    self._order = None  # for good: the packets do not tell what the decoder makes of them
+                    self.order = None  # for good: the packets do not tell what the decoder makes of them
                     self._restart(0, 0)
             return self._collect(indices, self._counted_frame)
 
@@ -821,7 +791,7 @@ class PyAVDecoder(VideoDecoder):
         return frames
 
     def _announced_frame(self, index: int) -> Any:
-        order = self._order
+        order = self.order
         assert order is not None
         start = int(np.searchsorted(order.start_ranks, index, side="right")) - 1
         if index < self._next_index or self._start < 0 or self._is_worth_skipping_to(start):
@@ -841,7 +811,7 @@ class PyAVDecoder(VideoDecoder):
         raise _UnexpectedFrame
 
     def _is_worth_skipping_to(self, start: int) -> bool:
-        order = self._order
+        order = self.order
         assert order is not None
         return start > self._start and int(order.start_ranks[start]) - self._next_index >= _MIN_SKIPPED_PACKETS
 
@@ -856,7 +826,7 @@ class PyAVDecoder(VideoDecoder):
         raise self._error(f"{len(self)} frames were counted in it, but decoding ends after {self._next_index}")
 
     def _restart(self, packet: int, index: int) -> None:
-        self._decoded = self._packets.decode_from(packet)
+        self._decoded = self.packets.decode_from(packet)
         self._next_index = index
 
 

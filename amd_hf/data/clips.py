@@ -123,14 +123,18 @@ class ClipLoader:
         for name in ("num_frames", "sampling_rate", "image_size", "repetitions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, not {getattr(self, name)}.")
-        if self.sampling_mode not in SAMPLING_MODES:
-            raise ValueError(f"`sampling_mode` must be one of {list(SAMPLING_MODES)}, not {self.sampling_mode!r}.")
-        if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(f"`augmentation` must be one of {list(AUGMENTATIONS)}, not {self.augmentation!r}.")
+        for name, choices in (
+            ("sampling_mode", SAMPLING_MODES), ("augmentation", AUGMENTATIONS), ("interpolation", INTERPOLATIONS),
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {list(choices)}, not {getattr(self, name)!r}.")
         for name in ("flip_probability", "erase_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie between 0 and 1, not {getattr(self, name)}.")
-        self._check_resizing()
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"`min_crop_area` must be above 0 and at most 1, not {self.min_crop_area}.")
+        if self.short_side is not None and self.short_side < self.image_size:
+            raise ValueError(f"`short_side` {self.short_side} is smaller than the crop, {self.image_size}.")
         if self.rand_augment is not None:
             RandAugment.parse(self.rand_augment)  # a wrong notation is told now, not by a worker
 
@@ -146,14 +150,6 @@ class ClipLoader:
             interpolation=settings.interpolation,
             **options,
         )
-
-    def _check_resizing(self) -> None:
-        if not 0 < self.min_crop_area <= 1:
-            raise ValueError(f"`min_crop_area` must be above 0 and at most 1, not {self.min_crop_area}.")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"`interpolation` must be one of {list(INTERPOLATIONS)}, not {self.interpolation!r}.")
-        if self.short_side is not None and self.short_side < self.image_size:
-            raise ValueError(f"`short_side` {self.short_side} is smaller than the crop, {self.image_size}.")
 
     def load(
         self, row: Mapping[str, Any], repetitions: Sequence[int] | None = None, training: bool = True
@@ -363,7 +359,10 @@ class PreTrainingCollator:
         return batch.outcome() | (self._masks(batch.samples) if batch.samples else {})
 
     def _masks(self, samples: list[Sample]) -> dict[str, Any]:
-        student_masks, teacher_masks = zip(*(self.mask_generator(self._generator(s)) for s in samples), strict=True)
+        # In evaluation masks stay the same from epoch to epoch.
+        rows = [sample.row if self.training else {**sample.row, "epoch": 0} for sample in samples]
+        generators = [self.loader.generator(row, s.repetition, "mask") for row, s in zip(rows, samples, strict=True)]
+        student_masks, teacher_masks = zip(*map(self.mask_generator, generators), strict=True)
         masks: dict[str, Any] = {
             "bool_masked_pos": torch.stack(student_masks),
             "num_masked": self.mask_generator.num_masked,  # type: ignore[attr-defined]
@@ -376,10 +375,6 @@ class PreTrainingCollator:
         _check_count("teacher_bool_masked_pos", masks["teacher_bool_masked_pos"], masks["num_teacher_masked"])
         _check_nested(masks["bool_masked_pos"], masks["teacher_bool_masked_pos"])
         return masks
-
-    def _generator(self, sample: Sample) -> np.random.Generator:
-        row = sample.row if self.training else {**sample.row, "epoch": 0}
-        return self.loader.generator(row, sample.repetition, "mask")
 
 
 def _check_count(name: str, masks: torch.Tensor, num_masked: int) -> None:

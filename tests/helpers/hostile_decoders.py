@@ -33,7 +33,7 @@ class HostileDecoder(PyAVDecoder):
             _IS_DAMAGED = True
         if name.startswith("takes_all_memory"):
             VideoDecoder.__init__(self, source, *args, **kwargs)
-            self._packets = None
+            self.packets = None
             with self._faults_of_the_file("hostile"):
                 np.ones(16 * 1024**3, dtype=np.uint8)
         super().__init__(source, *args, **kwargs)

@@ -26,34 +26,29 @@ Affine = tuple[float, float, float, float, float, float]
 # Tables: each grey level becomes another one
 # ---------------------------------------------------------------------------------------------------------------------
 
-_LEVELS = np.arange(256, dtype=np.float32)
+_LEVELS = np.arange(256)
+
+POINTWISE_TABLES = ("invert", "posterize", "solarize", "solarize_add", "brightness")
 
 
-def invert_table() -> np.ndarray:
-    """Return the table of the negative."""
-    return 255 - np.arange(256, dtype=np.uint8)
+def level_table(name: str, argument: float) -> np.ndarray:
+    """Return the table, uint8 (256,), of an operation that changes each grey level by itself.
 
-
-def posterize_table(bits: int) -> np.ndarray:
-    """Return the table that keeps the `bits` (0 to 8) highest bits."""
-    return np.arange(256, dtype=np.uint8) & np.uint8(256 - 2 ** (8 - bits))
-
-
-def solarize_table(threshold: int) -> np.ndarray:
-    """Return the table that inverts the levels from `threshold` (0 to 256) on."""
-    levels = np.arange(256)
-    return np.where(levels < threshold, levels, 255 - levels).astype(np.uint8)
-
-
-def solarize_add_table(addition: int) -> np.ndarray:
-    """Return the table that adds to the levels below 128."""
-    levels = np.arange(256)
-    return np.where(levels < 128, np.minimum(levels + addition, 255), levels).astype(np.uint8)
-
-
-def brightness_table(factor: float) -> np.ndarray:
-    """Return the table that multiplies by `factor`: 0 is black, 1 no change."""
-    return _blend_table(0, factor)
+    Args:
+        name (`str`): one of `POINTWISE_TABLES`.
+        argument (`float`): bits that `posterize` keeps (0 to 8), first level that `solarize` inverts (0 to 256), what
+            `solarize_add` adds to levels below 128, the factor of `brightness` (0 is black, 1 no change); `invert` has
+            no use for one.
+    """
+    if name == "brightness":
+        return _blend_table(0, argument)
+    table = {
+        "invert": 255 - _LEVELS,
+        "posterize": _LEVELS & (256 - 2 ** (8 - int(argument))),
+        "solarize": np.where(_LEVELS < int(argument), _LEVELS, 255 - _LEVELS),
+        "solarize_add": np.where(_LEVELS < 128, np.minimum(_LEVELS + int(argument), 255), _LEVELS),
+    }[name]
+    return table.astype(np.uint8)
 
 
 def look_up(clip: torch.Tensor, table: np.ndarray) -> torch.Tensor:
@@ -69,7 +64,7 @@ def _look_up_each(clip: torch.Tensor, tables: np.ndarray) -> torch.Tensor:
 
 
 def _blend_table(degenerate: int, factor: float) -> np.ndarray:
-    table = degenerate + np.float32(factor) * (_LEVELS - degenerate)
+    table = degenerate + np.float32(factor) * (_LEVELS.astype(np.float32) - degenerate)
     return table.clip(0, 255).astype(np.uint8)
 
 

@@ -52,13 +52,6 @@ _DRAWS: dict[str, Draw] = {
 }
 OPERATIONS = tuple(_DRAWS)
 
-_TABLES: dict[str, Callable[[float], np.ndarray]] = {
-    "invert": lambda argument: operations.invert_table(),
-    "posterize": lambda argument: operations.posterize_table(int(argument)),
-    "solarize": lambda argument: operations.solarize_table(int(argument)),
-    "solarize_add": lambda argument: operations.solarize_add_table(int(argument)),
-    "brightness": operations.brightness_table,
-}
 _COLORS: dict[str, Callable[[torch.Tensor, float, Box], torch.Tensor]] = {
     "auto_contrast": lambda clip, argument, box: operations.auto_contrast(clip, box),
     "equalize": lambda clip, argument, box: operations.equalize(clip, box),
@@ -74,7 +67,7 @@ _AFFINES: dict[str, Callable[[float, int, int], Affine]] = {
     "translate_x": lambda fraction, height, width: (1, 0, fraction * width, 0, 1, 0),
     "translate_y": lambda fraction, height, width: (1, 0, 0, 0, 1, fraction * height),
 }
-_POINTWISE = (*_TABLES, "color")
+_POINTWISE = (*operations.POINTWISE_TABLES, "color")
 """Operations whose result at a pixel depends on that pixel alone."""
 
 
@@ -172,13 +165,10 @@ def apply_operations(clip: torch.Tensor, drawn: Sequence[tuple[str, float]], box
         clip = clip.contiguous()
     for index, (name, argument) in enumerate(drawn):
         wanted = box if index == last else (0, 0, *clip.shape[-2:])
-        clip = _apply(clip, name, argument, wanted)
+        if name in operations.POINTWISE_TABLES:
+            clip = operations.look_up(clip, operations.level_table(name, argument))
+        elif name in _AFFINES:
+            clip = operations.warp(clip, _AFFINES[name](argument, *clip.shape[-2:]), wanted)
+        else:
+            clip = _COLORS[name](clip, argument, wanted)
     return clip
-
-
-def _apply(clip: torch.Tensor, name: str, argument: float, box: Box) -> torch.Tensor:
-    if name in _TABLES:
-        return operations.look_up(clip, _TABLES[name](argument))
-    if name in _AFFINES:
-        return operations.warp(clip, _AFFINES[name](argument, *clip.shape[-2:]), box)
-    return _COLORS[name](clip, argument, box)

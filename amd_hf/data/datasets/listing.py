@@ -48,27 +48,19 @@ class Account:
     """What was left out of a listing, by reason: how many, and a few examples of each."""
 
     def __init__(self) -> None:
-        self._reasons: dict[str, _LeftOut] = {}
+        self.reasons: dict[str, _LeftOut] = {}
 
     def add(self, reason: str, name: str, suffix: str = "") -> None:
-        entry = self._reasons.setdefault(reason, _LeftOut())
+        entry = self.reasons.setdefault(reason, _LeftOut())
         entry.count += 1
         entry.suffixes[suffix] += 1
         if len(entry.examples) < _MAX_EXAMPLES:
             entry.examples.append(printable(name))
 
-    def count(self, reason: str) -> int:
-        return self._reasons[reason].count if reason in self._reasons else 0
-
-    @property
-    def is_notable(self) -> bool:
-        """Whether something was left out that may have been meant: more than notes and captions beside the videos."""
-        return bool(set(self._reasons) - {SIDE_FILE})
-
     def describe(self) -> str:
         """Return `left out: 2 x another kind of file (1 .gif, 1 .xyz: right/2.xyz, ...)`; empty where nothing was."""
         parts = []
-        for reason, entry in self._reasons.items():
+        for reason, entry in self.reasons.items():
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in entry.suffixes.most_common(5) if suffix)
             shown = ", ".join(entry.examples) + (", ..." if entry.count > len(entry.examples) else "")
             parts.append(f"{entry.count:,} x {reason} ({f'{kinds}: ' if kinds else ''}{shown})")
@@ -107,7 +99,8 @@ class Listing:
         """Log one line: what was listed, and what was left out and why; nothing where nothing was left out."""
         text = self.account.describe()
         if text:
-            level = logging.WARNING if self.account.is_notable else logging.INFO
+            # Notes and captions beside the videos were not meant to be listed; whatever else there is may have been.
+            level = logging.WARNING if set(self.account.reasons) - {SIDE_FILE} else logging.INFO
             logger.log(level, "%s: %s listed; %s.", printable(self.folder), used, text)
 
 

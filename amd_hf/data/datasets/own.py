@@ -214,7 +214,7 @@ class RowMaker:
                 label = self._label(row)
             except ValueError as error:
                 fault, label = fault or printable(str(error), 500), -1
-        video_id = printable(_stored_id(row) or _make_id(data, path), 1000)
+        video_id = printable(_video_id(row, data, path), 1000)
         return {"video": {"bytes": data, "path": path, "fault": fault}, "label": label, "video_id": video_id}
 
     def _label(self, row: Mapping[str, Any]) -> int:
@@ -231,17 +231,16 @@ class RowMaker:
         return {name: number for number, name in enumerate(self.names or ())}
 
 
-def _stored_id(row: Mapping[str, Any]) -> str | None:
-    """Return what a column `video_id` says, or in a WebDataset the archive and the key."""
+def _video_id(row: Mapping[str, Any], data: bytes | None, path: str | None) -> str:
+    """Return what a column `video_id` says, or in a WebDataset the archive and the key; else make an id.
+
+    It is the same in a stream and in a map-style dataset, whatever its shards. Names alone may repeat, so the bytes
+    count too.
+    """
     if row.get("video_id") is not None:
         return str(row["video_id"])
-    if row.get("__key__") is None:
-        return None
-    return f"{str(row.get('__url__')).rpartition('/')[2]}/{row['__key__']}"
-
-
-def _make_id(data: bytes | None, path: str | None) -> str:
-    """Return the same in a stream and in a map-style dataset, whatever its shards: names alone may repeat."""
+    if row.get("__key__") is not None:
+        return f"{str(row.get('__url__')).rpartition('/')[2]}/{row['__key__']}"
     if data is None:
         return str(path)
     digest = hashlib.blake2b(data[:_HASHED_BYTES] + data[-_HASHED_BYTES:] + str(len(data)).encode(), digest_size=8)

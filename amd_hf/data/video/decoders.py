@@ -48,7 +48,7 @@ class GuardedDecoder(VideoDecoder):
         probe = PyAVDecoder(source, video_id, limits, num_threads)
         self._substitute: PyAVDecoder | None = probe
         self._num_frames = len(probe)
-        if not (self._is_mp4_or_matroska(probe.format_name) and self._is_right_on(probe)):
+        if not (self._is_mp4_or_matroska(probe.packets.format_name) and self._is_right_on(probe)):
             return
         try:
             with self._faults_of_the_file(self.decoder_name):
@@ -153,7 +153,7 @@ class DecordDecoder(GuardedDecoder):
 
     def _is_right_on(self, probe: PyAVDecoder) -> bool:
         # It allocates for as many frames as the header promises, and aborts the process where memory does not suffice.
-        if probe.promised_frames > 4 * len(probe) + 1000:
+        if probe.packets.promised_frames > 4 * len(probe) + 1000:
             return False
         return probe.order is not None and probe.order.is_simple and super()._is_right_on(probe)
 

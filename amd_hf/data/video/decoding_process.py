@@ -448,9 +448,6 @@ class _DecodingProcess:
             raise RuntimeError(f"The decoding process cannot import {decoder}:\n{answer['failure']}")
         self._loaded.add(decoder)
 
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
     def call(self, request: dict[str, Any], payload: Any, limit: float, max_bytes: int = 0) -> Any:
         """Send a request and wait for its answer: a dict, or an array where it holds frames.
 
@@ -531,7 +528,7 @@ class _Pool:
                 process = self._idle.pop() if self._idle else None
             if process is None:
                 process = _DecodingProcess()
-            elif not process.is_alive():
+            elif process._process.poll() is not None:
                 process.kill()
                 process = None
         process.load(decoder)

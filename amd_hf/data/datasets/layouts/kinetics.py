@@ -66,8 +66,15 @@ def read_kinetics(
         raise ValueError(f"No line of {file} belongs to the split {split!r} by its column `split`.")
     if label_names is None and len(csv_files) > 1:
         label_names = _names_in(csv_files)
-    searched = _split_folder(folder, words or _words_of(_only_split(records)))
-    files = _index_videos(searched)
+    if words is None:  # a csv whose lines are all of one split
+        given = {record.get("split", "").strip().lower() for _, record in records}
+        known = {word for group in _SPLIT_WORDS.values() for word in group}
+        words = _words_of(given.pop()) if len(given) == 1 and given <= known else ()
+    candidates = [os.path.join(folder, word) for word in words or ()]
+    searched = next((candidate for candidate in candidates if os.path.isdir(candidate)), folder)
+    files: dict[str, str] = {}  # by name without suffix; of two videos the one less deep
+    for parts in sorted(list_folder(searched).files, key=len):
+        files.setdefault(os.path.splitext(parts[-1])[0], os.path.join(searched, *parts))
     entries = []
     for number, record in records:
         try:
@@ -119,23 +126,3 @@ def _names_in(csv_files: Sequence[Path]) -> list[str] | None:
         if "label" in csv_header(file):
             names |= {record["label"].strip() for _, record in csv_records(file, {"label"}, Problems())}
     return sorted(names - {""}) or None
-
-
-def _only_split(records: Sequence[tuple[int, dict[str, str]]]) -> str | None:
-    words = {record.get("split", "").strip().lower() for _, record in records}
-    known = {word for group in _SPLIT_WORDS.values() for word in group}
-    return words.pop() if len(words) == 1 and words <= known else None
-
-
-def _split_folder(folder: str, words: tuple[str, ...] | None) -> str:
-    """Return the folder inside `folder` that is named after the split, where there is one."""
-    candidates = [os.path.join(folder, word) for word in words or ()]
-    return next((candidate for candidate in candidates if os.path.isdir(candidate)), folder)
-
-
-def _index_videos(folder: str) -> dict[str, str]:
-    """Map the names of videos in and below `folder`, without suffix, to their paths; of two the one less deep."""
-    index: dict[str, str] = {}
-    for parts in sorted(list_folder(folder).files, key=len):
-        index.setdefault(os.path.splitext(parts[-1])[0], os.path.join(folder, *parts))
-    return index

@@ -110,6 +110,7 @@ def _split_file(folder: Path, split: str) -> Path | None:
 
 
 def _find_videos(path: Path, file: Path) -> Path:
+    """Find the folder of the videos beside the JSON files or in `path`, else take the folder itself."""
     tops = [file.parent, *([path] if path.is_dir() else [file.parent.parent])]
     folders = [top / name for name in _VIDEO_FOLDERS[:-1] for top in tops]
     return next((folder for folder in folders if folder.is_dir()), tops[-1] if path.is_dir() else file.parent)

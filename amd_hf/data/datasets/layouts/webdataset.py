@@ -119,7 +119,8 @@ def find_shards(pattern: str, split: str | None) -> list[str]:
         folder = path / split if split is not None and (path / split).is_dir() else path
         shards = sorted(str(file) for file in folder.glob("*.tar"))
         if split is not None and folder == path:
-            shards = [shard for shard in shards if _is_of_split(os.path.basename(shard), split)]
+            names = {shard: os.path.basename(shard) for shard in shards}  # `val` is no split of `validation-0.tar`
+            shards = [s for s, n in names.items() if n.startswith(split) and not n[len(split) :][:1].isalpha()]
     elif split is not None:
         raise ValueError(f"`split` has no meaning for the shards {pattern!r}, but is {split!r}. Leave it out.")
     else:
@@ -128,10 +129,6 @@ def find_shards(pattern: str, split: str | None) -> list[str]:
         where = f" of the split {split!r}" if split is not None else ""
         raise FileNotFoundError(f"There is no tar shard{where} at {pattern!r}.")
     return [os.path.abspath(shard) for shard in shards]
-
-
-def _is_of_split(name: str, split: str) -> bool:
-    return name.startswith(split) and not name[len(split) :][:1].isalpha()
 
 
 def generate_rows(
