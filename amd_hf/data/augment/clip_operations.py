@@ -42,12 +42,14 @@ def level_table(name: str, argument: float) -> np.ndarray:
     """
     if name == "brightness":
         return _blend_table(0, argument)
-    table = {
-        "invert": 255 - _LEVELS,
-        "posterize": _LEVELS & (256 - 2 ** (8 - int(argument))),
-        "solarize": np.where(_LEVELS < int(argument), _LEVELS, 255 - _LEVELS),
-        "solarize_add": np.where(_LEVELS < 128, np.minimum(_LEVELS + int(argument), 255), _LEVELS),
-    }[name]
+    if name == "invert":
+        table = 255 - _LEVELS
+    elif name == "posterize":
+        table = _LEVELS & (256 - 2 ** (8 - int(argument)))
+    elif name == "solarize":
+        table = np.where(_LEVELS < int(argument), _LEVELS, 255 - _LEVELS)
+    else:
+        table = np.where(_LEVELS < 128, np.minimum(_LEVELS + int(argument), 255), _LEVELS)
     return table.astype(np.uint8)
 
 
