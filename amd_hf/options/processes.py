@@ -24,9 +24,14 @@ def start_processes(module: str, arguments: Sequence[str], num_processes: int, u
         use_cpu (`bool`): Whether to leave GPUs alone.
 
     Raises:
-        ValueError: If there are fewer GPUs than processes.
+        ValueError: If there are fewer GPUs than processes, or a launcher has started this one already.
         SystemExit: If a process fails: with its exit code, after the line that says why.
     """
+    if "LOCAL_RANK" in os.environ:
+        raise ValueError(
+            "A launcher started this process already: give `--num_processes` to it, in front of the program, "
+            "or leave the launcher out."
+        )
     import torch
     import torch.distributed.run
     from accelerate.commands.launch import launch_command, launch_command_parser

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from amd_hf.options.processes import start_processes
 from tests.helpers.training import ROOT, one_error_line
 from tests.helpers.videos import write_video
 
@@ -79,6 +80,12 @@ def test_failure_of_a_process_ends_all_with_its_code_and_one_line(
     assert started.returncode == code, errors
     assert "Traceback" not in errors
     assert line is None or one_error_line(errors) == line
+
+
+def test_processes_of_a_launcher_start_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="A launcher started this process already"):
+        start_processes("light_program", [], 2)
 
 
 def test_interrupt_ends_all_processes_with_one_line(tmp_path: Path) -> None:
