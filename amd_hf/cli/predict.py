@@ -28,9 +28,7 @@ from ..detection.evaluation import evaluation_clip_loader
 from ..detection.prediction import as_json, detect_in_video, read_boxes_of_video
 from ..evaluation.checks import check_head_is_trained
 from ..evaluation.multiview import ViewOptions
-from ..evaluation.prediction import find_videos, predict_videos
-from ..evaluation.prediction_formats import FORMATS, HEADERS, as_dict
-from ..evaluation.windows import WindowOptions
+from ..evaluation.prediction import FORMATS, HEADERS, WindowOptions, as_dict, find_videos, predict_videos
 from ..models import (
     load_detection_processor,
     load_trained_classifier,

@@ -20,7 +20,7 @@ _NUM_NAMED = 10
 
 
 def match_labels(rows: Any, config: AMDConfig) -> list[int]:
-    """Finds for each label of a data set the model's number of the class of the same name.
+    """Find for each label of a data set the model's number of the class of the same name.
 
     Args:
         rows (`datasets.Dataset`): Labelled rows. Where labels have names, `label` is a `ClassLabel`.
@@ -44,13 +44,20 @@ def match_labels(rows: Any, config: AMDConfig) -> list[int]:
             logger.warning("The labels of the data are numbers without names: they are taken for those of the model.")
         return list(range(len(names)))
     if not _are_names(model_names):
-        return _match_nameless_model(names, config)
+        if len(names) != config.num_labels:
+            raise ValueError(
+                f"The data has {len(names)} classes with names, the model {config.num_labels} without: which is which "
+                "cannot be told. Set `id2label` in the model's config.json, or give a list file with the model's "
+                "numbers."
+            )
+        logger.warning("The model does not name its classes: they are taken to be those of the data, in their order.")
+        return list(range(len(names)))
     number_of = {name: number for number, name in enumerate(model_names)}
     unknown = [name for name in names if name not in number_of]
     if unknown:
         raise ValueError(_unknown_message(unknown, names, model_names))
     numbers = [number_of[name] for name in names]
-    moved = [name for position, name in enumerate(names) if numbers[position] != position]
+    moved = [name for index, name in enumerate(names) if numbers[index] != index]
     if moved:
         logger.warning(
             f"{len(moved)} of the {len(names)} classes of the data have another number in the model, the first is "
@@ -61,18 +68,8 @@ def match_labels(rows: Any, config: AMDConfig) -> list[int]:
 
 
 def _are_names(names: list[str]) -> bool:
-    """Tells names from what stands in their place where there are none: `LABEL_3`, or the number itself."""
+    """Tell names from what stands instead of them where there are none: `LABEL_3`, or the number itself."""
     return not all(re.fullmatch(rf"(LABEL_)?{number}", name) for number, name in enumerate(names))
-
-
-def _match_nameless_model(names: list[str], config: AMDConfig) -> list[int]:
-    if len(names) != config.num_labels:
-        raise ValueError(
-            f"The data has {len(names)} classes with names, the model {config.num_labels} without: which is which "
-            "cannot be told. Set `id2label` in the model's config.json, or give a list file with the model's numbers."
-        )
-    logger.warning("The model does not name its classes: they are taken to be those of the data, in their order.")
-    return list(range(len(names)))
 
 
 def _unknown_message(unknown: list[str], names: list[str], model_names: list[str]) -> str:
@@ -88,7 +85,7 @@ def _unknown_message(unknown: list[str], names: list[str], model_names: list[str
 
 
 def check_head_is_trained(model: AMDForVideoClassification, source: str) -> None:
-    """Refuses a head whose weights are in the checkpoint but were never trained.
+    """Refuse a head whose weights are in the checkpoint but were never trained.
 
     One step of any optimizer moves the biases of the classifier and of its norm away from 0.
 

@@ -78,7 +78,7 @@ class FeatureOptions:
 
     @property
     def layers(self) -> list[int]:
-        """The blocks whose outputs are asked for."""
+        """Numbers of the blocks whose outputs are asked for."""
         return sorted({int(name.split("_")[1]) for name in self.tensors if name.startswith("layer_")})
 
 
@@ -86,7 +86,9 @@ class FeatureOptions:
 def encode_clips(
     encoder: AMDModel, clips: torch.Tensor, options: FeatureOptions, accelerator: Accelerator
 ) -> dict[str, torch.Tensor]:
-    """Features of uint8 clips `(B, T, C, H, W)`: on the CPU, by name, each with B in front; the encoder in eval mode.
+    """Return the features of uint8 clips `(B, T, C, H, W)` by name, on the CPU, each with B in front.
+
+    The encoder is put into eval mode.
 
     Raises:
         ValueError: If the encoder lacks a layer that is asked for.
@@ -118,7 +120,7 @@ def extract_features(
     decoder: str | None = None,
     time_limit: float | None = None,
 ) -> dict[str, Any]:
-    """Writes the features of all readable videos to files `features-<process>-<number>` in a folder.
+    """Write the features of all readable videos to files `features-<process>-<number>` in a folder.
 
     A file appears when it is whole; what a killed run leaves can be resumed. Each process writes files of its own.
 
@@ -151,7 +153,7 @@ def extract_features(
     if accelerator.is_main_process:
         settings = {**asdict(options), "views": asdict(views)}
         _write_json(folder / SETTINGS_FILE, settings)
-    left: Any = _Subset(rows, [position for position, video_id in enumerate(video_ids) if video_id not in done])
+    left = torch.utils.data.Subset(rows, [n for n, video_id in enumerate(video_ids) if video_id not in done])
     loader = build_eval_loader(
         left,
         videos_per_batch,
@@ -171,25 +173,17 @@ def extract_features(
             features = encode_clips(encoder, clips, options, accelerator)
             writer.add(readable, {name: value.unflatten(0, (len(readable), -1)) for name, value in features.items()})
     writer.flush()
-    return _gather(accelerator, folder, writer.num_written, unreadable, len(video_ids), len(done))
-
-
-class _Subset:
-    """Some rows of a data set, by position."""
-
-    def __init__(self, rows: Any, positions: Sequence[int]) -> None:
-        self._rows = rows
-        self._positions = positions
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._rows[self._positions[index]]
+    written = writer.num_written
+    if accelerator.num_processes > 1:
+        unreadable = gather_object(unreadable)
+        written = sum(gather_object([written]))
+    if accelerator.is_main_process:
+        _write_json(folder / UNREADABLE_FILE, unreadable)
+    return {"videos": len(video_ids), "already_done": len(done), "written": written, "unreadable": unreadable}
 
 
 def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, resume: bool) -> set[str]:
-    """Checks what a folder holds and returns the videos whose features it has."""
+    """Check what a folder holds and return the videos whose features it has."""
     folder.mkdir(parents=True, exist_ok=True)
     settings_file = folder / SETTINGS_FILE
     if not os.path.lexists(settings_file):
@@ -202,11 +196,15 @@ def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, r
         return set()
     if not resume:
         raise FileExistsError(f"{folder} holds features already: resume (`--resume true`), or choose another folder.")
-    settings = _read_settings(settings_file)
-    if isinstance(settings.get("views"), dict):
-        # Earlier releases wrote no law of the one clip (it was dense) and no short side where it is the crop's.
-        old = {"sampling_mode": "dense", **settings["views"]}
-        settings["views"] = old | {"short_side": old.get("short_side") or old.get("crop_size")}
+    try:
+        settings = json.loads(settings_file.read_text())
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict) or not isinstance(settings.get("views"), dict):
+        raise ValueError(f"{settings_file} does not say which features the folder holds: choose another folder.")
+    # Earlier releases wrote no law of the one clip (it was dense) and no short side where it is the crop's.
+    old = {"sampling_mode": "dense", **settings["views"]}
+    settings["views"] = old | {"short_side": old.get("short_side") or old.get("crop_size")}
     views = replace(views, short_side=views.resized_to)
     asked = json.loads(json.dumps({**asdict(options), "views": asdict(views)}))
     other = [name for name in asked if settings.get(name) != asked[name]]
@@ -216,27 +214,6 @@ def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, r
             f"{asked[other[0]]!r} here. Resume with the same settings, or choose another folder."
         )
     return {video_id for path in _feature_files(folder) for video_id in _read_ids(path)}
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError:
-        settings = None
-    if not isinstance(settings, dict) or not isinstance(settings.get("views"), dict):
-        raise ValueError(f"{path} does not say which features the folder holds: choose another folder.")
-    return settings
-
-
-def _gather(
-    accelerator: Accelerator, folder: Path, written: int, unreadable: list[dict[str, str]], videos: int, done: int
-) -> dict[str, Any]:
-    if accelerator.num_processes > 1:
-        unreadable = gather_object(unreadable)
-        written = sum(gather_object([written]))
-    if accelerator.is_main_process:
-        _write_json(folder / UNREADABLE_FILE, unreadable)
-    return {"videos": videos, "already_done": done, "written": written, "unreadable": unreadable}
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -268,7 +245,7 @@ class _Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is held."""
+        """Write what is held."""
         if not self._samples:
             return
         tensors = {name: torch.cat([part[name] for part in self._tensors]) for name in self._options.tensors}
@@ -291,17 +268,13 @@ def _write_safetensors(path: Path, samples: Sequence[Mapping[str, Any]], tensors
 
 
 def _write_parquet(path: Path, samples: Sequence[Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
-    columns = {
-        "video_id": pa.array([sample["video_id"] for sample in samples], pa.string()),
-        "label": pa.array([sample["label"] for sample in samples], pa.int64()),
-    }
-    shapes = {}
+    schema = {"video_id": pa.string(), "label": pa.int64()}
+    columns = {name: pa.array([sample[name] for sample in samples], kind) for name, kind in schema.items()}
     for name, value in tensors.items():
-        shapes[name] = list(value.shape[1:])
-        flat = pa.array(value.numpy().reshape(-1))
-        columns[name] = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shapes[name])))
-    table = pa.table(columns)
-    pq.write_table(table.replace_schema_metadata({"shapes": json.dumps(shapes)}), path)
+        # A plain list of fixed length, which pandas and `datasets` read; its shape is in the metadata of the file.
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(value.numpy().ravel()), value[0].numel())
+    shapes = {name: list(value.shape[1:]) for name, value in tensors.items()}
+    pq.write_table(pa.table(columns, metadata={"shapes": json.dumps(shapes)}), path)
 
 
 def _feature_files(folder: Path) -> list[Path]:
@@ -316,7 +289,7 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def read_features(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """Reads features back, video by video.
+    """Read features back, video by video.
 
     Yields:
         `video_id`, `label` (`None` where there was none) and each tensor by its name, as `torch.Tensor`.
@@ -328,29 +301,19 @@ def read_features(folder: str | Path) -> Iterator[dict[str, Any]]:
     if not files:
         raise FileNotFoundError(f"{folder} holds no features.")
     for path in files:
-        yield from (_read_parquet(path) if path.suffix == ".parquet" else _read_safetensors(path))
-
-
-def _read_safetensors(path: Path) -> Iterator[dict[str, Any]]:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for row, (video_id, label) in enumerate(
-        zip(json.loads(metadata["video_ids"]), json.loads(metadata["labels"]), strict=True)
-    ):
-        yield {"video_id": video_id, "label": label, **{name: value[row] for name, value in tensors.items()}}
-
-
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    table = pq.read_table(path)
-    shapes = json.loads(table.schema.metadata[b"shapes"])
-    ids, labels = table["video_id"].to_pylist(), table["label"].to_pylist()
-    tensors = {
-        name: torch.from_numpy(np.array(table[name].combine_chunks().flatten()).reshape(len(ids), *shape))
-        for name, shape in shapes.items()
-    }
-    for row, (video_id, label) in enumerate(zip(ids, labels, strict=True)):
-        yield {"video_id": video_id, "label": label, **{name: value[row] for name, value in tensors.items()}}
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            ids, labels = table["video_id"].to_pylist(), table["label"].to_pylist()
+            tensors = {
+                name: torch.from_numpy(np.array(table[name].combine_chunks().flatten()).reshape(len(ids), *shape))
+                for name, shape in json.loads(table.schema.metadata[b"shapes"]).items()
+            }
+        else:
+            with safe_open(path, framework="pt") as file:
+                ids, labels = (json.loads(file.metadata()[name]) for name in ("video_ids", "labels"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for row, (video_id, label) in enumerate(zip(ids, labels, strict=True)):
+            yield {"video_id": video_id, "label": label, **{name: value[row] for name, value in tensors.items()}}
 
 
 __all__ = ["FeatureOptions", "encode_clips", "extract_features", "read_features"]

@@ -27,7 +27,7 @@ Args:
 
 
 def likeliest_classes(scores: np.ndarray, count: int = 5) -> list[int]:
-    """The `count` classes of the highest scores, best first; of equal scores the lower class number comes first.
+    """Return the `count` classes of the highest scores, best first; of equal ones the lower number first.
 
     Args:
         scores (`np.ndarray` of shape (classes,)): The higher the likelier.
@@ -57,12 +57,12 @@ class _RankingMetric(_Metric):
 
 
 class TopKAccuracy(_RankingMetric):
-    """Share of the videos whose label is among their `k` likeliest classes.
+    """Fraction of the videos whose label is among their `k` likeliest classes.
 
     `compute(k=[1, 5])` gives `top1_accuracy` and `top5_accuracy`, in [0, 1].
     """
 
-    _description = "Share of the videos whose label is among their k likeliest classes."
+    _description = "Fraction of the videos whose label is among their k likeliest classes."
 
     def _compute(
         self, predictions: Sequence[Sequence[int]], references: Sequence[int], k: Sequence[int] = (1, 5)
@@ -79,7 +79,7 @@ class MeanClassAccuracy(_RankingMetric):
     Classes without a video are left out.
     """
 
-    _description = "Mean over the classes of the share of their videos that are classified rightly."
+    _description = "Mean over the classes of the fraction of their videos that are classified rightly."
 
     def _compute(self, predictions: Sequence[Sequence[int]], references: Sequence[int]) -> dict[str, float]:
         labels = np.asarray(references)

@@ -68,12 +68,12 @@ class ViewOptions:
 
     @classmethod
     def for_model(cls, config: AMDConfig, **options: Any) -> ViewOptions:
-        """Views of the size that a model's config asks for."""
+        """Return views of the size that a model's config asks for."""
         return cls(num_frames=config.num_frames, crop_size=config.image_height_width[0], **options)
 
     @classmethod
     def of_test(cls, config: AMDConfig, settings: ViewSettings) -> ViewOptions:
-        """The views of a model's own test; see [`~amd_hf.view_settings.ViewSettings`]."""
+        """Return the views of a model's own test; see [`~amd_hf.view_settings.ViewSettings`]."""
         known = settings.with_assumptions()
         return cls._of_settings(
             config, known, mode=known.test_mode, num_segments=known.test_num_segments, num_crops=known.test_num_crops
@@ -83,7 +83,7 @@ class ViewOptions:
     def of_clip(
         cls, config: AMDConfig, settings: ViewSettings, num_segments: int = 1, num_crops: int = 1
     ) -> ViewOptions:
-        """The one clip by which a model is validated; or several segments by the law of its test."""
+        """Return the one clip by which a model is validated; or several segments by the law of its test."""
         known = settings.with_assumptions()
         mode = "middle" if num_segments == 1 else known.test_mode
         return cls._of_settings(config, known, mode=mode, num_segments=num_segments, num_crops=num_crops)
@@ -110,7 +110,7 @@ class ViewOptions:
         return self.num_segments * self.num_crops
 
     def views(self, total_frames: int, height: int, width: int) -> list[View]:
-        """The views of a video of this size, segment by segment."""
+        """Return the views of a video of this size, segment by segment."""
         views = evaluation_views(
             total_frames,
             height,
@@ -124,7 +124,8 @@ class ViewOptions:
         )
         room = self.resized_to - self.crop_size
         views = [replace(view, top=view.top + room // 2, left=view.left + room // 2) for view in views]
-        if self.num_crops == 1:  # the very centre, as validation and the processor cut it
+        # One crop is the very centre, as validation and the processor cut it.
+        if self.num_crops == 1:
             long_side = int(self.resized_to * max(height, width) / min(height, width))
             along = (long_side - self.crop_size) // 2
             across = room // 2
@@ -144,10 +145,10 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class ViewCollator:
-    """Rows to their views, decoded once per video inside the loading worker.
+    """Turn rows into their views, decoded once per video inside the loading worker.
 
-    Returns a list with one dict per row: `video_id`, `label`, and either `views`, uint8 `(views, T, C, S, S)`, or, for
-    a video that cannot be read, `reason` and `is_present`, whether its files are there.
+    Calling it on rows returns a list with one dict per row: `video_id`, `label`, and either `views`, uint8
+    `(views, T, C, S, S)`, or, for a video that cannot be read, `reason` and `is_present`, whether its files are there.
     """
 
     options: ViewOptions
@@ -156,17 +157,18 @@ class ViewCollator:
     time_limit: float | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [self._load(row) for row in rows]
-
-    def _load(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        sample = {"video_id": row["video_id"], "label": row.get("label")}
-        try:
-            return sample | {"views": self.views(row["video"], row["video_id"])}
-        except VideoReadError as error:
-            return sample | {"reason": error.reason, "is_present": _is_present(row["video"])}
+        samples = []
+        for row in rows:
+            sample = {"video_id": row["video_id"], "label": row.get("label")}
+            try:
+                sample["views"] = self.views(row["video"], row["video_id"])
+            except VideoReadError as error:
+                sample |= {"reason": error.reason, "is_present": _is_present(row["video"])}
+            samples.append(sample)
+        return samples
 
     def views(self, video: Any, video_id: str | None = None) -> torch.Tensor:
-        """All views of one video, uint8 `(views, T, C, S, S)`, segment by segment.
+        """Return all views of one video, uint8 `(views, T, C, S, S)`, segment by segment.
 
         Raises:
             VideoReadError: If the video cannot be read.
@@ -177,19 +179,19 @@ class ViewCollator:
         ) as reader:
             views = options.views(len(reader), reader.height, reader.width)
             wanted = np.array([view.frame_indices for view in views])
-            unique, positions = np.unique(wanted, return_inverse=True)
+            unique, indices = np.unique(wanted, return_inverse=True)
             frames = torch.from_numpy(np.ascontiguousarray(reader.frames(unique))).permute(0, 3, 1, 2)
         frames = resize_short_side(frames, options.resized_to, options.interpolation)  # once for all views of a frame
         size = options.crop_size
         clips = [
             frames[picked, :, view.top : view.top + size, view.left : view.left + size]
-            for view, picked in zip(views, torch.from_numpy(positions.reshape(wanted.shape)), strict=True)
+            for view, picked in zip(views, torch.from_numpy(indices.reshape(wanted.shape)), strict=True)
         ]
         return torch.stack(clips)
 
 
 def _is_present(video: Any) -> bool:
-    """Whether there is something to read, be it damaged."""
+    """Say whether there is something to read, be it damaged."""
     try:
         source = VideoSource.parse(video)
     except VideoReadError:
@@ -222,22 +224,12 @@ class MultiViewResult:
         return [outcome for outcome in self.outcomes if "reason" not in outcome]
 
     @property
-    def failures(self) -> list[dict[str, Any]]:
-        """Outcomes of the videos that could not be read."""
-        return [outcome for outcome in self.outcomes if "reason" in outcome]
-
-    @property
     def unreadable(self) -> list[tuple[str, str]]:
         """(video_id, reason) of the videos that could not be read."""
-        return [(outcome["video_id"], outcome["reason"]) for outcome in self.failures]
-
-    def clip_accuracy(self) -> float:
-        """Mean over all videos of the share of their views that are right taken alone."""
-        right = sum(float(np.mean(p["view_predictions"] == p["label"])) for p in self.predictions)
-        return right / max(len(self.outcomes), 1)
+        return [(outcome["video_id"], outcome["reason"]) for outcome in self.outcomes if "reason" in outcome]
 
     def metrics(self) -> dict[str, float | int]:
-        """Accuracies in [0, 1], in which unreadable videos are wrong, and counts of videos.
+        """Return accuracies in [0, 1], in which unreadable videos are wrong, and counts of videos.
 
         `accuracy` (top 1 of the averaged views), `clip_accuracy` (each view alone), `mean_class_accuracy`,
         `videos_expected` (in the list), `videos_read`, `videos_present` (readable or not), and with more than 5
@@ -252,9 +244,11 @@ class MultiViewResult:
         if self.outcomes:
             top = TopKAccuracy(keep_in_memory=True).compute(**inputs)
             mean_class = MeanClassAccuracy(keep_in_memory=True).compute(**inputs)
+        right_views = sum(float(np.mean(video["view_predictions"] == video["label"])) for video in self.predictions)
         metrics: dict[str, float | int] = {
             "accuracy": top["top1_accuracy"],
-            "clip_accuracy": self.clip_accuracy(),
+            # Of an unreadable video all views are wrong.
+            "clip_accuracy": right_views / max(len(self.outcomes), 1),
             **mean_class,
             "videos_expected": len(self.outcomes),
             "videos_read": len(self.predictions),
@@ -276,7 +270,7 @@ def run_multi_view_test(
     time_limit: float | None = None,
     keep_view_logits: bool = False,
 ) -> MultiViewResult:
-    """Tests a classifier; each process takes its share of the videos and all return the whole result.
+    """Test a classifier; each process takes a part of the videos and all return the whole result.
 
     Args:
         model (`torch.nn.Module`): Takes `pixel_values` uint8 `(B, T, C, S, S)` and returns `logits` `(B, classes)`.
@@ -294,7 +288,10 @@ def run_multi_view_test(
         ValueError: If a row has no label, the labels are not the model's, or the model's scores are not finite.
     """
     rows = as_video_rows(rows)
-    _check_labelled(rows)
+    # Before the first batch: of several processes one that stops later leaves the others waiting.
+    for video_id, label in zip(rows["video_id"], rows["label"], strict=True):
+        if label is None:
+            raise ValueError(f"Video {video_id!r} has no label: a test needs labelled videos.")
     numbers = match_labels(rows, model.config)
     loader = build_eval_loader(
         rows,
@@ -310,17 +307,10 @@ def run_multi_view_test(
         outcome["label"] = numbers[outcome["label"]]
     if accelerator.num_processes > 1:
         outcomes = gather_object(outcomes)
-    position = {video_id: number for number, video_id in enumerate(rows["video_id"])}
-    outcomes.sort(key=lambda outcome: position[outcome["video_id"]])
+    index = {video_id: number for number, video_id in enumerate(rows["video_id"])}
+    outcomes.sort(key=lambda outcome: index[outcome["video_id"]])
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     return MultiViewResult(outcomes, names, options)
-
-
-def _check_labelled(rows: Any) -> None:
-    # before the first batch: on several processes one that stops later leaves the others waiting
-    for video_id, label in zip(rows["video_id"], rows["label"], strict=True):
-        if label is None:
-            raise ValueError(f"Video {video_id!r} has no label: a test needs labelled videos.")
 
 
 def _classify(
@@ -348,7 +338,7 @@ def _classify(
 
 @torch.no_grad()
 def clip_logits(model: nn.Module, clips: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
-    """Logits of uint8 clips `(B, T, C, H, W)`: float32 `(B, classes)` on the CPU; the model in eval mode."""
+    """Return the logits of uint8 clips `(B, T, C, H, W)`: float32 `(B, classes)` on the CPU."""
     model.eval()
     with accelerator.autocast():
         logits = model(pixel_values=clips.to(accelerator.device)).logits

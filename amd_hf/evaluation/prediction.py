@@ -2,13 +2,19 @@
 
 A video is opened once and read forward: each frame that some window needs is decoded once, resized at once, and
 dropped when no later window needs it.
+
+n = 20, length 8, stride 5    [. . . . . . . .]
+                                        [. . . . . . . .]
+                                                  [. . . . . . . .]
+                                                    [. . . . . . . .]      the last one ends with the video
 """
 
 from __future__ import annotations
 
 import glob
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,16 +31,22 @@ from ..data.loaders import VideoDataLoader
 from ..data.sampling import View
 from ..data.video.decoding import VideoDecoder, VideoReadError, open_video
 from ..data.video.source import VideoSource
+from ..outputs.csv_text import csv_line
 from .multiview import ViewOptions, clip_logits
-from .windows import Window, WindowOptions, sliding_windows
 
 
 _MAX_BLOCK_BYTES = 64 * 1024**2  # of decoded frames before they are resized
 _WINDOWS_PER_READ = 4
+_EPSILON = 1e-6  # seconds: far below the distance of frames, far above the rounding of their times
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files and windows
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def find_videos(inputs: Sequence[str], media: str = "video") -> list[str]:
-    """The videos (or images) that files, folders (with all below them) and glob patterns name, in order, each once.
+    """List the videos (or images) that files, folders (with all below them) and glob patterns name, each once.
 
     A file that does not exist is among them: it is reported when it is read, and the others are done.
 
@@ -61,6 +73,83 @@ def find_videos(inputs: Sequence[str], media: str = "video") -> list[str]:
             videos = [name]
         found += videos
     return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """How a video is cut into windows.
+
+    Args:
+        length, stride (`float`): Length of a window and distance between the starts of two, both in `unit`.
+        unit (`"seconds"` or `"frames"`): What they count.
+
+    Raises:
+        ValueError: If one is not above 0, or no whole number of frames.
+    """
+
+    length: float
+    stride: float
+    unit: str = "seconds"
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("seconds", "frames"):
+            raise ValueError(f"`unit` must be 'seconds' or 'frames', not {self.unit!r}.")
+        for name in ("length", "stride"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(f"The {name} of a window must be above 0 {self.unit}, not {value}.")
+            if self.unit == "frames" and value != int(value):
+                raise ValueError(f"The {name} of a window must be a whole number of frames, not {value}.")
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a video.
+
+    Args:
+        start_frame, stop_frame (`int`): Its first frame, and the one behind its last.
+        start_seconds, end_seconds (`float`): When its first frame appears and its last one disappears, counted from
+            the video's first frame.
+    """
+
+    start_frame: int
+    stop_frame: int
+    start_seconds: float
+    end_seconds: float
+
+
+def sliding_windows(times: np.ndarray, options: WindowOptions) -> list[Window]:
+    """Cut a video into windows that start at 0, stride, 2 * stride, ...
+
+    The last one ends with the video: it starts earlier where it would reach beyond. A video shorter than a window is
+    one window. A window in seconds holds the frames that appear within it, and at least one.
+
+    Args:
+        times (`np.ndarray` of shape (n + 1,), float64): When each frame appears, in seconds, and when
+            the last one ends: the `frame_times` of a reader.
+        options ([`WindowOptions`]): Length and stride.
+    """
+    num_frames = len(times) - 1
+    end = num_frames if options.unit == "frames" else times[-1]
+    # In multiples of the stride, not by adding it up: no drift in long videos.
+    num_before_last = max(int(np.ceil((end - options.length) / options.stride - _EPSILON)), 0)
+    starts = [number * options.stride for number in range(num_before_last)] + [max(end - options.length, 0)]
+    windows = []
+    for start in starts:
+        if options.unit == "frames":
+            first, stop = int(start), min(int(start + options.length), num_frames)
+        else:
+            edges = np.array([start, start + options.length]) - _EPSILON
+            first, stop = (int(edge) for edge in np.searchsorted(times[:-1], edges))
+            stop = max(stop, 1)
+            first = min(first, stop - 1)
+        windows.append(Window(first, stop, float(times[first]), float(times[stop])))
+    return list(dict.fromkeys(windows))  # two windows shorter than a frame may be the same
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Clips
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -128,7 +217,7 @@ def window_clips(
     decoder: str | None = None,
     time_limit: float | None = None,
 ) -> Iterator[tuple[Window | None, torch.Tensor]]:
-    """Reads the clips of a video window by window.
+    """Read the clips of a video window by window.
 
     Args:
         path (`str`): A video file.
@@ -159,7 +248,12 @@ def window_clips(
 
         def views_of(number: int) -> list[View]:
             if number not in views:
-                views[number] = _window_views(cut[number], num_frames, height, width, options)
+                window = cut[number]
+                start, stop = (window.start_frame, window.stop_frame) if window else (0, num_frames)
+                views[number] = [
+                    replace(view, frame_indices=tuple(start + index for index in view.frame_indices))
+                    for view in options.views(stop - start, height, width)
+                ]
             return views[number]
 
         for start in range(0, len(cut), _WINDOWS_PER_READ):
@@ -167,12 +261,6 @@ def window_clips(
             frames.read(map(views_of, group), map(views_of, range(group.stop, len(cut))))
             for number in group:
                 yield cut[number], frames.clips(views.pop(number))
-
-
-def _window_views(window: Window | None, num_frames: int, height: int, width: int, options: ViewOptions) -> list[View]:
-    start, stop = (window.start_frame, window.stop_frame) if window else (0, num_frames)
-    views = options.views(stop - start, height, width)
-    return [replace(view, frame_indices=tuple(start + index for index in view.frame_indices)) for view in views]
 
 
 class _ForwardFrames:
@@ -184,13 +272,13 @@ class _ForwardFrames:
         self._frames: dict[int, torch.Tensor] = {}
 
     def read(self, now: Iterable[list[View]], later: Iterable[list[View]]) -> None:
-        """Decodes what the windows `now` need, and on the way what windows `later` need of the same stretch."""
-        needed = _indices(now)
+        """Decode what the windows `now` need, and on the way what windows `later` need of the same stretch."""
+        needed = {index for views in now for view in views for index in view.frame_indices}
         stop = max(needed) + 1
         for views in later:
             if min(views[0].frame_indices) >= stop:
                 break
-            needed |= {index for index in _indices([views]) if index < stop}
+            needed |= {index for view in views for index in view.frame_indices if index < stop}
         self._frames = {index: self._frames[index] for index in needed if index in self._frames}
         missing = sorted(needed - self._frames.keys())
         block = max(_MAX_BLOCK_BYTES // (self._reader.height * self._reader.width * 3), 1)
@@ -212,8 +300,9 @@ class _ForwardFrames:
         )
 
 
-def _indices(windows: Iterable[list[View]]) -> set[int]:
-    return {index for views in windows for view in views for index in view.frame_indices}
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def predict_videos(
@@ -228,7 +317,7 @@ def predict_videos(
     decoder: str | None = None,
     time_limit: float | None = None,
 ) -> Iterator[VideoPrediction]:
-    """Classifies files; clips of several windows and files go through the model together.
+    """Classify files; clips of several windows and files go through the model together.
 
     Args:
         model (`torch.nn.Module`): Takes `pixel_values` uint8 `(B, T, C, S, S)` and returns `logits` `(B, classes)`.
@@ -247,7 +336,6 @@ def predict_videos(
     loader = VideoDataLoader(
         _WindowClips(paths, options, windows, decoder, time_limit),
         batch_size=None,
-        collate_fn=_unchanged,
         num_workers=num_workers,
     )
     results = [VideoPrediction(path) for path in paths]
@@ -263,10 +351,6 @@ def predict_videos(
             yield results[next_number]
             results[next_number] = VideoPrediction(paths[next_number])  # what was given away need not be kept
             next_number += 1
-
-
-def _unchanged(item: _Item) -> _Item:
-    return item
 
 
 def _batches(items: Any, clips_per_batch: int) -> Iterator[list[_Item]]:
@@ -298,4 +382,80 @@ def _classify(
         results[item.file_number].windows.append((item.window, probabilities))
 
 
-__all__ = ["VideoPrediction", "find_videos", "predict_videos", "window_clips"]
+# ---------------------------------------------------------------------------------------------------------------------
+# What people and programs read: a table, one JSON object per line, csv
+# ---------------------------------------------------------------------------------------------------------------------
+
+_CSV_COLUMNS = (
+    "video", "start_seconds", "end_seconds", "start_frame", "stop_frame", "rank", "label", "score", "error",
+)  # fmt: skip
+
+
+def as_dict(prediction: VideoPrediction, names: dict[int, str], top_k: int) -> dict[str, Any]:
+    """Return one video's result for JSON: `predictions`, or `windows` each with its own, and perhaps `error`."""
+    result: dict[str, Any] = {"video": prediction.video}
+    windows = []
+    for window, probabilities in prediction.windows:
+        order = (-probabilities).argsort(kind="stable")[:top_k]
+        top = [{"label": names[int(number)], "score": float(probabilities[number])} for number in order]
+        windows.append({**(vars(window) if window else {}), "predictions": top})
+    if windows and "start_seconds" in windows[0]:
+        result["windows"] = windows
+    elif windows:
+        result |= windows[0]
+    return result | ({"error": prediction.error} if prediction.error is not None else {})
+
+
+def as_table(result: dict[str, Any]) -> str:
+    """Return a result of [`as_dict`] for people, in lines."""
+    lines = []
+    if len(result) > 1 + ("error" in result):
+        lines.append(result["video"])
+    lines += [f"  {entry['score']:6.1%}  {entry['label']}" for entry in result.get("predictions", [])]
+    for window in result.get("windows", []):
+        scores = ", ".join(f"{entry['score']:.1%} {entry['label']}" for entry in window["predictions"])
+        lines.append(f"  {window['start_seconds']:9.3f} s to {window['end_seconds']:9.3f} s  {scores}")
+    if "error" in result:
+        lines.append(f"{result['video']}: cannot be read: {result['error']}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def as_csv_lines(result: dict[str, Any]) -> str:
+    """Return a result of [`as_dict`] as one csv line per window and class; [`HEADERS`] has the first line.
+
+    Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.outputs.csv_text`].
+    """
+    rows: list[dict[str, Any]] = []
+    for part in result.get("windows", [result]):
+        times = {name: part[name] for name in _CSV_COLUMNS[1:5] if name in part}
+        for rank, entry in enumerate(part.get("predictions", []), start=1):
+            rows.append({"video": result["video"], **times, "rank": rank, **entry})
+    if "error" in result:
+        rows.append({"video": result["video"], "error": result["error"]})
+    return "".join(csv_line(row.get(column, "") for column in _CSV_COLUMNS) for row in rows)
+
+
+FORMATS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "table": as_table,
+    "json": lambda result: json.dumps(result) + "\n",  # one object and line
+    "csv": as_csv_lines,
+}
+"""What makes text of a result, by the name of the format."""
+
+HEADERS = {"table": "", "json": "", "csv": ",".join(_CSV_COLUMNS) + "\n"}
+"""What stands above the results of each format."""
+
+
+__all__ = [
+    "FORMATS",
+    "HEADERS",
+    "VideoPrediction",
+    "Window",
+    "WindowOptions",
+    "as_csv_lines",
+    "as_dict",
+    "find_videos",
+    "predict_videos",
+    "sliding_windows",
+    "window_clips",
+]

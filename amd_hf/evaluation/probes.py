@@ -23,7 +23,7 @@ def pooled_features(
     accelerator: Accelerator,
     batch_size: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean of the encoder's last hidden state over the patch tokens, for every readable row, on one process.
+    """Return the mean of the encoder's last hidden state over the patch tokens for every readable row.
 
     Args:
         encoder ([`AMDModel`]): The frozen encoder.
@@ -59,7 +59,7 @@ def linear_probe_accuracy(
     l2: float = 1e-3,
     max_iterations: int = 200,
 ) -> float:
-    """Accuracy of multinomial logistic regression on standardised features, fitted by L-BFGS from zero weights.
+    """Return the accuracy of multinomial logistic regression on standardised features, fitted by L-BFGS.
 
     Args:
         train, test (`tuple[torch.Tensor, torch.Tensor]`): Features `(n, D)` and labels `(n,)`.
@@ -69,10 +69,10 @@ def linear_probe_accuracy(
         max_iterations (`int`, *optional*, defaults to 200): Of L-BFGS.
 
     Returns:
-        `float`: Share of the test rows classified rightly; 1.0 is all.
+        `float`: Ratio of the test rows classified rightly; 1.0 is all.
     """
-    mean, deviation = train[0].mean(dim=0), train[0].std(dim=0) + 1e-6
-    features, test_features = ((part - mean) / deviation for part in (train[0], test[0]))
+    mean, std = train[0].mean(dim=0), train[0].std(dim=0) + 1e-6
+    features, test_features = ((part - mean) / std for part in (train[0], test[0]))
     probe = nn.Linear(features.shape[1], num_classes)
     nn.init.zeros_(probe.weight)
     nn.init.zeros_(probe.bias)
@@ -92,7 +92,7 @@ def linear_probe_accuracy(
 def run_linear_probe(
     encoder: AMDModel, train: Any, test: Any, collator: Callable, accelerator: Accelerator, batch_size: int = 64
 ) -> dict[str, float | int]:
-    """Fits a linear probe on the features of one labelled set and tests it on another, of videos or images.
+    """Fit a linear probe on the features of one labelled set and test it on another, of videos or images.
 
     Args:
         encoder ([`AMDModel`]): The frozen encoder.

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,6 @@ from ..outputs.csv_text import csv_line
 from .metrics import likeliest_classes
 from .multiview import MultiViewResult
 
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 METRICS_FILE = "test_results.json"
 CLASSES_FILE = "per_class.csv"
@@ -70,7 +67,7 @@ def write_report(
 
 
 def confusion_counts(result: MultiViewResult) -> np.ndarray:
-    """Counts of videos (classes, classes + 1), int64: rows are classes, columns predictions, last the unreadable."""
+    """Return counts of videos (classes, classes + 1), int64: by class and prediction, last the unreadable."""
     num_classes = len(result.label_names)
     counts = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
     for outcome in result.outcomes:
@@ -80,7 +77,7 @@ def confusion_counts(result: MultiViewResult) -> np.ndarray:
 
 
 def write_class_table(result: MultiViewResult, path: str | Path) -> None:
-    """One line per class of the model: its videos, how many were read and classified rightly, what it is taken for.
+    """Write one line per class of the model: its videos, how many were read and right, what it is taken for.
 
     Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.outputs.csv_text`].
     """
@@ -99,7 +96,7 @@ def write_class_table(result: MultiViewResult, path: str | Path) -> None:
 
 
 def write_predictions(result: MultiViewResult, path: str | Path) -> None:
-    """One row per video of the list, in its order, as parquet.
+    """Write one row per video of the list, in its order, as parquet.
 
     Columns: `video_id`; `label` and `label_name`; `readable`, `present`, and `reason` where it was not readable;
     `predicted` and `predicted_name`; `top5`, class numbers, best first; `scores`, float32 of every class (mean of the
@@ -144,7 +141,7 @@ def write_predictions(result: MultiViewResult, path: str | Path) -> None:
 
 
 def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
-    """Draws the shares of each class' videos by prediction as a PNG that grows with the number of classes.
+    """Draw the ratios of each class' videos by prediction as a PNG that grows with the number of classes.
 
     Every class is named on both axes, also 400 of them (then the picture has some 5,000 x 5,000 pixels: zoom in); the
     counts stand in the cells of up to 30. A last column shows the unreadable videos where there are any.
@@ -167,18 +164,21 @@ def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
     margin = 0.6 + max(map(len, columns)) * font_size * 0.6 / 72
     width, height = cell * len(columns), cell * len(counts)
     size = (margin + width + 1.2, margin + height + 0.5)
-    # without pyplot: no display, no global state; placed by hand: a layout engine takes minutes for 400 classes
+    # Without pyplot: no display, no global state. Arranged by hand: a layout engine takes minutes for 400 classes.
     figure = Figure(figsize=size)
     axes = figure.add_axes((margin / size[0], margin / size[1], width / size[0], height / size[1]))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    ratios = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(ratios, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     plain: dict[str, Any] = {"fontsize": font_size, "parse_math": False}  # a name with two dollar signs is no formula
     axes.set_xticks(range(len(columns)), columns, rotation=90, **plain)
     axes.set_yticks(range(len(counts)), result.label_names, **plain)
     axes.tick_params(length=2)
-    axes.set(xlabel="predicted", ylabel="class", title=f"{len(result.outcomes):,} videos, shares by row")
+    axes.set(xlabel="predicted", ylabel="class", title=f"{len(result.outcomes):,} videos, ratios by row")
     if len(columns) <= _MAX_CLASSES_WITH_COUNTS:
-        _write_counts(axes, counts, shares, font_size)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            color = "white" if ratios[row, column] > 0.5 else "black"
+            small = font_size * 0.9
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=small)
     else:
         axes.grid(color="0.9", linewidth=0.2)
         axes.set_axisbelow(False)
@@ -187,12 +187,6 @@ def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
     )
     figure.colorbar(image, cax=bar)
     figure.savefig(path, dpi=150 if len(columns) > _MAX_CLASSES_WITH_COUNTS else 100)
-
-
-def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, font_size: float) -> None:
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        color = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=font_size * 0.9)
 
 
 __all__ = [

@@ -372,7 +372,7 @@ def test_loading_prints_no_report_of_missing_weights_beside_our_own(
 
 def test_verbosity_of_transformers_governs_our_loggers(capsys: pytest.CaptureFixture[str]) -> None:
     code = """
-import logging, transformers, amd_hf, amd_hf.data.video.decoding, amd_hf.teachers.loading, amd_hf.evaluation.windows
+import logging, transformers, amd_hf, amd_hf.data.video.decoding, amd_hf.teachers.loading, amd_hf.evaluation.prediction
 ours = [logging.getLogger(name) for name in sorted(logging.root.manager.loggerDict) if name.startswith("amd_hf.")]
 assert {"amd_hf.data.video.decoding", "amd_hf.teachers.loading"} <= {logger.name for logger in ours}
 for level, set_level in (("ERROR", transformers.logging.set_verbosity_error),

@@ -17,8 +17,7 @@ from amd_hf.data.video.decoding import open_video
 from amd_hf.data.video.source import VideoReadError
 from amd_hf.evaluation import prediction
 from amd_hf.evaluation.multiview import ViewOptions
-from amd_hf.evaluation.prediction import find_videos, predict_videos, window_clips
-from amd_hf.evaluation.windows import WindowOptions
+from amd_hf.evaluation.prediction import WindowOptions, find_videos, predict_videos, window_clips
 from tests.helpers.models import randomize, tiny_config
 from tests.helpers.videos import frame_numbers, text_file, write_video
 

@@ -15,8 +15,7 @@ from amd_hf.data.loading import load_video_dataset
 from amd_hf.detection import score_submission
 from amd_hf.detection.evaluation import DetectionResult, write_detection_report
 from amd_hf.evaluation.multiview import MultiViewResult
-from amd_hf.evaluation.prediction import VideoPrediction
-from amd_hf.evaluation.prediction_formats import HEADERS, as_csv_lines, as_dict
+from amd_hf.evaluation.prediction import HEADERS, VideoPrediction, as_csv_lines, as_dict
 from amd_hf.evaluation.report import draw_confusion_matrix, write_class_table
 from amd_hf.outputs.csv_text import csv_line, guard_cell, original_cell
 

@@ -30,9 +30,8 @@ import importlib.util, json, os, sys
 from pathlib import Path
 from amd_hf import AMDVideoProcessor
 from amd_hf.data.video.decoding import open_video
-from amd_hf.data.video.key_frames import frame_rate_of
+from amd_hf.data.video.key_frames import frame_rate_of, times_of
 from amd_hf.data.video.decoding import available_decoders
-from amd_hf.evaluation.windows import frame_times
 processor = AMDVideoProcessor()
 
 def by_decoder(decoder):
@@ -44,7 +43,7 @@ def by_decoder(decoder):
 ways = {name: by_decoder(name) for name in available_decoders()}
 ways["processor"] = lambda name: len(processor.fetch_videos(name)[0])
 ways["rate"] = lambda name: frame_rate_of(name)
-ways["times"] = lambda name: len(frame_times(name, 20)) - 1
+ways["times"] = lambda name: len(times_of(name)) - 1
 for name in available_decoders():  # whatever is imported late is imported now
     ways[name](sys.argv[1])
 ways["processor"](sys.argv[1])

@@ -20,7 +20,7 @@ from amd_hf.data.video.decoding import VideoReadError, open_video
 from amd_hf.data.video.key_frames import frame_at, frame_rate_of, read_around, times_of
 from amd_hf.detection.datasets.action_videos import ActionVideos
 from amd_hf.detection.drawing import draw_detections
-from amd_hf.evaluation.windows import WindowOptions, frame_times, sliding_windows
+from amd_hf.evaluation.prediction import WindowOptions, sliding_windows
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.encoding import encode, require_ffmpeg, two_streams
 from tests.helpers.video_kinds import KINDS, KindFiles
@@ -126,7 +126,7 @@ def test_readers_tell_when_frames_are_shown(
         assert len(times) == len(reader) + 1
     np.testing.assert_allclose(times[:-1], known, atol=2e-3)
     assert times[-1] > times[-2]
-    np.testing.assert_array_equal(frame_times(str(films[name]), len(known)), times)
+    np.testing.assert_array_equal(times_of(str(films[name])), times)
     assert frame_rate_of(str(films[name])) == pytest.approx((len(known) - 1) / known[-1], rel=2e-3)
 
 

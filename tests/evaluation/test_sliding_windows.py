@@ -9,8 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from amd_hf.data.video.key_frames import times_of
 from amd_hf.data.video.source import VideoReadError
-from amd_hf.evaluation.windows import WindowOptions, frame_times, sliding_windows
+from amd_hf.evaluation.prediction import WindowOptions, sliding_windows
 from tests.helpers.videos import numbered_frames, text_file, write_video
 
 
@@ -113,7 +114,7 @@ def _write_uneven(path: Path, gaps: list[int]) -> Path:
 )
 def test_times_are_those_of_the_decoded_frames(tmp_path: Path, name: str, codec: str) -> None:
     path = write_video(tmp_path / name, 40, fps=30, codec=codec)
-    times = frame_times(str(path), 40)
+    times = times_of(str(path))
     expected = _decoded_times(path)
     assert len(expected) == 40
     np.testing.assert_allclose(times[:-1], expected, atol=1e-3 if name.endswith(("mkv", "webm")) else 1e-6)
@@ -124,15 +125,10 @@ def test_times_of_a_video_of_variable_frame_rate(tmp_path: Path) -> None:
     gaps = [40, 40, 200, 33, 500, 17, 40, 40, 1000]
     path = _write_uneven(tmp_path / "uneven.mp4", gaps)
     expected = np.cumsum([0, *gaps]) / 1000
-    np.testing.assert_allclose(frame_times(str(path), 10)[:-1], expected, atol=1e-6)
+    np.testing.assert_allclose(times_of(str(path))[:-1], expected, atol=1e-6)
     np.testing.assert_allclose(_decoded_times(path), expected, atol=1e-6)
 
 
-def test_count_that_the_packets_do_not_confirm_falls_back_on_the_rate(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", 20, fps=25)
-    np.testing.assert_allclose(frame_times(str(path), 19), np.arange(20) / 25)
-
-
 def test_file_that_is_no_video_raises(tmp_path: Path) -> None:
-    with pytest.raises(VideoReadError, match="the times of its frames cannot be read"):
-        frame_times(str(text_file(tmp_path / "a.mp4")), 10)
+    with pytest.raises(VideoReadError, match="a.mp4"):
+        times_of(str(text_file(tmp_path / "a.mp4")))
