@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from ..data.datasets.problems import Problems
-from ..evaluation.metrics import _Metric
+from ..evaluation.metrics import _Metric, evaluate
 from ..outputs.csv_text import original_cell
 from .datasets.ava_files import format_timestamp, read_action_list, read_excluded
 

@@ -8,14 +8,41 @@ metric.compute(k=[1, 5])                                                     # o
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 
 
+def _import_evaluate() -> Any:
+    """Return the library `evaluate`, although the user's own program `evaluate.py` may lie beside the one that runs.
+
+    Raises:
+        ImportError: If another module of that name is loaded already.
+    """
+    if "evaluate" not in sys.modules:
+        # Found as a package, whatever file of that name comes first; the search path stays what it is.
+        folders = [folder for folder in sys.path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
+        spec = importlib.machinery.PathFinder.find_spec("evaluate", folders)
+        if spec is None or spec.loader is None:
+            raise ImportError("The library `evaluate` is not installed: `pip install evaluate`.")
+        sys.modules["evaluate"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["evaluate"])
+    loaded = sys.modules["evaluate"]
+    if not hasattr(loaded, "Metric"):
+        raise ImportError(
+            f"The module `evaluate` that is loaded, {getattr(loaded, '__file__', None)}, is not the library of that "
+            "name, which is needed here. Rename it or import it under another name."
+        )
+    return loaded
+
+
+evaluate: Any = _import_evaluate()
 _Metric: Any = evaluate.Metric  # untyped
 
 _INPUTS = """
