@@ -219,7 +219,7 @@ def test_mask_tokens_start_within_one_deviation() -> None:
     assert len(tokens) == 3
     for token in tokens:
         assert token.abs().max().item() <= 0.02
-        assert token.std().item() == pytest.approx(0.54 * 0.02, rel=0.2)  # of a normal cut off at one deviation
+        assert token.std().item() == pytest.approx(0.54 * 0.02, rel=0.2)  # of a normal cut off at one std
 
 
 @pytest.mark.parametrize("scale", [0.001, 1.0])
