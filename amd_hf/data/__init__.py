@@ -1,8 +1,8 @@
 """Data path: from encoded videos to uint8 clips.
 
-The order of use is `loading` (rows, by one of `datasets/layouts`), `video` (a video source, and the decoders that read
-it), `clips` (which frames, augmented, and batches of them) and `loaders` (whose workers make the batches). `open_video`
-and `evaluation_views` are here too;
+The order of use is `loading` (rows, one of `datasets/layouts`), `video` (a video source, and decoders to read it),
+`clips` (which frames, augmented, and batches of them) and `loaders` (whose workers make the batches). `open_video` and
+`evaluation_views` are here too;
 nothing is imported until it is asked for, so that `import amd_hf` pulls in neither `datasets` nor a decoder.
 """
 
