@@ -10,7 +10,7 @@ the tokens seen by both models / by the teacher alone / by neither, P numbers in
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,17 +114,19 @@ def split_tokens(mask: torch.Tensor, num_masked: int) -> tuple[torch.Tensor, tor
     return order[:, :num_visible], order[:, num_visible:]
 
 
-def count_masked(mask: torch.Tensor, num_masked: int | None, num_patches: int, default: int, name: str) -> int:
+def count_masked(
+    mask: torch.Tensor, num_masked: int | None, num_patches: int, default: Callable[[], int], name: str
+) -> int:
     """Return how many tokens each row of a (B, N) mask hides, as a Python int.
 
     `num_masked` is believed where reading the mask would stall the device; elsewhere the mask is counted and checked.
-    Under `torch.compile` nothing can be counted: without `num_masked` the `default` holds.
+    Under `torch.compile` nothing can be counted: without `num_masked` that of `default()` holds.
 
     Raises:
         ValueError: For rows that hide different numbers, another number than `num_masked`, or a wrong shape.
     """
     if torch.compiler.is_compiling():
-        return default if num_masked is None else num_masked
+        return default() if num_masked is None else num_masked
     # Off the CPU a look at the mask would wait for the device in every step.
     if num_masked is not None and mask.device.type != "cpu":
         return num_masked
@@ -362,7 +364,9 @@ class AMDPatchEmbeddings(nn.Module):
     def __init__(self, config: AMDConfig):
         super().__init__()
         self.config = config
-        self.projection = nn.Linear(config.patch_dim, config.hidden_size)
+        self.clip_shape = (config.num_frames, config.num_channels, *config.image_height_width)
+        self.grid_size, self.patch_dim = config.grid_size, config.patch_dim
+        self.projection = nn.Linear(self.patch_dim, config.hidden_size)
         self.position = AMDPositionTable(
             config.grid_size, config.hidden_size, config.position_embedding, config.use_class_token
         )
@@ -387,7 +391,7 @@ class AMDPatchEmbeddings(nn.Module):
         # (B, T, C, H, W) -> (B, time, frame, channel, rows, row, columns, column)
         patches = pixel_values.reshape(-1, time, tubelet, config.num_channels, rows, patch, columns, patch)
         patches = patches.permute(0, 1, 4, 6, 2, 5, 7, 3)  # -> (B, time, rows, columns, frame, row, column, channel)
-        return patches.reshape(pixel_values.shape[0], time * rows * columns, config.patch_dim)
+        return patches.reshape(pixel_values.shape[0], time * rows * columns, self.patch_dim)
 
     def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int, int]:
         """Return how many tokens clips have along time, rows and columns."""
@@ -402,7 +406,7 @@ class AMDPatchEmbeddings(nn.Module):
     def _check_size(self, pixel_values: torch.Tensor, any_size: bool) -> None:
         config, shape = self.config, tuple(pixel_values.shape)
         tubelet, patch = config.tubelet_size, config.patch_size
-        expected = (config.num_frames, config.num_channels, *config.image_height_width)
+        expected = self.clip_shape
         is_divisible = len(shape) == 5 and not (shape[1] % tubelet or shape[3] % patch or shape[4] % patch)
         if len(shape) == 5 and shape[1:] == expected or (any_size and is_divisible and shape[2] == expected[1]):
             return
@@ -445,8 +449,8 @@ class AMDPatchEmbeddings(nn.Module):
             pixels = pixels.to(dtype)
         tokens = self.projection(pixels)
         table = None
-        if grid not in (None, self.config.grid_size):
-            table = interpolate_position_table(self.position.table, self.config.grid_size, grid)
+        if grid not in (None, self.grid_size):
+            table = interpolate_position_table(self.position.table, self.grid_size, grid)
         tokens = tokens + self.position(visible_ids, tokens, table)  # (B, n, D) + (B, n, D), or (N, D) for all
         if self.class_token is None:
             return tokens
@@ -747,8 +751,10 @@ class AMDModel(AMDPreTrainedModel):
         """
         patches = self.embeddings.patchify(pixel_values, any_size=interpolate_pos_encoding)
         if bool_masked_pos is not None:
-            default = self.config.num_masked_patches(self.config.student_mask_ratio)
-            num_masked = count_masked(bool_masked_pos, num_masked, patches.shape[1], default, "bool_masked_pos")
+            num_masked = count_masked(
+                bool_masked_pos, num_masked, patches.shape[1],
+                lambda: self.config.num_masked_patches(self.config.student_mask_ratio), "bool_masked_pos",
+            )  # fmt: skip
             visible_ids, _ = split_tokens(bool_masked_pos, num_masked)
         grid = self.embeddings.grid_of(pixel_values)
         return self.encode(patches, visible_ids, feature_layers, grid, **kwargs)
@@ -784,6 +790,7 @@ class AMDForPreTraining(AMDPreTrainedModel):
     def __init__(self, config: AMDConfig):
         config = _with_final_norm(config, True)
         super().__init__(config)
+        self.num_patches = config.num_patches
         self.amd = AMDModel(config, use_xavier_init=True)
         self.decoder = AMDDecoder(config)
         self.alignment = AMDAlignment(config) if config.teacher_hidden_size is not None else None
@@ -865,10 +872,11 @@ class AMDForPreTraining(AMDPreTrainedModel):
         num_teacher_masked: int | None = None,
     ) -> TokenSplit:
         """Check the masks `(B, N)` of student and teacher and turn them into ids; see `forward` for the arguments."""
-        config, total = self.config, self.config.num_patches
+        config, total = self.config, self.num_patches
         is_believed = None not in (num_masked, num_teacher_masked) and student.device.type != "cpu"
-        default = config.num_masked_patches(config.student_mask_ratio)
-        num_masked = count_masked(student, num_masked, total, default, "bool_masked_pos")
+        num_masked = count_masked(
+            student, num_masked, total, lambda: config.num_masked_patches(config.student_mask_ratio), "bool_masked_pos"
+        )
         if not 0 < num_masked < total:
             what = "no token: there is nothing to reconstruct" if num_masked == 0 else "every token"
             raise ValueError(f"`bool_masked_pos` hides {what} (row 0 hides {num_masked} of {total}).")
@@ -880,8 +888,10 @@ class AMDForPreTraining(AMDPreTrainedModel):
                 f"`teacher_bool_masked_pos` must have the shape of `bool_masked_pos` {tuple(student.shape)}, got "
                 f"{tuple(teacher.shape)}."
             )
-        default = config.num_masked_patches(config.teacher_mask_ratio)
-        num_teacher_masked = count_masked(teacher, num_teacher_masked, total, default, "teacher_bool_masked_pos")
+        num_teacher_masked = count_masked(
+            teacher, num_teacher_masked, total,
+            lambda: config.num_masked_patches(config.teacher_mask_ratio), "teacher_bool_masked_pos",
+        )  # fmt: skip
         if not is_believed and not torch.compiler.is_compiling():
             for row, count in enumerate((teacher & ~student).sum(dim=1).tolist()):
                 if count:
