@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 from collections.abc import Iterator
 from email import message_from_bytes
@@ -19,6 +22,8 @@ from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.helpers.docs_world import all_commands, build_world, prepare
 
 
 _ROOT = Path(__file__).parents[1]
@@ -84,7 +89,7 @@ def _third_party_imports() -> Iterator[tuple[str, bool, Path]]:
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec")):
                 names = [word.value for word in node.args[:1] if isinstance(word, ast.Constant)]
             for name in names:
                 package = name.split(".")[0]
@@ -158,3 +163,42 @@ def test_command_of_the_wheel_helps_and_lists_its_recipes(unpacked: Path, tmp_pa
     recipe = (_ROOT / "configs/finetune/custom.yaml").read_text()
     assert _run_installed(unpacked, tmp_path, "recipes", "finetune/custom") == recipe
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_first_commands_of_the_readme_run_in_an_empty_environment(
+    wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`pip install`, classify, fine-tune, distil: as they stand, but for small stand-ins of the Hub's models."""
+    world, folder = build_world(tmp_path / "world"), tmp_path / "user"
+    for name in ("hub", "videos_plain"):
+        shutil.copytree(world / name, folder / name)
+    shutil.copy(world / "clip.mp4", folder)
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    tools = environment / "bin"
+    settings = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    settings |= {"HF_HUB_OFFLINE": "1", "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(*words: str | Path) -> str:
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=settings)
+        assert done.returncode == 0, f"{shlex.join(map(str, words))}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    commands = [command for command in all_commands() if command.page == "README.md"]
+    assert commands[0].text == "pip install amd_hf"
+    run(tools / "python", "-m", "pip", "install", "--quiet", wheel)
+    said = {}
+    for command in [command for command in commands if command.program is not None][:3]:
+        assert command.text.startswith("amd-hf ")
+        program, arguments = prepare(command, folder)
+        said[program] = run(tools / "amd-hf", program, *arguments)
+    with capsys.disabled():
+        print(*said.values(), sep="\n")  # noqa: T201
+    assert list(said) == ["predict", "finetune", "pretrain"]
+    assert re.search(r"clip\.mp4\n +[\d.]+%  (left|right)\n", said["predict"])
+    for name in ("my_model", "my_student"):
+        assert (folder / name / "model.safetensors").is_file()
+    classify = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(), re.DOTALL)[0]
+    assert re.search(r"'label': '(left|right)'", run(tools / "python", "-c", classify))

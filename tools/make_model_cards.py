@@ -1,4 +1,4 @@
-"""Write the pages of the paper's model zoo and the README's model table from the package's one file of facts.
+"""Write the pages of the paper's model zoo and the table of docs/models.md from the package's one file of facts.
 
 python tools/make_model_cards.py
 python tools/make_model_cards.py --check
@@ -46,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """Every generated file and its text: the pages, and the README with its table."""
+    """Every generated file and its text: the pages, and the page of the guide with their table."""
     zoo = load_zoo()
     texts = {
         root / "model_cards" / f"{name}.md": render_page(model, zoo, root, amd_hf.__all__)
         for name, model in zoo.models.items()
     }
-    readme = root / "README.md"
-    return {**texts, readme: with_table(readme.read_text(), model_table(zoo, root))}
+    guide = root / "docs" / "models.md"
+    return {**texts, guide: with_table(guide.read_text(), model_table(zoo, root))}
 
 
 def with_table(text: str, table: str) -> str:
@@ -64,7 +64,7 @@ def with_table(text: str, table: str) -> str:
     """
     start, end = TABLE_MARKS
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ValueError(f"README.md must hold the lines {start!r} and {end!r} once each, in this order.")
+        raise ValueError(f"docs/models.md must hold the lines {start!r} and {end!r} once each, in this order.")
     return f"{text[: text.index(start) + len(start)]}\n\n{table}\n\n{text[text.index(end) :]}"
 
 

@@ -175,11 +175,7 @@ def measure(model: ZooModel) -> ModelSizes:
 # Pages
 # ---------------------------------------------------------------------------------------------------------------------
 
-_PROGRAMS = {
-    "pretraining": "scripts/pretrain.py",
-    "classification": "scripts/finetune.py",
-    "detection": "scripts/finetune.py",
-}
+_COMMANDS = {"pretraining": "pretrain", "classification": "finetune", "detection": "finetune"}
 
 
 def render_page(model: ZooModel, zoo: Zoo, root: Path, classes: Collection[str]) -> str:
@@ -188,7 +184,7 @@ def render_page(model: ZooModel, zoo: Zoo, root: Path, classes: Collection[str])
     Args:
         model ([`ZooModel`]): Whose page.
         zoo ([`Zoo`]): All models.
-        root (`Path`): Folder of the repository: a recipe or a program is named only if it is there.
+        root (`Path`): Folder of the repository: a recipe is named only if it is there.
         classes (`Collection[str]`): Public classes of the package: the page says so where the model's is missing.
     """
     is_image, is_pretraining = model.is_image, model.task == "pretraining"
@@ -200,7 +196,6 @@ def render_page(model: ZooModel, zoo: Zoo, root: Path, classes: Collection[str])
     passes = f"{model.epochs} effective epochs" if is_pretraining else f"{model.epochs} epochs"
     if model.data.settings_of and not is_pretraining:
         passes += f", as {model.data.settings_of} published them; the authors state none"
-    program = _PROGRAMS[model.task]
     options = {name: model.size[name] for name in ("hidden_size", "num_attention_heads")}
     options |= {"num_frames": 1, "tubelet_size": 1} if is_image else {}
     context: dict[str, Any] = {
@@ -218,7 +213,8 @@ def render_page(model: ZooModel, zoo: Zoo, root: Path, classes: Collection[str])
         "is_supported": model.class_name in classes and (not is_image or "AMDForImageClassification" in classes),
         "config_options": ", ".join(f"{name}={value}" for name, value in options.items()),
         "has_recipe": (root / model.recipe).is_file(),
-        "program": program if (root / program).is_file() else None,
+        "command": _COMMANDS[model.task],
+        "recipe_name": Path(model.recipe).stem,
         "epochs": f"{passes}.",
         "sizes": measure(model),
         "authors": " and ".join(zoo.paper["authors"].split(", ")),
@@ -282,7 +278,7 @@ def _eval_results(model: ZooModel, zoo: Zoo, task: str) -> list[EvalResult]:
 
 
 def model_table(zoo: Zoo, root: Path) -> str:
-    """Return the README's table: every model, its data, checkpoint, reported figure, recipe and page."""
+    """Return the table of docs/models.md: every model, its data, checkpoint, reported figure, recipe and page."""
     lines = [
         "| model | data | checkpoint | reported by the authors | recipe | page |",
         "|---|---|---|---|---|---|",
@@ -291,7 +287,7 @@ def model_table(zoo: Zoo, root: Path) -> str:
         checkpoint = f"[authors' file]({model.checkpoint})" if model.checkpoint else "not published"
         checkpoint += f", [log]({model.log})" if model.log else ""
         figures = [f"{metric} {value}" for metric, value in model.results.items()]
-        recipe = f"[{Path(model.recipe).name}]({model.recipe})" if (root / model.recipe).is_file() else "not yet"
+        recipe = f"[{Path(model.recipe).name}](../{model.recipe})" if (root / model.recipe).is_file() else "not yet"
         task = "pre-trained" if model.task == "pretraining" else "fine-tuned"
         cells = (
             escape_markdown(f"{model.size['title']}, {task}"),
@@ -299,7 +295,7 @@ def model_table(zoo: Zoo, root: Path) -> str:
             checkpoint,
             escape_markdown(", ".join(figures) or "see fine-tuned"),
             recipe,
-            f"[{model.name}](model_cards/{model.name}.md)",
+            f"[{model.name}](../model_cards/{model.name}.md)",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

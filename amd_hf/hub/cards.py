@@ -466,15 +466,24 @@ def licence_of(source: str | None) -> str:
 
 def _shell_command(words: list[str], num_processes: int, secrets: set[str]) -> str | None:
     """Return how to start the run again from the shell; `None` where it was no program that did."""
-    if not words or not words[0].endswith(".py"):
+    program = Path(words[0]) if words else Path()
+    arguments = [redact(word, secrets) for word in words[1:]]
+    if program.parts[-3:-1] == ("amd_hf", "cli"):  # `python -m amd_hf.cli.pretrain`, as launchers start it
+        command = [program.stem, *arguments]
+    elif program.stem == "amd-hf" or program.parts[-2:] == ("amd_hf", "__main__.py"):
+        command = arguments
+    elif program.suffix == ".py":
+        if program.is_absolute():
+            inside = program.is_relative_to(Path.cwd())
+            program = program.relative_to(Path.cwd()) if inside else Path(program.parent.name, program.name)
+        launcher = ["accelerate", "launch", "--num_processes", str(num_processes)] if num_processes > 1 else ["python"]
+        return shlex.join([*launcher, redact(str(program), secrets), *arguments])
+    else:
         return None
-    program = Path(words[0])
-    if program.is_absolute():
-        inside = program.is_relative_to(Path.cwd())
-        name = str(program.relative_to(Path.cwd())) if inside else f"{program.parent.name}/{program.name}"
-        words = [name, *words[1:]]
-    launcher = ["accelerate", "launch", "--num_processes", str(num_processes)] if num_processes > 1 else ["python"]
-    return shlex.join([*launcher, *(redact(word, secrets) for word in words)])
+    if num_processes == 1 or not command:
+        return shlex.join(["amd-hf", *command])
+    launcher = ["accelerate", "launch", "--num_processes", str(num_processes), "-m"]
+    return shlex.join([*launcher, f"amd_hf.cli.{command[0]}", *command[1:]])
 
 
 def _number(value: Any) -> str:

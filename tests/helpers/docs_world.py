@@ -17,7 +17,13 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
+from transformers import (
+    VideoMAEConfig,
+    VideoMAEForPreTraining,
+    VideoMAEForVideoClassification,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
 
 from amd_hf import AMDConfig, AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, export_checkpoint
 from amd_hf.models import build_processor
@@ -64,6 +70,8 @@ _TRAINING = [
     "--logging_steps", "1", "--decode_time_limit", "null",
 ]  # fmt: skip
 _REPLACED = {
+    "MCG-NJU/videomae-base": "hub/videomae-large",
+    "MCG-NJU/videomae-base-finetuned-kinetics": "hub/videomae-classifier",
     "MCG-NJU/videomae-large": "hub/videomae-large",
     "facebook/vit-mae-large": "hub/vit-mae-large",
     "/data/ssv2": "ssv2",
@@ -124,12 +132,14 @@ def all_commands() -> Iterator[Command]:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
             yield from _lines(page.name, block)
-        # Tables show commands as code within the line; those with dots or a NAME stand for any option.
+        # Tables show commands as code within the line; those with dots, a NAME or no option stand for others.
         for code in re.findall(
             r"`((?:scripts|studies|tools)/\w+\.py [^`\n]+|python \w+/\w+\.py [^`\n]+|amd-hf [^`\n]+)`",
             page.read_text(),
         ):
-            stands_for_any = re.search(r"\.\.\.$|…|(^amd-hf .*|>.*)\b[A-Z][A-Z_]*\b", code) or code == "amd-hf X"
+            stands_for_any = re.search(r"\.\.\.$|…|(^amd-hf .*|>.*)\b[A-Z][A-Z_]*\b", code) or re.fullmatch(
+                r"amd-hf \w+", code
+            )
             if not stands_for_any and "benchmarks/" not in code:
                 yield from _lines(page.name, code if code.startswith(("python", "amd-hf")) else f"python {code}")
     for program in [path for folder in PROGRAM_FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]:
@@ -173,9 +183,8 @@ def build_world(root: Path) -> Path:
         _grid(root / "grids" / f"{name}.yaml", ROOT / "configs" / "ablations" / f"{name}.yaml")
     for name in ("amd_hf", "configs", "scripts", "studies", "tools"):
         (root / name).symlink_to(ROOT / name)
-    for name in ("model_cards", "docs/api"):
-        shutil.copytree(ROOT / name, root / name)
-    shutil.copy(ROOT / "README.md", root / "README.md")
+    shutil.copytree(ROOT / "model_cards", root / "model_cards")
+    shutil.copytree(ROOT / "docs", root / "docs")
     return root
 
 
@@ -244,6 +253,8 @@ def _models(root: Path) -> None:
         decoder_intermediate_size=64, use_mean_pooling=False,
     )  # fmt: skip
     randomize(VideoMAEForPreTraining(teacher)).save_pretrained(root / "hub" / "videomae-large")
+    classes = VideoMAEConfig.from_dict({**teacher.to_dict(), "use_mean_pooling": True, **_labels(["left", "right"])})
+    randomize(VideoMAEForVideoClassification(classes)).save_pretrained(root / "hub" / "videomae-classifier")
     image_teacher = ViTMAEConfig(
         image_size=64, patch_size=16, hidden_size=64, num_hidden_layers=3, num_attention_heads=2,
         intermediate_size=256, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,

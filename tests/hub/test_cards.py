@@ -181,3 +181,23 @@ def test_licences_come_from_facts_and_cards_only(tmp_path: Path) -> None:
     assert licence_of("somebody/something") == "not stated"
     assert licence_of(str(tmp_path)) == "not stated"
     assert licence_of(None) == "not stated"
+
+
+def test_command_on_the_card_is_the_one_that_starts_the_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _finetuned(tmp_path)
+    module = "/env/lib/amd_hf/cli/finetune.py"  # `python -m amd_hf.cli.finetune`
+    for program, num_processes, shown in (
+        ("/env/bin/amd-hf finetune", 1, "amd-hf finetune --data x"),
+        ("/env/lib/amd_hf/__main__.py finetune", 1, "amd-hf finetune --data x"),
+        (module, 1, "amd-hf finetune --data x"),
+        (module, 4, "accelerate launch --num_processes 4 -m amd_hf.cli.finetune --data x"),
+        ("/clone/scripts/finetune.py", 1, "python scripts/finetune.py --data x"),
+        ("/clone/scripts/finetune.py", 4, "accelerate launch --num_processes 4 scripts/finetune.py --data x"),
+        ("/env/bin/jupyter", 1, None),
+    ):
+        monkeypatch.setattr(type(trainer.args), "world_size", num_processes)
+        card = write_run_card(trainer, command=[*program.split(), "--data", "x"]).read_text()
+        assert (f"```bash\n{shown}\n```" in card) == (shown is not None), program
+        assert ("The command was not recorded" in card) == (shown is None), program

@@ -188,7 +188,7 @@ def test_slurm_example_launches_pretraining_on_every_node(tmp_path: Path) -> Non
     assert len(calls) == 2
     for rank, call in enumerate(calls):
         assert f"--num_machines|2|--num_processes|16|--machine_rank|{rank}|--main_process_ip|node1|" in call
-        expected = "scripts/pretrain.py|--recipe|recipe.yaml|--resume_from_checkpoint|last|--data|two words|"
+        expected = "-m|amd_hf.cli.pretrain|--recipe|recipe.yaml|--resume_from_checkpoint|last|--data|two words|"
         assert call.endswith(expected)
 
 

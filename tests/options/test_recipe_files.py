@@ -222,7 +222,7 @@ def test_slurm_example_is_valid_and_starts_the_launcher_of_every_node(tmp_path: 
         assert call.startswith("launch|--config_file|configs/accelerate/multi_node.yaml|--num_machines|2|")
         assert f"--num_processes|8|--machine_rank|{rank}|--main_process_ip|node7|" in call
         assert call.endswith(
-            "scripts/finetune.py|--recipe|recipe.yaml|--resume_from_checkpoint|last|--data|two words|"
+            "-m|amd_hf.cli.finetune|--recipe|recipe.yaml|--resume_from_checkpoint|last|--data|two words|"
         )
     missing = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60)
     assert missing.returncode == 2

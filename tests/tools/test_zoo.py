@@ -133,14 +133,15 @@ def test_pages_and_table_are_up_to_date() -> None:
 def test_check_names_a_page_that_was_changed(tmp_path: Path) -> None:
     program = load_script("make_model_cards")
     marks = "\n".join(program.TABLE_MARKS)
-    (tmp_path / "README.md").write_text(f"before\n{marks}\nafter\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "models.md").write_text(f"before\n{marks}\nafter\n")
     assert len(program.main(["--root", str(tmp_path)])) == len(_NAMES) + 1
     assert not program.main(["--root", str(tmp_path), "--check"])
     page = tmp_path / "model_cards" / "amd-vit-base-ucf101.md"
     page.write_text(page.read_text().replace("97.1", "98.1"))
     with pytest.raises(ValueError, match=r"Not up to date: model_cards/amd-vit-base-ucf101.md\."):
         program.main(["--root", str(tmp_path), "--check"])
-    (tmp_path / "README.md").write_text("no marks")
+    (tmp_path / "docs" / "models.md").write_text("no marks")
     with pytest.raises(ValueError, match="once each"):
         program.main(["--root", str(tmp_path)])
 
