@@ -30,6 +30,10 @@ def _section(name: str) -> str:
     return text
 
 
+def test_pages_are_what_the_docstrings_say() -> None:
+    main(["--check"])  # else run `make api`
+
+
 def test_page_that_is_behind_the_code_is_named_and_written_anew(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "amd_hf", tmp_path / "amd_hf", ignore=shutil.ignore_patterns("__pycache__"))
     main(["--root", str(tmp_path)])
