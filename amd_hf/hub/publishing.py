@@ -104,7 +104,7 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
     published = [name for name in names if any(fnmatch.fnmatchcase(name, kind) for kind in _PUBLISHED)]
     _refuse_if_any(source, source_problems(source, published))  # before a byte of it is used
     if json.loads((source / CONFIG_NAME).read_text()).get("model_type") != "amd":
-        raise ValueError(f"{source} holds no `amd` model: convert it first (scripts/convert_checkpoint.py).")
+        raise ValueError(f"{source} holds no `amd` model: convert it first (`amd-hf convert`).")
     model = load_model(source)
     code = code_files(type(model))
     # The marker lies beside the folder, all of which is published.

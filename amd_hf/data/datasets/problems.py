@@ -93,7 +93,7 @@ class Problems:
             parts.append(self._describe(problems, budget))
             budget -= min(budget, len(problems))
         if len(parts) < len(groups):
-            parts.append("scripts/validate_annotations.py lists all of them.")
+            parts.append("`amd-hf validate` lists all of them.")
         raise ValueError(" ".join(parts))
 
     def _describe(self, problems: Sequence[Problem], max_named: int) -> str:
