@@ -126,7 +126,7 @@ def _guess_folder(folder: Path, split: str | None) -> str:
 
 
 def _check_no_videos(folder: Path, folders: list[Path], archive: Path, layout: str) -> None:
-    """Return a folder may hold the archive that its videos came in."""
+    """Refuse a folder that holds videos beside an archive, which may be the one that they came in."""
     for candidate in folders:
         if any(
             video_names(directory)
