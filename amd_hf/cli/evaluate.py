@@ -53,6 +53,7 @@ from ..models import (
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source, read_task
 from ..outputs.files import OutputFiles
+from ..training.precision import start_accelerator
 from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 
@@ -78,7 +79,10 @@ class TestOptions:
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
     decode_time_limit: float | None = decode_time_limit_option()
-    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
+    mixed_precision: str | None = field(
+        default=None,
+        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
     def __post_init__(self) -> None:
@@ -138,7 +142,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --annotations FILE.csv`.")
     outputs = result_files(Path(options.output_dir), options, METRICS_FILE, CLASSES_FILE, DETECTIONS_FILE)
     check_model_source(source, "model_name_or_path")
-    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, options.mixed_precision)
     model = prepare_for_inference(load_trained_detector(source, **model_options), accelerator)
     processor = load_detection_processor(source, model.config)
     loader = evaluation_clip_loader(
@@ -177,7 +181,7 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
     names = [METRICS_FILE, *([] if options.linear_probe else [CLASSES_FILE, MATRIX_FILE, PREDICTIONS_FILE])]
     outputs = {folder: result_files(folder, options, *names) for _, _, folder in tests}
     means = result_files(Path(options.output_dir), options, METRICS_FILE) if options.all_folds else None
-    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, options.mixed_precision)
     if options.linear_probe:
         found = []
         for source, fold_data, folder in tests:

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from accelerate import Accelerator
-
 from ..cpu import prepare_for_inference
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..evaluation.features import FeatureOptions, extract_features
@@ -21,6 +19,7 @@ from ..evaluation.multiview import ViewOptions
 from ..models import load_model, view_settings
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source
+from ..training.precision import start_accelerator
 from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 
@@ -52,7 +51,10 @@ class ExtractOptions:
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
     decode_time_limit: float | None = decode_time_limit_option()
-    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
+    mixed_precision: str | None = field(
+        default=None,
+        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     features = FeatureOptions(
         options.model_name_or_path, tuple(options.tensors), format=options.format, dtype=options.dtype
     )
-    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, options.mixed_precision)
     model = load_model(options.model_name_or_path, **model_options)
     encoder = prepare_for_inference(model.base_model, accelerator)
     overrides = {"sampling_mode": options.sampling_mode, "sampling_rate": options.sampling_rate}

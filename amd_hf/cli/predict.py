@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .. import AMDConfig
@@ -41,6 +40,7 @@ from ..options.commands import parse_command
 from ..options.parsing import check_model_source, read_task
 from ..options.programs import run_program
 from ..outputs.files import OutputFiles
+from ..training.precision import start_accelerator
 from ..video_sampling_amd import SAMPLING_MODES
 
 
@@ -57,7 +57,10 @@ class ModelOptions:
     batch_size: int = field(default=8, metadata={"help": "Clips that go through the model together."})
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
     decode_time_limit: float | None = decode_time_limit_option()
-    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
+    mixed_precision: str | None = field(
+        default=None,
+        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
     def __post_init__(self) -> None:
@@ -165,7 +168,7 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     outputs = OutputFiles(paths, "amd-hf predict", options.overwrite)
     boxes = read_boxes_of_video(options.person_boxes, options.video, options.min_person_score)
     check_model_source(source, "model_name_or_path")
-    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, options.mixed_precision, sys.stderr)
     model = prepare_for_inference(load_trained_detector(source, **model_options), accelerator)
     processor = load_detection_processor(source, model.config)
     loader = evaluation_clip_loader(
@@ -201,7 +204,7 @@ def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     windows = options.windows()
     videos = find_videos(options.videos, options.media)
     check_model_source(options.model_name_or_path, "model_name_or_path")
-    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, options.mixed_precision, sys.stderr)
     model = prepare_for_inference(load_trained_classifier(options.model_name_or_path, **model_options), accelerator)
     check_head_is_trained(model, options.model_name_or_path)
     views, notes = options.views(model.config)

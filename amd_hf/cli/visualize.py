@@ -32,6 +32,7 @@ from ..pretraining.visualization import (
     spread_over_classes,
 )
 from ..teachers.frozen import FrozenTeacher
+from ..training.precision import start_accelerator
 from ..video_sampling_amd import SAMPLING_MODES
 
 
@@ -60,7 +61,10 @@ class VisualizeOptions:
     decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
     decode_time_limit: float | None = decode_time_limit_option()
     seed: int = field(default=0, metadata={"help": "Of the masks."})
-    mixed_precision: str = field(default="no", metadata={"help": "Precision.", "choices": ["no", "bf16", "fp16"]})
+    mixed_precision: str | None = field(
+        default=None,
+        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
     def __post_init__(self) -> None:
@@ -80,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     model = load_model(options.model_name_or_path, **model_options)
     if not isinstance(model, AMDForPreTraining):
         raise ValueError(f"{options.model_name_or_path} holds {type(model).__name__}: take a pre-trained model.")
-    accelerator = Accelerator(cpu=options.use_cpu, mixed_precision=options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, options.mixed_precision)
     rows, collator = data.load(options.split), _collator(model, options)
     shown = collator([rows[index] for index in spread_over_classes(rows["label"], options.num_shown)])
     if shown["pixel_values"] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,12 +11,14 @@ from datasets import IterableDataset
 from transformers import SchedulerType, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import is_torch_tf32_available
 
 from ..data.streams import stream_length
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..hub.privacy import hide_identity, is_secret_name
 from ..view_settings import ViewSettings
 from .launching import check_processes
+from .precision import Precision, choose_precision, has_no_accelerator, launcher_precision, precision_before
 
 
 _DEFAULT_LEARNING_RATE = next(f.default for f in fields(TrainingArguments) if f.name == "learning_rate")
@@ -45,7 +48,8 @@ class VideoTrainingArguments(TrainingArguments):
     defaults differ from those of `TrainingArguments`: `weight_decay` 0.05, `remove_unused_columns` False (rows hold
     videos, which no model's `forward` names), `logging_nan_inf_filter` False (a loss that is not finite stops the
     run), `average_tokens_across_devices` False (losses are means), `ddp_find_unused_parameters` False,
-    `lr_scheduler_type` cosine.
+    `lr_scheduler_type` cosine, `bf16` None (where it pays), and `use_cpu` is set where there is nothing else.
+    `precision` says what a run is computed in, and why.
 
     Raises:
         ValueError: For a value out of its range, two learning rates that contradict each other, or when the process
@@ -86,6 +90,16 @@ class VideoTrainingArguments(TrainingArguments):
             "help": "The repetitions of a video show the same frames, as in the released code, each with a crop, "
             "augmentation and masks of its own: fewer frames are decoded. False draws each one's frames anew."
         },
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Compute in bf16 where that is accurate enough, the weights in float32. By default where it pays: "
+            "on GPUs that have it, and on CPUs that are faster in it. A resumed run keeps its precision."
+        },
+    )
+    use_cpu: bool = field(
+        default=False, metadata={"help": "Compute on the CPU although there is a GPU; without one it is true anyway."}
     )
     overwrite_output_dir: bool = field(
         default=False,
@@ -139,8 +153,11 @@ class VideoTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         is_direction_given = self.greater_is_better is not None
+        if not self.use_cpu and has_no_accelerator():
+            self.use_cpu = True
         super().__post_init__()
         check_processes(self)
+        self._choose_precision()
         self._check_trackers()
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
         if metric.startswith("loss_") and not is_direction_given:
@@ -152,6 +169,11 @@ class VideoTrainingArguments(TrainingArguments):
                 "The schedule is always the released code's warm-up and cosine: leave `lr_scheduler_type` and "
                 "`lr_scheduler_kwargs` out and set `warmup_epochs` and `min_base_learning_rate`."
             )
+        self._check_values()
+        self._check_rates()
+        self._scale_learning_rate()
+
+    def _check_values(self) -> None:
         for name in ("remove_unused_columns", "logging_nan_inf_filter", "average_tokens_across_devices"):
             if getattr(self, name):
                 raise ValueError(f"`{name}=True` is not supported: {type(self).__name__} needs it False.")
@@ -173,8 +195,40 @@ class VideoTrainingArguments(TrainingArguments):
         if not 0 <= self.max_unreadable_share <= 1:
             raise ValueError(f"`max_unreadable_share` must be between 0 and 1, got {self.max_unreadable_share}.")
         check_decode_time_limit(self.decode_time_limit)
-        self._check_rates()
-        self._scale_learning_rate()
+
+    def _choose_precision(self) -> None:
+        """Settle `bf16` where it is left open, and note in `precision` what the run is computed in and why."""
+        asked = "fp16" if self.fp16 else launcher_precision()
+        if self.bf16 is not None and not self.fp16:
+            asked = "bf16" if self.bf16 else "no"
+        if asked is None and (self.deepspeed or self.deepspeed_plugin is not None):
+            asked = "no"  # or what its own config says
+        begun_in = precision_before(self.output_dir, self.resume_from_checkpoint) if asked is None else None
+        self.precision: Precision = choose_precision(self.device, asked, begun_in)
+        self.bf16 = self.precision.name == "bf16"
+        if not self.deepspeed:
+            self.mixed_precision = self.precision.name
+
+    @classmethod
+    def fit_recipe(
+        cls, recipe: Mapping[str, Any], values: Mapping[str, Any], given: Set[str]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Leave out of a recipe what it asks of other machines: `bf16: true` is for those that are fast in it.
+
+        Args:
+            recipe (`Mapping`): Its options.
+            values (`Mapping`): All options as they stand with the recipe.
+            given (set of `str`): The options that the command line names: what a user asks for is never left out.
+
+        Returns:
+            The recipe's options that count, and no notes: what a run is computed in, and why, is said of each.
+        """
+        recipe = dict(recipe)
+        if recipe.get("bf16") and not given & {"bf16", "fp16"}:
+            del recipe["bf16"]
+        if recipe.get("tf32") and "tf32" not in given and (values.get("use_cpu") or not is_torch_tf32_available()):
+            del recipe["tf32"]
+        return recipe, []
 
     # ---- What leaves this process: pickled (`training_args.bin`), or told to trackers and logs ----
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from .arguments import VideoTrainingArguments
-from .precision import cpu_bf16_speedup
 from .trainer import VideoTrainer
 
 
@@ -49,7 +47,6 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
     epochs = f"{num_steps / steps_per_epoch:g} epochs of {steps_per_epoch}" if steps_per_epoch else "of a stream"
     flops = trainer.flops_per_clip()
     clips_per_step = args.videos_per_step * args.num_repetitions
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     lines = {
         "training videos": "unknown (a stream)" if num_videos is None else f"{num_videos:,}",
         **({"evaluation videos": _count(trainer.eval_dataset)} if trainer.eval_dataset is not None else {}),
@@ -63,17 +60,11 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
         "steps": f"{num_steps:,} ({epochs}), {warmup} of warm-up",
         "learning rate": f"{args.learning_rate:g} down to {args.learning_rate * args.final_learning_rate_share:g}",
         **({} if flops is None else {"arithmetic": _cost(flops, clips_per_step * num_steps)}),
-        "device": f"{args.device}, {precision}{_emulation(args)}",
+        "device": str(args.precision),
         "output": args.output_dir,
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:>{width}}: {value}" for name, value in lines.items())
-
-
-def _emulation(args: VideoTrainingArguments) -> str:
-    if not args.bf16 or args.device.type != "cpu" or (speedup := cpu_bf16_speedup()) >= 1:
-        return ""
-    return f", which this CPU has no instructions for: {1 / speedup:.0f} times slower than fp32. Add `--bf16 false`"
 
 
 def _count(rows: Any) -> str:

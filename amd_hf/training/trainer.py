@@ -45,6 +45,7 @@ from .checkpoints import (
 from .data_listing import DataListing, check_same_data, list_data, save_listing
 from .launching import check_sharding, whole_weights
 from .monitoring import FiniteLossGuard, LossMeter, ReadingLog, ThroughputMeter, speak_of_time_left
+from .precision import load_precision, save_precision
 from .run_folders import RunLock, claim_output_folder
 from .steps import StepBatches, cosine_schedule, keep_key_biases, parameter_groups
 from .views import processor_of_run
@@ -453,7 +454,10 @@ class VideoTrainer(Trainer):
         return self._listing
 
     def check_resumable(self, checkpoint: Path) -> None:
-        """Raises `ValueError` if the run of a checkpoint was trained on other data, unless `data_changed_ok`."""
+        """Raise `ValueError` if the run of a checkpoint was trained on other data, unless `data_changed_ok`."""
+        before, now = load_precision(checkpoint), self.args.precision.name
+        if before not in (None, now):
+            logger.warning(f"The run of {checkpoint} was begun in precision {before!r} and goes on in {now!r}.")
         different = check_same_data(checkpoint, self.training_listing())
         if different is None:
             return
@@ -468,6 +472,7 @@ class VideoTrainer(Trainer):
         """Write more files into a checkpoint; called on every process before it is marked as whole."""
         if self.args.should_save:
             save_listing(checkpoint, self.training_listing())
+            save_precision(checkpoint, self.args.precision)
         if self._stream_loader is not None:
             save_position(checkpoint, self.args.process_index, self._stream_loader.position)
 

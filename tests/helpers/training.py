@@ -31,7 +31,9 @@ _PLAIN = {
     "rand_augment": None, "erase_probability": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0,
     "label_smoothing_factor": 0.0,
 }  # fmt: skip
-_QUIET = {"use_cpu": True, "report_to": [], "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True}
+_QUIET = {
+    "use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
+}  # fmt: skip
 
 
 def pretraining_args(output_dir: Path, **changes: Any) -> AMDTrainingArguments:
