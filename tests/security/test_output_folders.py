@@ -501,6 +501,7 @@ _ALLOWED = {
     ("amd_hf/training/data_listing.py", "save_listing"): "a checkpoint of the run",
     ("amd_hf/training/run_folders.py", "_release"): "the lock's own file, while it is held",
     ("amd_hf/training/checkpoints.py", "save_position"): "a checkpoint of the run",
+    ("amd_hf/training/precision.py", "save_precision"): "a checkpoint of the run",
     ("amd_hf/pretraining/trainer.py", "save_extras"): "a checkpoint of the run",
     ("amd_hf/finetuning/ema.py", "save_weights"): "a checkpoint of the run",
     ("amd_hf/finetuning/trainer.py", "save_model"): "the claimed folder of a run",
