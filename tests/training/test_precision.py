@@ -162,10 +162,10 @@ args = AMDTrainingArguments(output_dir=sys.argv[1], use_cpu=True, report_to="non
 print(args.process_index, args.bf16, flush=True)
 """
     (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
         [*command, str(tmp_path / "program.py"), str(tmp_path / "out")],
-        capture_output=True, text=True, env=script_environment(), timeout=300,
+        capture_output=True, text=True, env=script_environment(), timeout=120,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     assert sorted(run.stdout.split("\n")[:2]) == ["0 False", "1 False"]
