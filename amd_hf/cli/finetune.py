@@ -17,10 +17,11 @@ from typing import Any
 from transformers import set_seed
 
 from .. import AMDDetectionTrainer, AMDFineTuningTrainer
-from ..data.arguments import training_label_names
+from ..data.arguments import FineTuningDataArguments, count_shared, training_label_names
 from ..data.datasets.label_names import check_labels_fit
 from ..detection.datasets.ava import action_names
 from ..detection.evaluation import write_detection_report
+from ..evaluation.report import describe_test
 from ..finetuning.recipe_check import departures
 from ..models import build_classifier, build_detector, import_function
 from ..options.commands import parse_command
@@ -79,16 +80,36 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
         eval_dataset=evaluation,
     )
     trainer.program_options = (data, options)
+    of_eval, of_test = (describe_rows(trainer, data, *it) for it in (("eval", evaluation), ("test", test)))
     train_model(trainer, options.model_name_or_path, checkpoint, argv)
     if evaluation is not None:
         metrics = trainer.evaluate()
-        trainer.save_metrics("eval", metrics)
+        trainer.save_metrics("eval", {**metrics, "tested": of_eval | {"num_views": 1}})
         if args.process_index == 0:
             print(f"evaluation: {describe_metrics(metrics)}")
     trainer.save_state()
     if test is not None:
-        report_test(trainer, trainer.test(test).metrics())
+        result = trainer.test(test)
+        report_test(trainer, result.metrics(), of_test | {"num_views": trainer.view_options().num_views})
     return finish(trainer)
+
+
+def describe_rows(
+    trainer: AMDFineTuningTrainer, data: FineTuningDataArguments, part: str, rows: Any
+) -> dict[str, Any]:
+    """Say what `eval` or `test` of a run is measured on; loudly where that are videos that the model is trained on."""
+    if rows is None:
+        return {}
+    split = data.train_split if data.holds_out() else getattr(data, f"{part}_split")
+    name = getattr(data, f"{part}_data") or data.data
+    held_out = {"validation_fraction": data.validation_fraction} if data.holds_out() else {}
+    described = describe_test(trainer.args.output_dir, name, split, None, num_videos=len(rows), **held_out)
+    if num_shared := count_shared(trainer.train_dataset, rows):
+        described["training_videos"] = num_shared
+        if trainer.args.process_index == 0:
+            where = f"{num_shared} of the {len(rows)} videos of `{part}` are TRAINING VIDEOS"
+            print(f"WARNING: {where}: what is measured on them says nothing about others.", flush=True)
+    return described
 
 
 def train_detector(argv: Sequence[str] | None) -> AMDDetectionTrainer:
@@ -126,7 +147,11 @@ def train_model(
     """Say what the run will do, train and save the model."""
     if trainer.args.process_index == 0:
         start = source or "from scratch"
-        print(describe_run(trainer, start=start, classes=trainer.model.config.num_labels), flush=True)
+        more = {"start": start, "classes": trainer.model.config.num_labels}
+        data = trainer.program_options[0]
+        if isinstance(data, FineTuningDataArguments) and data.holds_out() and trainer.eval_dataset is not None:
+            more["held out"] = f"{len(trainer.eval_dataset):,}, by `validation_fraction` {data.validation_fraction:g}"
+        print(describe_run(trainer, **more), flush=True)
         notes = getattr(trainer.program_options[0], "notes", [])
         for departure in [*notes, *departures(trainer, read_recipe(argv, "finetune"))]:
             print(f"warning: {departure}", flush=True)
@@ -134,10 +159,12 @@ def train_model(
     trainer.save_model()
 
 
-def report_test(trainer: AMDFineTuningTrainer, metrics: dict[str, float | int]) -> None:
+def report_test(trainer: AMDFineTuningTrainer, metrics: dict[str, float | int], tested: dict[str, Any]) -> None:
     """Print the metrics of the multi-view test and write them to the output folder."""
     if trainer.args.process_index == 0:
-        Path(trainer.args.output_dir, "test_results.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        Path(trainer.args.output_dir, "test_results.json").write_text(
+            json.dumps({"tested": tested, **metrics}, indent=2) + "\n"
+        )
         print(f"test: {describe_metrics(metrics)}")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
@@ -13,6 +16,7 @@ import datasets
 from .datasets.label_names import label_names_of
 from .datasets.problems import Problems
 from .loading import LAYOUTS, choose_layout, load_video_dataset, takes_label_names, takes_split, validate_annotations
+from .streams import thin_out
 
 
 @dataclass
@@ -183,9 +187,85 @@ class FineTuningDataArguments(TrainingDataArguments):
     )
     test_split: str | None = field(default=None, metadata={"help": "Split for the multi-view test at the end."})
 
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={
+            "help": "Part of the training videos that is kept apart where no others are named to evaluate or test "
+            "on; which ones depends on their ids alone. 0 trains on all of them."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {self.validation_fraction}.")
+
+    def holds_out(self) -> bool:
+        """Return whether a part of the training videos is to be kept apart: no others are named, or stand beside."""
+        named = (self.eval_data, self.eval_split, self.test_data, self.test_split)
+        if self.validation_fraction == 0 or any(name is not None for name in named):
+            return False
+        # Of a folder with splits: who trains on one of them has the others for later.
+        is_folder = self.data is not None and Path(self.data).is_dir()
+        return not (is_folder and self.train_split is not None and _takes_split(str(self.data), self.layout))
+
+    def load_training(self) -> Any:
+        """Return the training set, without what is held out; a stream with `streaming`."""
+        rows = super().load_training()
+        return keep_apart(rows, self.validation_fraction)[0] if self.holds_out() else rows
+
+    def load_evaluation(self, label_names: Sequence[str] | None = None) -> Any:
+        """Return the evaluation set, map-style; what is held out where no other is named; None without either."""
+        return self._load_held_out() if self.holds_out() else super().load_evaluation(label_names)
+
     def load_test(self, label_names: Sequence[str] | None = None) -> Any:
-        """Return the test set, map-style; None where neither `test_data` nor `test_split` is set."""
-        return self.load_apart("test", label_names)
+        """Return the test set, map-style; what is held out where no other is named; None without either."""
+        return self._load_held_out() if self.holds_out() else self.load_apart("test", label_names)
+
+    def _load_held_out(self) -> Any:
+        rows = keep_apart(self.load(self.train_split, split_option="train_split"), self.validation_fraction)[1]
+        return rows if len(rows) else None
+
+    @classmethod
+    def fit_recipe(
+        cls, recipe: Mapping[str, Any], values: Mapping[str, Any], given: Set[str]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """As for other training data; where a recipe has splits of its own, none of the training set is held out."""
+        fitted, notes = super().fit_recipe(recipe, values, given)
+        if any(recipe.get(f"{part}_split") is not None for part in ("eval", "test")):
+            fitted.setdefault("validation_fraction", 0.0)
+        return fitted, notes
+
+
+def is_held_out(video_id: str, fraction: float) -> bool:
+    """Return whether a video belongs to the part that is kept apart: by a hash of its id, whatever else there is."""
+    digest = hashlib.blake2b(video_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def keep_apart(rows: Any, fraction: float) -> tuple[Any, Any]:
+    """Split rows into those to train on and those that are held out, map-style or streams, each in its order."""
+    if isinstance(rows, datasets.IterableDataset):
+        train = rows.filter(lambda row: not is_held_out(row["video_id"], fraction))
+        return thin_out(rows, train, 1 - fraction), rows.filter(lambda row: is_held_out(row["video_id"], fraction))
+    held_out = [is_held_out(video_id, fraction) for video_id in rows["video_id"]]
+    return (
+        rows.select([index for index, is_held in enumerate(held_out) if not is_held]),
+        rows.select([index for index, is_held in enumerate(held_out) if is_held]),
+    )
+
+
+def count_shared(train: Any, rows: Any) -> int:
+    """Count the videos of `rows` that are in a training set too, by the files or addresses they are read from.
+
+    0 where nobody knows: of streams, and of videos that are held in memory or tables.
+    """
+    if isinstance(train, datasets.IterableDataset) or "video" not in getattr(rows, "column_names", ()):
+        return 0
+    kinds = [str(data.features["video"]) for data in (train, rows)]
+    if "binary" in "".join(kinds):
+        return 0
+    known = {json.dumps(video, default=str) for video in train.select_columns(["video"])["video"]}
+    return sum(json.dumps(video, default=str) in known for video in rows.select_columns(["video"])["video"])
 
 
 _PARTS = {"train": "training", "eval": "evaluation while training", "test": "test at the end"}

@@ -115,10 +115,11 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     ):
         rows_per_step = batch_size * batches_per_step * num_processes
         if num_rows < rows_per_step:
+            fitting = max(min(num_rows // num_processes, batch_size), 1)
             raise ValueError(
                 f"The training set has {num_rows} videos, fewer than the {rows_per_step} of one optimizer step "
                 f"({batch_size} per device x {batches_per_step} accumulation steps x {num_processes} processes). "
-                "Lower `per_device_train_batch_size` or `gradient_accumulation_steps`, or add videos."
+                f"Add videos, or say `--per_device_train_batch_size {fitting} --gradient_accumulation_steps 1`."
             )
         self.num_rows = num_rows
         self.batch_size = batch_size

@@ -44,7 +44,7 @@ def stream_length(dataset: datasets.IterableDataset) -> int | None:
         if name is not None or len(splits) != 1:
             return None
         (name,) = splits
-    return splits[name].num_examples or None
+    return round((splits[name].num_examples or 0) * getattr(dataset, "_amd_hf_part", 1.0)) or None
 
 
 def note_entries(dataset: datasets.IterableDataset, entries: Iterable[Sequence[str]]) -> datasets.IterableDataset:
@@ -56,6 +56,15 @@ def note_entries(dataset: datasets.IterableDataset, entries: Iterable[Sequence[s
     """
     dataset._amd_hf_entries = [list(entry) for entry in entries]
     return dataset
+
+
+def thin_out(
+    dataset: datasets.IterableDataset, filtered: datasets.IterableDataset, part: float
+) -> datasets.IterableDataset:
+    """Note with a filtered stream which part of `dataset` is left of it, about; it keeps the entries noted there."""
+    filtered._amd_hf_part = part
+    entries = noted_entries(dataset)
+    return filtered if entries is None else note_entries(filtered, [*entries, [f"of these {part:g}", ""]])
 
 
 def noted_entries(dataset: datasets.IterableDataset) -> list[list[str]] | None:
