@@ -128,7 +128,17 @@ def test_pipeline_predict_and_remote_code_see_the_clips_of_validation(
     by_pipeline = [{entry["label"]: entry["score"] for entry in classify(path)}["early"] for path in paths]
     assert by_pipeline == pytest.approx(expected[:, 0], abs=1e-5)
 
-    arguments = ["--model_name_or_path", folder, "--videos", *paths, "--use_cpu", "--format", "json"]
+    arguments = [
+        "--model_name_or_path",
+        folder,
+        "--videos",
+        *paths,
+        "--use_cpu",
+        "--mixed_precision",
+        "no",
+        "--format",
+        "json",
+    ]
     predicted = load_script("predict").main(arguments)
     by_predict = [{entry["label"]: entry["score"] for entry in found["predictions"]}["early"] for found in predicted]
     assert by_predict == pytest.approx(expected[:, 0], abs=1e-5)
@@ -145,7 +155,17 @@ def test_features_and_probe_see_the_clips_of_validation(
     folder, model = trained.args.output_dir, trained.model
     clips = torch.cat([batch["pixel_values"] for batch in trained.get_eval_dataloader()])
     load_script("extract_features").main(
-        ["--model_name_or_path", folder, "--data", str(videos), "--output_dir", str(tmp_path / "f"), "--use_cpu"]
+        [
+            "--model_name_or_path",
+            folder,
+            "--data",
+            str(videos),
+            "--output_dir",
+            str(tmp_path / "f"),
+            "--use_cpu",
+            "--mixed_precision",
+            "no",
+        ]
     )
     found = torch.cat([entry["pooled"] for entry in read_features(tmp_path / "f")])
     with torch.no_grad():
@@ -165,7 +185,17 @@ def test_evaluate_and_predict_take_the_views_of_the_runs_own_test(
 ) -> None:
     folder = trained.args.output_dir
     expected = [outcome["probabilities"] for outcome in trained.test(load_video_dataset(videos)).outcomes]
-    arguments = ["--model_name_or_path", folder, "--data", str(videos), "--output_dir", str(tmp_path), "--use_cpu"]
+    arguments = [
+        "--model_name_or_path",
+        folder,
+        "--data",
+        str(videos),
+        "--output_dir",
+        str(tmp_path),
+        "--use_cpu",
+        "--mixed_precision",
+        "no",
+    ]
     (result,) = load_script("evaluate").main(arguments)
     for found, own in zip(result.outcomes, expected, strict=True):
         assert found["probabilities"] == pytest.approx(own, abs=1e-6)
@@ -173,7 +203,16 @@ def test_evaluate_and_predict_take_the_views_of_the_runs_own_test(
     assert "overrides" not in said
     assert "assumed" not in said
 
-    arguments = ["--model_name_or_path", folder, "--videos", *_paths(videos), "--use_cpu", "--test_views"]
+    arguments = [
+        "--model_name_or_path",
+        folder,
+        "--videos",
+        *_paths(videos),
+        "--use_cpu",
+        "--mixed_precision",
+        "no",
+        "--test_views",
+    ]
     predicted = load_script("predict").main(arguments)
     by_predict = [{entry["label"]: entry["score"] for entry in found["predictions"]}["early"] for found in predicted]
     assert by_predict == pytest.approx([own[0] for own in expected], abs=1e-5)
@@ -207,7 +246,7 @@ def test_options_that_override_the_models_own_are_printed(
 ) -> None:
     folder, args = trained.args.output_dir, trained.args
     other = "dense" if args.test_mode == "uniform" else "uniform"
-    model = ["--model_name_or_path", folder, "--use_cpu"]
+    model = ["--model_name_or_path", folder, "--use_cpu", "--mixed_precision", "no"]
     load_script("evaluate").main(
         [*model, "--data", str(videos), "--output_dir", str(tmp_path), "--mode", other, "--num_segments", "4",
          "--num_crops", str(args.test_num_crops)]
@@ -224,7 +263,15 @@ def test_options_that_override_the_models_own_are_printed(
 
 
 def test_options_that_a_probe_or_a_test_does_not_read_are_refused(trained: AMDFineTuningTrainer, videos: Path) -> None:
-    start = ["--model_name_or_path", trained.args.output_dir, "--data", str(videos), "--use_cpu"]
+    start = [
+        "--model_name_or_path",
+        trained.args.output_dir,
+        "--data",
+        str(videos),
+        "--use_cpu",
+        "--mixed_precision",
+        "no",
+    ]
     with pytest.raises(ValueError, match="`--sampling_mode dense` has no meaning here: a test takes `--mode`"):
         load_script("evaluate").main([*start, "--sampling_mode", "dense"])
     with pytest.raises(ValueError, match="`--num_segments 3` has no meaning here: a linear probe sees one clip"):
@@ -338,7 +385,7 @@ def test_collator_of_ours_with_other_clips_says_the_law(tmp_path: Path) -> None:
 def test_old_folder_is_used_as_before_and_says_what_is_assumed(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start = ["--model_name_or_path", str(_OLD_FOLDER), "--use_cpu"]
+    start = ["--model_name_or_path", str(_OLD_FOLDER), "--use_cpu", "--mixed_precision", "no"]
     path = _paths(videos)[0]
     (found,) = load_script("predict").main([*start, "--videos", path, "--format", "json"])
     said = capsys.readouterr()
@@ -376,10 +423,12 @@ def test_old_features_are_resumed(trained: AMDFineTuningTrainer, videos: Path, t
     if trained.args.sampling_mode != "dense":
         pytest.skip("features of earlier releases were of dense clips")
     command = ["--model_name_or_path", trained.args.output_dir, "--data", str(videos), "--output_dir", str(tmp_path)]
-    load_script("extract_features").main([*command, "--use_cpu"])
+    load_script("extract_features").main([*command, "--use_cpu", "--mixed_precision", "no"])
     file = tmp_path / "features.json"
     settings = json.loads(file.read_text())
     del settings["views"]["sampling_mode"]
     file.write_text(json.dumps(settings))
-    summary = load_script("extract_features").main([*command, "--use_cpu", "--resume", "true"])
+    summary = load_script("extract_features").main(
+        [*command, "--use_cpu", "--mixed_precision", "no", "--resume", "true"]
+    )
     assert summary["already_done"] == 4

@@ -44,6 +44,7 @@ warmup_epochs: 0
 logging_steps: 1
 save_strategy: "no"
 use_cpu: true
+bf16: false
 """
 
 

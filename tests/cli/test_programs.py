@@ -62,9 +62,11 @@ def test_test_of_finetune_and_evaluate_agree(work: Work) -> None:
     at_the_end = json.loads((work.root / "classifier" / "test_results.json").read_text())
     apart = json.loads((work.root / "results" / "test_results.json").read_text())
     assert apart.pop("unreadable") == []
-    assert apart.pop("tested")["split"] == "validation"
-    at_the_end.pop("tested", None)
+    of_test, of_run = apart.pop("tested"), at_the_end.pop("tested")
     assert apart == pytest.approx(at_the_end)
+    for name in ("model", "data", "split", "num_views", "amd_hf_version"):
+        assert of_run[name] == of_test[name], name
+    assert of_run["num_videos"] == at_the_end["videos_expected"]
 
 
 def test_cards_of_the_runs_hold_their_own_figures(work: Work) -> None:
