@@ -94,7 +94,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
         "results": (
             "evaluate",
             ["--model_name_or_path", f"{root}/classifier", "--data", str(work.data), "--split", "validation",
-             "--num_segments", "2", "--num_crops", "1", "--use_cpu"],
+             "--num_segments", "2", "--num_crops", "1", "--use_cpu", "--mixed_precision", "no"],
         ),
     }  # fmt: skip
     for name, (script, arguments) in commands.items():
