@@ -493,7 +493,6 @@ _ALLOWED = {
     ("amd_hf/pretraining/visualization.py", "draw_similarity"): "OutputFiles, or the folder of a run",
     ("amd_hf/pretraining/visualization.py", "save_similarity"): "OutputFiles, or the folder of a run",
     ("tools/library_tests.py", "fetch"): "the download of its own that it makes",
-    ("tools/make_api_reference.py", "main"): "pages of the documentation, in a folder for them",
     ("studies/ablate.py", "_as_arguments"): "the folder of the stage that it starts",
     ("amd_hf/hub/cards.py", "write_run_card"): "the claimed folder of a run",
     ("amd_hf/training/checkpoints.py", "mark_checkpoint"): "a checkpoint of the run",
