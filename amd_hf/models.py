@@ -281,10 +281,11 @@ def _adapt_input_channels(weight: torch.Tensor, old: int, new: int) -> torch.Ten
     Channels are taken in turn, each scaled by how often it is taken, so that a clip that is alike in all channels
     gives the same tokens as before; one channel gets the sum of the old ones (as timm does for image models).
     """
-    pixels = weight.unflatten(1, (-1, old))
+    pixels = weight.unflatten(1, (-1, old))  # (D, frame * row * column, old)
     if new < old:
         groups = [pixels[..., channel::new].sum(dim=-1) for channel in range(new)]
         return torch.stack(groups, dim=-1).flatten(1)
+    # Each of the copies of a channel gets its share of the weight: their sum over equal channels is what it was.
     taken = torch.arange(new) % old
     return (pixels[..., taken] / torch.bincount(taken)[taken]).flatten(1)
 

@@ -21,7 +21,7 @@ JITTER_Y = (0.1, 0.05)
 def fractions_to_pixels(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return boxes in pixels of a frame from fractions of its width and height."""
     pixels = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * [width, height, width, height]
-    pixels[:, 2:] -= 1
+    pixels[:, 2:] -= 1  # from the border of a box to its last pixel inside
     return pixels.clip(0, [width - 1, height - 1, width - 1, height - 1])
 
 
@@ -59,9 +59,11 @@ def jitter_boxes(boxes: np.ndarray, height: int, width: int, generator: np.rando
         generator (`np.random.Generator`): What they are drawn from.
     """
     outwards, inwards = np.array([JITTER_X, JITTER_Y, JITTER_X, JITTER_Y]).T
+    # Outwards is towards 0 for x1 and y1 and away from it for x2 and y2: hence the signs.
     moves = generator.uniform(-inwards, outwards, size=(len(boxes), 4)) * [-1, -1, 1, 1]
     lengths = boxes[:, 2:] - boxes[:, :2] + 1
     jittered = boxes + moves * np.tile(lengths, 2)
+    # The first side leaves a pixel for the last one, which lies behind it by one at least: no box vanishes.
     limits = np.array([width - 1, height - 1])
     first = jittered[:, :2].clip(0, limits - 1)
     last = np.maximum(np.minimum(jittered[:, 2:], limits), first + 1)

@@ -118,6 +118,7 @@ class DetectionClipLoader:
         """
         clip, boxes = self._read(row, boxes_to_test(row)[0])
         height, width = clip.shape[-2:]
+        # Copied into the order of its axes here, in the worker, rather than in the process that runs the model.
         return EvaluationClip(clip.contiguous(), extend_boxes(torch.from_numpy(boxes).float(), height, width))
 
     def generator(self, row: Row, repetition: int, purpose: str) -> np.random.Generator:
@@ -147,6 +148,7 @@ class DetectionClipLoader:
     def _augment(
         self, clip: torch.Tensor, boxes: np.ndarray, row: Row, repetition: int
     ) -> tuple[torch.Tensor, Regions]:
+        # A generator per purpose: with colours or mirroring switched off all other draws stay what they are.
         generator = self.generator(row, repetition, "crop")
         size = self.crop_size
         # As VideoMAE's code draws: never the last possible corner, unless there is only one.
@@ -164,6 +166,7 @@ class DetectionClipLoader:
         if self.generator(row, repetition, "flip").random() < self.flip_probability:
             clip, boxes = clip.flip(-1), flip_boxes(boxes, size)
 
+        # Behind the crop, so that boxes outside of it do not take the place of others.
         generator = self.generator(row, repetition, "boxes")
         if len(boxes) > self.max_boxes:
             chosen = generator.permutation(len(boxes))[: self.max_boxes]
@@ -177,6 +180,7 @@ def boxes_to_test(row: Row) -> tuple[np.ndarray, np.ndarray]:
     boxes, scores = row.get("person_boxes"), row.get("person_scores")
     if boxes is None:
         boxes, scores = row["boxes"], [1.0] * len(row["boxes"])
+    # Reshaped, for an array of no boxes has the shape (0,).
     return np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(scores, dtype=np.float64)
 
 
@@ -233,7 +237,7 @@ class DetectionTestCollator:
             boxes, scores = boxes_to_test(row)
             sample = {"video_id": row["video_id"], "test_boxes": boxes, "person_scores": scores}
             sample |= {"boxes": row.get("boxes") or [], "actions": row.get("actions") or []}
-            if len(boxes):
+            if len(boxes):  # else the model has nothing to say: no time is spent on decoding
                 try:
                     sample["clip"] = self.loader.load_for_evaluation(row)
                 except VideoReadError as error:

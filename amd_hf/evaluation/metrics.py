@@ -65,6 +65,7 @@ def likeliest_classes(scores: np.ndarray, count: int = 5) -> list[int]:
     """
     if np.isnan(scores).any():
         raise ValueError("A score is not a number (NaN): there is no order.")
+    # Stable: what comes first of equal scores is the same on every machine.
     return np.argsort(-scores, kind="stable")[:count].tolist()
 
 
@@ -74,6 +75,7 @@ class _RankingMetric(_Metric):
     _description = ""
 
     def _info(self) -> Any:
+        # Lists of any length, for `evaluate` writes them to an Arrow file: one empty list must fit the same column.
         features = {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
         return evaluate.MetricInfo(
             description=self._description,
@@ -94,6 +96,7 @@ class TopKAccuracy(_RankingMetric):
     def _compute(
         self, predictions: Sequence[Sequence[int]], references: Sequence[int], k: Sequence[int] = (1, 5)
     ) -> dict[str, float]:
+        # Of an unreadable video the list is empty: no slice of it holds the label, yet it counts in the divisor.
         pairs = list(zip(predictions, references, strict=True))
         return {
             f"top{count}_accuracy": sum(label in ranked[:count] for ranked, label in pairs) / len(pairs) for count in k
@@ -111,6 +114,7 @@ class MeanClassAccuracy(_RankingMetric):
     def _compute(self, predictions: Sequence[Sequence[int]], references: Sequence[int]) -> dict[str, float]:
         labels = np.asarray(references)
         is_right = np.array([label in ranked[:1] for ranked, label in zip(predictions, references, strict=True)])
+        # `unique` gives the classes that occur: the mean of one without videos would be NaN, and so would all.
         of_classes = [is_right[labels == label].mean() for label in np.unique(labels)]
         return {"mean_class_accuracy": float(np.mean(of_classes))}
 

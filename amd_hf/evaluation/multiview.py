@@ -122,10 +122,12 @@ class ViewOptions:
             crop_size=self.resized_to,
             mode="dense" if self.mode == "middle" else self.mode,
         )
+        # Those are squares of the whole short side; a smaller crop is the middle of its square.
         room = self.resized_to - self.crop_size
         views = [replace(view, top=view.top + room // 2, left=view.left + room // 2) for view in views]
         # One crop is the very centre, as validation and the processor cut it.
         if self.num_crops == 1:
+            # `int`, not `round`: the length that resizing gives the long side.
             long_side = int(self.resized_to * max(height, width) / min(height, width))
             along = (long_side - self.crop_size) // 2
             across = room // 2
@@ -133,6 +135,7 @@ class ViewOptions:
             views = [replace(view, top=top, left=left) for view in views]
         if self.mode != "middle":
             return views
+        # Where the crops lie is kept; which frames they show is what validation and the processor take.
         clip = sample_clip(
             total_frames,
             num_frames=self.num_frames,
@@ -178,8 +181,10 @@ class ViewCollator:
             video, self.decoder, video_id=video_id, cache=self.cache, time_limit=self.time_limit
         ) as reader:
             views = options.views(len(reader), reader.height, reader.width)
-            wanted = np.array([view.frame_indices for view in views])
+            wanted = np.array([view.frame_indices for view in views])  # (views, T)
+            # Crops of one segment show the same frames, and segments overlap: each frame is decoded once.
             unique, indices = np.unique(wanted, return_inverse=True)
+            # (n, H, W, C) -> (n, C, H, W)
             frames = torch.from_numpy(np.ascontiguousarray(reader.frames(unique))).permute(0, 3, 1, 2)
         frames = resize_short_side(frames, options.resized_to, options.interpolation)  # once for all views of a frame
         size = options.crop_size
@@ -187,7 +192,7 @@ class ViewCollator:
             frames[picked, :, view.top : view.top + size, view.left : view.left + size]
             for view, picked in zip(views, torch.from_numpy(indices.reshape(wanted.shape)), strict=True)
         ]
-        return torch.stack(clips)
+        return torch.stack(clips)  # (views, T, C, S, S)
 
 
 def _is_present(video: Any) -> bool:
@@ -198,6 +203,7 @@ def _is_present(video: Any) -> bool:
         return False
     if source.path is not None:
         return os.path.isfile(source.path)
+    # A source without frames has no path to look for: "" is no file, where `all` of nothing would be true.
     return bool(source.data) or all(os.path.isfile(path) for path in source.frame_paths or ("",))
 
 
@@ -239,6 +245,7 @@ class MultiViewResult:
             "predictions": [likeliest_classes(o["probabilities"]) if "reason" not in o else [] for o in self.outcomes],
             "references": [outcome["label"] for outcome in self.outcomes],
         }
+        # Where no video was listed there is nothing to divide by: the metrics are not asked.
         top = dict.fromkeys(("top1_accuracy", "top5_accuracy"), 0.0)
         mean_class = {"mean_class_accuracy": 0.0}
         if self.outcomes:
@@ -303,10 +310,12 @@ def run_multi_view_test(
     )
     progress = tqdm(loader, desc="multi-view test", unit="batch", disable=not accelerator.is_main_process)
     outcomes = [outcome for batch in progress for outcome in _classify(model, batch, accelerator, keep_view_logits)]
+    # Each process does so with its own, before they are gathered: all hold the model's numbers alike.
     for outcome in outcomes:
         outcome["label"] = numbers[outcome["label"]]
     if accelerator.num_processes > 1:
         outcomes = gather_object(outcomes)
+    # Each process took every n-th row: back to the order of the list, whatever their number.
     index = {video_id: number for number, video_id in enumerate(rows["video_id"])}
     outcomes.sort(key=lambda outcome: index[outcome["video_id"]])
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
@@ -320,7 +329,8 @@ def _classify(
     readable = [sample for sample in batch if "views" in sample]
     if not readable:
         return
-    clips = torch.cat([sample["views"] for sample in readable])
+    clips = torch.cat([sample["views"] for sample in readable])  # (videos * views, T, C, S, S)
+    # -> (videos, views, classes)
     logits = clip_logits(model, clips, accelerator).view(len(readable), -1, model.config.num_labels)
     for sample, of_views in zip(readable, logits, strict=True):
         if not of_views.isfinite().all():
@@ -330,6 +340,7 @@ def _classify(
         yield {
             "video_id": sample["video_id"],
             "label": int(sample["label"]),
+            # Probabilities are averaged, not logits: a view that is sure of itself has no louder voice than others.
             "probabilities": of_views.softmax(dim=-1).mean(dim=0).numpy(),
             "view_predictions": of_views.argmax(dim=-1).numpy(),
             **({"view_logits": of_views.numpy()} if keep_view_logits else {}),
@@ -340,6 +351,7 @@ def _classify(
 def clip_logits(model: nn.Module, clips: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """Return the logits of uint8 clips `(B, T, C, H, W)`: float32 `(B, classes)` on the CPU."""
     model.eval()
+    # float32 only behind the model: the softmax of half-precision logits would be rounded where classes are close.
     with accelerator.autocast():
         logits = model(pixel_values=clips.to(accelerator.device)).logits
     return logits.float().cpu()

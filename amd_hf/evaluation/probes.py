@@ -41,10 +41,11 @@ def pooled_features(
     encoder = encoder.eval().to(accelerator.device)
     features, labels = [], []
     for batch in build_eval_loader(rows, batch_size, collator):
-        if batch["pixel_values"] is None:
+        if batch["pixel_values"] is None:  # no row of the batch could be read
             continue
         with accelerator.autocast():
             tokens = encoder(batch["pixel_values"].to(accelerator.device)).last_hidden_state
+        # (B, N, D) -> (B, D). The mean over hundreds of tokens in float32: sums in half precision lose digits.
         features.append(encoder.patch_tokens(tokens).float().mean(dim=1).cpu())
         labels.append(batch["labels"])
     if not labels:
@@ -71,15 +72,19 @@ def linear_probe_accuracy(
     Returns:
         `float`: Ratio of the test rows classified rightly; 1.0 is all.
     """
+    # Standardised by the training set alone: the test set must not say anything of itself. The constant is for
+    # features that never change, whose deviation is 0.
     mean, std = train[0].mean(dim=0), train[0].std(dim=0) + 1e-6
     features, test_features = ((part - mean) / std for part in (train[0], test[0]))
     probe = nn.Linear(features.shape[1], num_classes)
+    # The loss is convex, so that the start does not matter: from zeros the result needs no seed.
     nn.init.zeros_(probe.weight)
     nn.init.zeros_(probe.bias)
     optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=max_iterations, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
+        # The bias is not drawn to 0: how frequent a class is is no sign of overfitting.
         value = F.cross_entropy(probe(features), train[1]) + l2 / 2 * probe.weight.square().sum()
         value.backward()
         return value
@@ -118,6 +123,7 @@ def run_linear_probe(
     fitted, tested = (pooled_features(encoder, rows, collator, accelerator, batch_size) for rows in (train, test))
     accuracy = linear_probe_accuracy(fitted, tested, len(names))
     return {
+        # From a ratio of the rows that were read to one of all: the others are wrong.
         "accuracy": accuracy * len(tested[1]) / len(test),
         "videos_expected": len(test),
         "videos_read": len(tested[1]),

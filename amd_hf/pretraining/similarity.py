@@ -62,6 +62,7 @@ def _centred(features: torch.Tensor) -> torch.Tensor:
 
 
 def _cross(first: torch.Tensor, second: torch.Tensor) -> float:
+    # (n, d), (n, e) -> (d, e), not (n, n): widths are hundreds, tokens are tens of thousands.
     return torch.linalg.matrix_norm(first.T @ second).item()
 
 
@@ -142,6 +143,7 @@ def layer_similarity(
     unreadable: list[tuple[str, str]] = []
     rows = as_video_rows(rows)
     if hasattr(rows, "__len__"):
+        # Lists are often sorted by class: the first clips would be of one or two of them.
         chosen = [rows[int(index)] for index in np.linspace(0, len(rows) - 1, min(max_clips, len(rows))).round()]
     else:
         chosen = list(islice(rows, max_clips))
@@ -153,6 +155,7 @@ def layer_similarity(
             raise ValueError("The collator gives no `teacher_bool_masked_pos`: make its masks with a teacher's.")
         for found, kept in zip(_features(student, teacher, batch, accelerator), (ours, theirs), strict=True):
             for layer, features in found.items():
+                # (B, V, D) -> (B * V, D): the tokens of all clips are the rows that CKA compares.
                 kept.setdefault(layer, []).append(features.flatten(0, 1).float().cpu())
     if not ours:
         raise ValueError(f"None of the {len(chosen)} held-out videos could be read: {unreadable[:3]}.")

@@ -80,6 +80,7 @@ def _unpatchify(patches: torch.Tensor, model: AMDForPreTraining) -> torch.Tensor
     config = model.config
     time, rows, columns = config.grid_size
     tubelet, patch, channels = config.tubelet_size, config.patch_size, config.num_channels
+    # `patchify` numbers the patches by time, row and column, and in each the channel of a pixel changes fastest.
     grid = patches.reshape(-1, time, rows, columns, tubelet, patch, patch, channels)
     grid = grid.permute(0, 1, 4, 7, 2, 5, 3, 6)  # -> (B, time, frame, channel, rows, row, columns, column)
     return grid.reshape(patches.shape[0], config.num_frames, channels, *config.image_height_width)

@@ -22,6 +22,7 @@ def clip_offsets(num_frames: int, sampling_rate: int) -> np.ndarray:
     `sampling_rate` frames one is taken. 16 frames at rate 4: frames 1, 5, ... 61 of 64, of which 32 is the key frame.
     """
     window = num_frames * sampling_rate
+    # The middle one of each stretch, of two the earlier; window - window // 2 frames lie before the key frame.
     return np.arange(num_frames) * sampling_rate + (sampling_rate - 1) // 2 - (window - window // 2)
 
 
@@ -75,6 +76,7 @@ def _read_file(
         else:
             times = opened.frame_times
             found = frame_at(times, seconds)
+            # Where it lies outside of the video, the number it would have tells `_inside` how far, for its message.
             key = round(seconds * len(opened) / times[-1]) if found is None else found
         indices = _inside(key, offsets, len(opened), timestamp, options["video_id"], video["path"])
         return opened.frames(indices)
@@ -96,6 +98,7 @@ def frame_at(times: np.ndarray, seconds: float) -> int | None:
         times (`np.ndarray` of shape (n + 1,)): The `frame_times` of a video.
         seconds (`float`): The timestamp, in seconds from the first frame.
     """
+    # stays[i]: how long frame i is on screen, (n,). The first frame has none before it: its own counts twice.
     stays = np.diff(times)
     halves = np.minimum(stays, np.concatenate([stays[:1], stays[:-1]])) / 2
     index = int(np.searchsorted(times[:-1] - halves, seconds, side="right")) - 1
@@ -133,6 +136,7 @@ def _scanned(path: str, video_id: str | None) -> tuple[np.ndarray, float | None]
     return _scanned_once(path, video_id, state.st_size, state.st_mtime_ns)
 
 
+# Size and time of change are part of the key alone: a file that was written anew is read anew.
 @functools.lru_cache(maxsize=8)  # the times of a long film take a megabyte
 def _scanned_once(path: str, video_id: str | None, _size: int, _changed: int) -> tuple[np.ndarray, float | None]:
     with PyAVDecoder(VideoSource(path=path), video_id) as opened:
@@ -158,7 +162,7 @@ def _read_frames(
 
 def _last_number(exists: Any, beyond: int) -> int:
     """Return the highest number below `beyond` that exists, of numbers without gaps from 0; -1 for none."""
-    low, high = -1, beyond
+    low, high = -1, beyond  # `low` exists (or is -1), `high` does not: some 15 questions for 30,000 files
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if exists(middle) else (low, middle)
@@ -174,6 +178,8 @@ def _read_pieces(
         raise VideoReadError(reason, options["video_id"], video["path"])
     if find_piece(video["path"], second) is None:
         raise VideoReadError(f"there is no piece of second {second}", options["video_id"], video["path"])
+    # From the key frame's second outwards both ways, each as far as the clip reaches. The frame in front of the key
+    # frame, offset -1, is position 0 of the way back.
     after = _walk(video["path"], second, 1, offsets[offsets >= 0], options)
     before = _walk(video["path"], second - 1, -1, -1 - offsets[offsets < 0], options) if (offsets < 0).any() else {}
     found = after | {-1 - position: frame for position, frame in before.items()}

@@ -100,7 +100,7 @@ def read_actions(file: Path, known: Sequence[int], problems: Problems) -> list[A
         FileNotFoundError, ValueError: The file is missing or empty.
     """
     actions = []
-    numbers = set(known)
+    numbers = set(known)  # asked for each of hundreds of thousands of lines
     for line, fields in _lines(file, problems):
         if len(fields) not in (7, 8):
             problems.add(file, line, _BAD_FIELDS, ",".join(fields))
@@ -108,10 +108,12 @@ def read_actions(file: Path, known: Sequence[int], problems: Problems) -> list[A
         parsed = _parse_box(file, line, fields, problems)
         if parsed is None:
             continue
+        # Digits alone, and few of them: `int` takes "1_0" and "+1" too, and is slow with endless ones.
         number = fields[6].strip()
         if not number.isdecimal() or len(number) > _MAX_DIGITS or int(number) not in numbers:
             problems.add(file, line, _UNKNOWN_CLASS, number)
             continue
+        # People's own files may lack the last field: all it does is to tell equal boxes apart.
         person = fields[7].strip() if len(fields) == 8 else ""
         actions.append(Action(line, *parsed, int(number), person))
     return actions
@@ -138,6 +140,7 @@ def read_person_boxes(file: Path, problems: Problems, video: str | None = None) 
         parsed = _parse_box(file, line, fields, problems)
         if parsed is None:
             continue
+        # The last of them: what may stand in front of it, nothing or a class, says nothing here.
         score = _number(fields[-1])
         if score is None or not 0 <= score <= 1:
             problems.add(file, line, _BAD_SCORE, fields[-1])
@@ -167,6 +170,8 @@ def read_action_list(file: Path) -> dict[int, str]:
     """
     _check_exists(file)
     actions: dict[int, str] = {}
+    # Not parsed as protobuf, whose library would be needed for this file alone. A block ends at the first brace, for
+    # AVA's hold no others. `utf-8-sig`, for editors of Windows put a mark in front.
     for block in re.findall(r"\{([^}]*)\}", file.read_text(encoding="utf-8-sig")):
         name, number = re.search(r'\bname:\s*"([^"]*)"', block), re.search(r"\b(?:label_)?id:\s*(\d+)", block)
         if name is None or number is None or len(number[1]) > _MAX_DIGITS or int(number[1]) < 1:
@@ -200,6 +205,7 @@ def _parse_box(
     if any(number is None for number in numbers):
         problems.add(file, line, _NO_NUMBER, ",".join(fields))
         return None
+    # None of them is None here; `or 0` says so to the type checker.
     timestamp, x1, y1, x2, y2 = (float(number or 0) for number in numbers)
     if not _check_box(file, line, (x1, y1, x2, y2), problems):
         return None
@@ -222,7 +228,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) else None  # `float` reads "nan" and "inf"
 
 
 def _read_json_boxes(file: Path, problems: Problems, video: str | None) -> list[PersonBox]:
@@ -250,6 +256,7 @@ def _json_box(entry: Any, video: str | None) -> tuple[KeyFrame, tuple[float, flo
     if not isinstance(name, str) or not isinstance(box, list) or len(box) != 4:
         return None
     numbers = [entry.get("timestamp"), entry.get("score"), *box]
+    # In Python `true` of JSON is an int.
     if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
         return None
     try:
