@@ -63,7 +63,12 @@ def draw_detections(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = stream.time_base = Fraction(1, _CLOCK)
         for number, frame in enumerate(_frames(reader)):
-            picture = _enlarged(Image.fromarray(frame), min_side)
+            picture = Image.fromarray(frame)
+            # H.264 needs an even width and height, the letters a short side of `min_side` at least.
+            scale = max(1.0, min_side / min(picture.size))
+            width, height = (max(2, 2 * round(side * scale / 2)) for side in picture.size)
+            if (width, height) != picture.size:
+                picture = picture.resize((width, height), Image.Resampling.BICUBIC)
             if number == 0:
                 stream.width, stream.height = picture.size
             nearest = _nearest(moments_at, times[number])
@@ -107,13 +112,6 @@ def _label(
 def _frames(reader: VideoDecoder) -> Iterator[np.ndarray]:
     for start in range(0, len(reader), _FRAMES_AT_ONCE):
         yield from reader.frames(np.arange(start, min(start + _FRAMES_AT_ONCE, len(reader))))
-
-
-def _enlarged(picture: Image.Image, min_side: int) -> Image.Image:
-    """The picture with an even width and height, which H.264 needs, and a short side of `min_side` at least."""
-    scale = max(1.0, min_side / min(picture.size))
-    width, height = (max(2, 2 * round(side * scale / 2)) for side in picture.size)
-    return picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _nearest(times: np.ndarray, seconds: float) -> int | None:

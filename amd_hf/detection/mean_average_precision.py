@@ -228,7 +228,8 @@ class FrameMeanAveragePrecision(_Metric):
         max_per_frame: int | None = None,
     ) -> dict[str, Any]:
         table = self.data.with_format("arrow")[:]  # as Python lists 24 million scores would take gigabytes
-        detected, true = (_struct_columns(table[name]) for name in ("predictions", "references"))
+        structs = (table[name].combine_chunks() for name in ("predictions", "references"))
+        detected, true = ({field.name: struct.field(field.name) for field in struct.type} for struct in structs)
         names = detected["key_frame"].to_pylist()
         if len(set(names)) != len(names):
             raise ValueError("A key frame was added twice: each counts once.")
@@ -260,11 +261,6 @@ def mean_of(found: Mapping[int, float], class_names: Mapping[int, str]) -> dict[
     of_classes = {name: found.get(number, float("nan")) for number, name in class_names.items()}
     known = [value for value in of_classes.values() if not np.isnan(value)]
     return {"map": float(np.mean(known)) if known else float("nan"), "average_precision": of_classes}
-
-
-def _struct_columns(column: Any) -> dict[str, Any]:
-    struct = column.combine_chunks()
-    return {field.name: struct.field(field.name) for field in struct.type}
 
 
 def _boxes_of(lists: Any, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

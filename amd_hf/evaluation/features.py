@@ -213,7 +213,7 @@ def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, r
             f"The features in {folder} are of other settings: {other[0]} is {settings.get(other[0])!r} there and "
             f"{asked[other[0]]!r} here. Resume with the same settings, or choose another folder."
         )
-    return {video_id for path in _feature_files(folder) for video_id in _read_ids(path)}
+    return _written_ids(folder)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -251,20 +251,19 @@ class _Writer:
         tensors = {name: torch.cat([part[name] for part in self._tensors]) for name in self._options.tensors}
         path = self._folder / f"{self._prefix}-{self._number:05d}.{self._options.format}"
         temporary = path.with_name(f".{path.name}.part")
-        write = _write_safetensors if self._options.format == "safetensors" else _write_parquet
-        write(temporary, self._samples, tensors)
+        if self._options.format == "safetensors":
+            # A safetensors file holds tensors and words only: ids and labels travel in its metadata, as JSON.
+            metadata = {
+                "video_ids": json.dumps([sample["video_id"] for sample in self._samples]),
+                "labels": json.dumps([sample["label"] for sample in self._samples]),
+            }
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
+        else:
+            _write_parquet(temporary, self._samples, tensors)
         os.replace(temporary, path)
         self.num_written += len(self._samples)
         self._number += 1
         self._samples, self._tensors = [], []
-
-
-def _write_safetensors(path: Path, samples: Sequence[Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
-    metadata = {
-        "video_ids": json.dumps([sample["video_id"] for sample in samples]),
-        "labels": json.dumps([sample["label"] for sample in samples]),
-    }
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata)
 
 
 def _write_parquet(path: Path, samples: Sequence[Mapping[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
@@ -281,11 +280,16 @@ def _feature_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("features-*") if path.suffix[1:] in FORMATS)
 
 
-def _read_ids(path: Path) -> list[str]:
-    if path.suffix == ".parquet":
-        return pq.read_table(path, columns=["video_id"])["video_id"].to_pylist()
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["video_ids"])
+def _written_ids(folder: Path) -> set[str]:
+    """Return the videos whose features a folder has; no tensor is read."""
+    found: set[str] = set()
+    for path in _feature_files(folder):
+        if path.suffix == ".parquet":
+            found.update(pq.read_table(path, columns=["video_id"])["video_id"].to_pylist())
+        else:
+            with safe_open(path, framework="pt") as file:
+                found.update(json.loads(file.metadata()["video_ids"]))
+    return found
 
 
 def read_features(folder: str | Path) -> Iterator[dict[str, Any]]:

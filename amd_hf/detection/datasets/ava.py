@@ -17,11 +17,13 @@ import datasets
 
 from ...data.datasets.problems import Kind, Problems
 from .action_videos import ActionVideos
-from .ava_files import KeyFrame, PersonBox, read_action_list, read_actions, read_excluded, read_person_boxes
+from .ava_files import Action, KeyFrame, PersonBox, read_action_list, read_actions, read_excluded, read_person_boxes
 
 
 MIN_PERSON_SCORE = 0.8
 _PathLike = str | os.PathLike[str]
+_Person = tuple[str, tuple[float, ...]]  # AVA's number of the person in the video, and the box
+# float64: AVA writes three decimals, which float32 would not give back as they are.
 _BOXES = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
 
 NO_VIDEO = Kind(
@@ -89,13 +91,8 @@ def load_action_dataset(
         found.raise_if_any()
     folder.check_first([key_frame.video for _, _, key_frame in lines])
 
-    grouped: dict[KeyFrame, dict[tuple[str, tuple[float, ...]], list[int]]] = {}
-    for action in actions:
-        boxes = grouped.setdefault(action.key_frame, {})
-        classes = boxes.setdefault((action.person, action.box), [])
-        if action.action - 1 not in classes:
-            classes.append(action.action - 1)
-    detected = _by_key_frame(persons or [], min_person_score)
+    grouped, detected = _by_key_frame(actions, persons or [], min_person_score)
+    # Those with annotations first, in their order; then those where only persons were found.
     key_frames = [key for key in dict.fromkeys([*grouped, *detected]) if key not in left_out]
     columns: dict[str, list[Any]] = {
         "video": [folder.pointer(key.video) for key in key_frames],
@@ -157,23 +154,35 @@ def _features(names: dict[int, str]) -> datasets.Features:
     )
 
 
-def _by_key_frame(persons: Sequence[PersonBox], min_score: float) -> dict[KeyFrame, list[PersonBox]]:
-    grouped: dict[KeyFrame, list[PersonBox]] = {}
+def _by_key_frame(
+    actions: Sequence[Action], persons: Sequence[PersonBox], min_score: float
+) -> tuple[dict[KeyFrame, dict[_Person, list[int]]], dict[KeyFrame, list[PersonBox]]]:
+    """Return the annotated persons of each key frame with their classes, and its detected persons."""
+    annotated: dict[KeyFrame, dict[_Person, list[int]]] = {}
+    for action in actions:
+        # A file has a line per action: lines of one person and box are one box of its row. The person counts too,
+        # for two of them may be annotated with the same box.
+        classes = annotated.setdefault(action.key_frame, {}).setdefault((action.person, action.box), [])
+        if action.action - 1 not in classes:  # AVA's actions count from 1, classes from 0
+            classes.append(action.action - 1)
+    detected: dict[KeyFrame, list[PersonBox]] = {}
     for person in persons:
         if person.score >= min_score:
-            grouped.setdefault(person.key_frame, []).append(person)
-    return grouped
+            detected.setdefault(person.key_frame, []).append(person)
+    return annotated, detected
 
 
 def _field(
     detected: dict[KeyFrame, list[PersonBox]], key: KeyFrame, name: str, persons: list[PersonBox] | None
 ) -> list[Any] | None:
+    # None says that no detector was asked, an empty list that it found nobody: the former is tested on true boxes.
     return None if persons is None else [getattr(person, name) for person in detected.get(key, [])]
 
 
 def _find_missing(
     folder: ActionVideos, lines: Sequence[tuple[_PathLike | None, int, KeyFrame]], problems: Problems
 ) -> None:
+    # A key frame has a line per person and action: its files are looked for once, on a slow disk too.
     is_there: dict[KeyFrame, bool] = {}
     for file, line, key in lines:
         if key not in is_there:
