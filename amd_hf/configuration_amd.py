@@ -196,7 +196,11 @@ class AMDConfig(PreTrainedConfig):
         self._check_widths()
         self._check_positions()
         self._check_layers()
-        self._check_masks()
+        if not 0 <= self.teacher_mask_ratio <= self.student_mask_ratio < 1:
+            raise ValueError(
+                "Mask ratios must satisfy 0 <= `teacher_mask_ratio` <= `student_mask_ratio` < 1 (the teacher sees "
+                f"more than the student), got teacher {self.teacher_mask_ratio} and student {self.student_mask_ratio}."
+            )
         # Only our code is named, whatever the file said that this config was read from: a model that was fine-tuned
         # from somebody's folder must not send its readers to that folder's code. A class of one's own that registers
         # itself (`register_for_auto_class`) is entered when it is saved.
@@ -327,13 +331,6 @@ class AMDConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`student_{kind}_layers` {student} go beyond `num_hidden_layers` {self.num_hidden_layers}."
                 )
-
-    def _check_masks(self) -> None:
-        if not 0 <= self.teacher_mask_ratio <= self.student_mask_ratio < 1:
-            raise ValueError(
-                "Mask ratios must satisfy 0 <= `teacher_mask_ratio` <= `student_mask_ratio` < 1 (the teacher sees "
-                f"more than the student), got teacher {self.teacher_mask_ratio} and student {self.student_mask_ratio}."
-            )
 
     @property
     def image_height_width(self) -> tuple[int, int]:

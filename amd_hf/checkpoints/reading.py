@@ -158,7 +158,15 @@ def load_tensor_file(path: Path) -> Mapping[str, Any]:
             return load_file(path)
         with path.open("rb") as file:
             start = file.read(4)
-        _check_compression(path)
+        # A compressed zip file would grow as it is read. `torch.save` stores, it never compresses. What is no zip file
+        # is an older file, or a damaged one, which is said below.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise ValueError(
+                    f"its entry {packed[0]!r} is compressed, which no program that saves checkpoints does."
+                )
         # Authors' files hold the arguments of their run: a plain record, and the only class that is let through.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=start == b"PK\x03\x04")
@@ -178,16 +186,6 @@ def load_tensor_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict.")
     return content
-
-
-def _check_compression(path: Path) -> None:
-    """Refuse a zip file that would grow as it is read: `torch.save` stores, it never compresses."""
-    if not zipfile.is_zipfile(path):
-        return  # an older file, or a damaged one, which is said elsewhere
-    with zipfile.ZipFile(path) as archive:
-        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise ValueError(f"its entry {packed[0]!r} is compressed, which no program that saves checkpoints does.")
 
 
 def _unwrap(content: Mapping[str, Any], name: str) -> Checkpoint:

@@ -71,7 +71,13 @@ def _start(command: str, arguments: list[str]) -> None:
     if command in OPTIONS:
         values = check_command_line(command, arguments)
         if (num_processes := values.get("num_processes")) is not None:
-            arguments = _without_option(arguments, "num_processes")
+            # Each process gets the same words but for this option, or it would start processes of its own.
+            names = ("--num_processes", "--num-processes")
+            arguments = [
+                word
+                for word, before in zip(arguments, ["", *arguments], strict=False)
+                if word not in names and before not in names and word.partition("=")[0] not in names
+            ]
             if num_processes < 1:
                 raise ValueError(f"`--num_processes` must be at least 1, got {num_processes}.")
             if num_processes > 1:
@@ -80,15 +86,6 @@ def _start(command: str, arguments: list[str]) -> None:
                 return
     module = importlib.import_module(f".{command}", __name__)
     getattr(module, "run", module.main)(arguments)  # `run` where the result decides the exit code
-
-
-def _without_option(arguments: list[str], name: str) -> list[str]:
-    names = (f"--{name}", f"--{name.replace('_', '-')}")
-    kept: list[str] = []
-    for word, before in zip(arguments, ["", *arguments], strict=False):
-        if word not in names and before not in names and word.partition("=")[0] not in names:
-            kept.append(word)
-    return kept
 
 
 def _usage() -> str:

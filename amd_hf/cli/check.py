@@ -87,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             progress.set_postfix(bad=len(bad))
         is_usable = check.status == "damaged" and (check.num_frames or 0) >= options.min_frames
         if check.status == OK or (options.keep_damaged and is_usable):
-            good.append({**check.row, "video": _without_content(check.row["video"])})
+            # Without the bytes of a video, which would fill the memory.
+            has_bytes = check.row["video"].get("bytes") is not None
+            good.append({**check.row, "video": {**check.row["video"], **({"bytes": b""} if has_bytes else {})}})
     report = {
         "data": data.data,
         "split": options.split,
@@ -129,11 +131,6 @@ def write_outcome(
         root = f" --data_root {clean.root}" if clean.root is not None else ""
         names = f" --class_names {clean.label_names}" if clean.label_names is not None else ""
         print(f"clean list: --data {clean.file}{root}{names}")
-
-
-def _without_content(video: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a video without its bytes, which would fill the memory."""
-    return {name: b"" if name == "bytes" and value is not None else value for name, value in video.items()}
 
 
 def _entry(check: VideoCheck) -> dict[str, Any]:

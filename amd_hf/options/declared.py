@@ -70,14 +70,12 @@ def class_options(option_type: type) -> dict[str, Option]:
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        annotation = field.type if isinstance(field.type, str) else _type_text(field.type)
+        annotation = field.type
+        if not isinstance(annotation, str):  # a module without `from __future__ import annotations` has types here
+            is_plain = isinstance(annotation, type) and not hasattr(annotation, "__args__")
+            annotation = annotation.__name__ if is_plain else str(annotation).replace("NoneType", "None")
         options[field.name] = _make_option(field.name, annotation, default, field.metadata)
     return options
-
-
-def _type_text(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else None
-    return text or str(annotation).replace("NoneType", "None")
 
 
 def _make_option(name: str, annotation: str, default: Any, metadata: Mapping[str, Any]) -> Option:

@@ -52,7 +52,9 @@ def _format_option(option: Option, columns: int, in_full: bool) -> list[str]:
         kind += " ..."
     start = f"  --{option.name}{kind}"
     default = option.default
-    shown = "" if default is UNKNOWN or default in (None, False, "", []) else f" (default {_as_text(default)})"
+    # A list as it is typed: words with spaces between them.
+    value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    shown = "" if default is UNKNOWN or default in (None, False, "", []) else f" (default {value})"
     choices = "" if option.choices is None else f" [{', '.join(map(str, option.choices))}]"
     text = option.help.replace("%%", "%")
     if in_full:
@@ -66,10 +68,6 @@ def _format_option(option: Option, columns: int, in_full: bool) -> list[str]:
     if len(first) > room:
         first = f"{first[: room - 1].rpartition(' ')[0]}…"
     return [f"{start:<{indent}}{first}{shown}"]
-
-
-def _as_text(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 __all__ = ["format_help"]
