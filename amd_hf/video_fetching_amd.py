@@ -99,6 +99,7 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
 
 def _refuse_private(address: str) -> None:
     ip = ipaddress.ip_address(address.partition("%")[0])
+    # ::ffff:10.0.0.1 leads to 10.0.0.1.
     ip = getattr(ip, "ipv4_mapped", None) or ip
     if not ip.is_global or ip.is_multicast:
         raise VideoReadError(

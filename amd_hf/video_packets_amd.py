@@ -388,6 +388,7 @@ def _leb128(data: memoryview, start: int) -> tuple[int, int]:
     """Return a number of up to 8 bytes of 7 bits, and where it ends."""
     value = 0
     for number, byte in enumerate(data[start : start + 8]):
+        # Lowest bits first; the highest bit of a byte says whether another one follows.
         value |= (byte & 0x7F) << 7 * number
         if not byte & 0x80:
             return value, start + number + 1

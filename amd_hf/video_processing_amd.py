@@ -187,6 +187,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
         if len(kwargs.get("image_mean", self.image_mean)) == 3:
             videos = [video if isinstance(video, str) else _with_three_channels(video) for video in videos]
         batch = super().preprocess(videos, **kwargs)
+        # The library calls them so; every model of ours takes `pixel_values`.
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
 
@@ -285,6 +286,7 @@ def _read_video(name: str, sample_indices_fn: Callable | None) -> tuple[np.ndarr
     """Sampled frames `(n, H, W, C)`, uint8, of a file or an http address, and what is known of it."""
     source = MediaFile(data=fetch_video(name)) if is_url(name) else MediaFile(path=name)
     with PyAVDecoder(source, None if source.data is None else name, num_threads=0) as video:
+        # Counted as decoding shows them, whatever the header says.
         metadata = VideoMetadata(total_num_frames=len(video), fps=video.mean_rate or 25.0, video_backend="pyav")
         sampled = range(len(video)) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
         metadata.frames_indices = np.asarray(sampled)

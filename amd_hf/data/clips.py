@@ -237,7 +237,11 @@ class ClipLoader:
             whole = _as_clip(frames[picked]) if clip is None else clip
             clip = self._center_clip(apply_operations(whole, drawn))
         else:
-            box = self._crop_box(frames.shape[1:3] if clip is None else clip.shape[-2:], generator)
+            height, width = frames.shape[1:3] if clip is None else clip.shape[-2:]
+            if self.augmentation == "multi_scale_crop":
+                box = multi_scale_crop_box(height, width, self.image_size, generator)
+            else:
+                box = random_resized_crop_box(height, width, generator, scale=(self.min_crop_area, 1.0))
             if clip is None and not drawn:
                 # Cut first, then pick the frames, and in numpy: torch picks from permuted frames ten times as slowly.
                 rows, columns = slice(box[0], box[0] + box[2]), slice(box[1], box[1] + box[3])
@@ -250,12 +254,6 @@ class ClipLoader:
         if generator.random() < self.flip_probability:
             clip = functional.horizontal_flip(clip)
         return clip, label
-
-    def _crop_box(self, size: tuple[int, ...], generator: np.random.Generator) -> Box:
-        height, width = size
-        if self.augmentation == "multi_scale_crop":
-            return multi_scale_crop_box(height, width, self.image_size, generator)
-        return random_resized_crop_box(height, width, generator, scale=(self.min_crop_area, 1.0))
 
     def _center_clip(self, clip: torch.Tensor) -> torch.Tensor:
         short_side = self.image_size if self.short_side is None else self.short_side
@@ -310,6 +308,7 @@ def load_batch(loader: ClipLoader, rows: Sequence[Row], training: bool) -> Batch
         try:
             clips, labels = loader.load_with_labels(row, repetitions, training)
         except VideoReadError as error:
+            # The one place where it is caught: counted here, filled with repetitions of others below.
             batch.unreadable.append((row["video_id"], error.reason))
             return []
         return [Sample(row, *parts) for parts in zip(repetitions, clips, labels, strict=True)]
@@ -436,15 +435,10 @@ class ClassificationCollator:
         if batch.samples:
             outcome["labels"] = torch.tensor([int(sample.label) for sample in batch.samples], dtype=torch.int64)
             if self.training and self.loader.erase_probability > 0:
-                outcome |= self._erasing(batch.samples)
+                drawn = [self.loader.draw_erasing(sample.row, sample.repetition) for sample in batch.samples]
+                outcome["erase_boxes"] = torch.tensor([box for box, _ in drawn], dtype=torch.int64)
+                outcome["erase_seeds"] = torch.tensor([seed for _, seed in drawn], dtype=torch.int64)
         return outcome
-
-    def _erasing(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
-        drawn = [self.loader.draw_erasing(sample.row, sample.repetition) for sample in samples]
-        return {
-            "erase_boxes": torch.tensor([box for box, _ in drawn], dtype=torch.int64),
-            "erase_seeds": torch.tensor([seed for _, seed in drawn], dtype=torch.int64),
-        }
 
 
 def _with_fault(row: Row, num_labels: int) -> Row:

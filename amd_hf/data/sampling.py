@@ -82,36 +82,24 @@ def evaluation_views(
         num_segments=num_segments, num_crops=num_crops, crop_size=crop_size,
     )  # fmt: skip
     if mode == "dense":
-        segments = _dense_segments(total_frames, num_frames, sampling_rate, num_segments)
+        grid = np.arange(0, total_frames, sampling_rate)
+        grid = np.pad(grid, (0, max(num_frames - len(grid), 0)), mode="edge")
+        step = max((len(grid) - num_frames) / (num_segments - 1), 0) if num_segments > 1 else 0.0
+        starts = [int(segment * step) for segment in range(num_segments)]
+        segments = [grid[start : start + num_frames] for start in starts]
     elif mode == "uniform":
-        segments = _uniform_segments(total_frames, num_frames, num_segments)
+        tick = total_frames / num_frames
+        positions = [int(tick * x) for x in range(num_frames)]
+        positions += [int(tick / y + tick * x) for y in range(2, num_segments + 1) for x in range(num_frames)]
+        segments = [np.array(sorted(positions)[segment::num_segments]) for segment in range(num_segments)]
     else:
         raise ValueError(f"`mode` must be 'dense' or 'uniform', not {mode!r}.")
-    corners = _crop_corners(height, width, num_crops, crop_size)
+    # Crops lie along the long side of the resized video: (top, left) of each.
+    room = int(crop_size * max(height, width) / min(height, width)) - crop_size
+    offsets = [int(crop * room / (num_crops - 1)) for crop in range(num_crops)] if num_crops > 1 else [room // 2]
+    corners = [(offset, 0) if height > width else (0, offset) for offset in offsets]
     return [
         View(segment, crop, tuple(map(int, frame_indices)), top, left)
         for segment, frame_indices in enumerate(segments)
         for crop, (top, left) in enumerate(corners)
     ]
-
-
-def _dense_segments(total_frames: int, num_frames: int, sampling_rate: int, num_segments: int) -> list[np.ndarray]:
-    grid = np.arange(0, total_frames, sampling_rate)
-    grid = np.pad(grid, (0, max(num_frames - len(grid), 0)), mode="edge")
-    step = max((len(grid) - num_frames) / (num_segments - 1), 0) if num_segments > 1 else 0.0
-    starts = [int(segment * step) for segment in range(num_segments)]
-    return [grid[start : start + num_frames] for start in starts]
-
-
-def _uniform_segments(total_frames: int, num_frames: int, num_segments: int) -> list[np.ndarray]:
-    tick = total_frames / num_frames
-    positions = [int(tick * x) for x in range(num_frames)]
-    positions += [int(tick / y + tick * x) for y in range(2, num_segments + 1) for x in range(num_frames)]
-    return [np.array(sorted(positions)[segment::num_segments]) for segment in range(num_segments)]
-
-
-def _crop_corners(height: int, width: int, num_crops: int, crop_size: int) -> list[tuple[int, int]]:
-    """Return (top, left) of the crops along the long side of the resized video."""
-    room = int(crop_size * max(height, width) / min(height, width)) - crop_size
-    offsets = [int(crop * room / (num_crops - 1)) for crop in range(num_crops)] if num_crops > 1 else [room // 2]
-    return [(offset, 0) if height > width else (0, offset) for offset in offsets]

@@ -49,14 +49,14 @@ def departures(trainer: VideoTrainer, recipe: Recipe) -> list[str]:
     for name, value in recipe.sections.get("model", {}).items():
         if hasattr(config, name) and not _is_same(getattr(config, name), value):
             found.append(f"`model.{name}` is {getattr(config, name)}, in the recipe {value}.")
-    if isinstance(args, AMDFineTuningArguments) and _mixes_one_clip(args):
+    if (
+        isinstance(args, AMDFineTuningArguments)
+        and args.mix_probability > 0
+        and (args.mixup_alpha > 0 or args.cutmix_alpha > 0)
+        and args.per_device_train_batch_size * args.num_repetitions == 1
+    ):
         found.append("A device batch holds one clip, which mixup and cutmix can only mix with itself.")
     return found
-
-
-def _mixes_one_clip(args: AMDFineTuningArguments) -> bool:
-    mixes = args.mix_probability > 0 and (args.mixup_alpha > 0 or args.cutmix_alpha > 0)
-    return mixes and args.per_device_train_batch_size * args.num_repetitions == 1
 
 
 def _how_to_reach(wanted: int, videos: int, args: Any) -> str:

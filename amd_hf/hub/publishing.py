@@ -143,6 +143,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file, and only a file: what has become a link or a pipe since it was looked at is an error."""
+    # Without waiting: a pipe in its place would keep us until somebody writes into it.
     descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -254,6 +254,7 @@ def _choose_checkpoint(args: TrainingArguments) -> str | None:
 
 def last_whole_checkpoint(output_dir: str) -> str | None:
     """Return the newest checkpoint of a run that is whole; those passed over are named in the log."""
+    # A crash during a save leaves the one before it.
     for checkpoint in reversed(sort_checkpoints(output_dir)):
         problem = problem_of(checkpoint)
         if problem is None:

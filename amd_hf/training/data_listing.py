@@ -62,13 +62,9 @@ def list_data(rows: Any) -> DataListing:
     for entry in entries:
         digest.update("\0".join(entry).encode("utf-8", "surrogatepass") + b"\n")
     kept = entries if len(entries) <= _MOST_ENTRIES else None
-    return DataListing(kind, num_rows, digest.hexdigest(), _label_names(rows), kept)
-
-
-def _label_names(rows: Any) -> list[str] | None:
     label = (getattr(rows, "features", None) or {}).get("label")
-    names = getattr(label, "names", None)
-    return None if names is None else list(names)
+    label_names = getattr(label, "names", None)
+    return DataListing(kind, num_rows, digest.hexdigest(), label_names and list(label_names), kept)
 
 
 def save_listing(checkpoint: Path, listing: DataListing) -> None:

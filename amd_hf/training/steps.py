@@ -95,15 +95,16 @@ class StepBatches:
             if slot.batch:
                 self._stand_in = slot.batch
             if not slot.has_ended_everywhere:
-                return slot if slot.batch or not slot.total_clips else self._idle_slot(slot.total_clips)
+                if slot.batch or not slot.total_clips:
+                    return slot
+                # A batch of before, of no weight: this process must take part in the exchange of gradients.
+                if not self._stand_in:
+                    raise RunStopped(
+                        "This process got no video of the stream at all: use fewer processes or more shards."
+                    )
+                return _Slot(self._stand_in, 0, slot.total_clips)
             iterator.start_next_pass()
         raise RunStopped("The stream gives no videos: look at the data set's shards and its `split`.")
-
-    def _idle_slot(self, total_clips: int) -> _Slot:
-        """A batch of before, of no weight, for a process that must take part in the exchange of gradients."""
-        if not self._stand_in:
-            raise RunStopped("This process got no video of the stream at all: use fewer processes or more shards.")
-        return _Slot(self._stand_in, 0, total_clips)
 
     def _agree(self, batch: dict[str, Any], has_ended: bool = False) -> _Slot:
         """Takes the reading report out of a batch and agrees with the other processes on what is trained on."""

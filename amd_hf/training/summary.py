@@ -59,7 +59,14 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
         ),
         "steps": f"{num_steps:,} ({epochs}), {warmup} of warm-up",
         "learning rate": f"{args.learning_rate:g} down to {args.learning_rate * args.final_learning_rate_share:g}",
-        **({} if flops is None else {"arithmetic": _cost(flops, clips_per_step * num_steps)}),
+        **(
+            {}
+            if flops is None
+            else {
+                "arithmetic": f"{flops / 1e9:,.4g} GFLOPs per clip, forward and backward, "
+                f"{flops * clips_per_step * num_steps:.3g} in all"
+            }
+        ),
         "device": str(args.precision),
         "output": args.output_dir,
     }
@@ -69,9 +76,3 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
 
 def _count(rows: Any) -> str:
     return f"{len(rows):,}" if hasattr(rows, "__len__") else "unknown (a stream)"
-
-
-def _cost(flops_per_clip: int, num_clips: int) -> str:
-    return (
-        f"{flops_per_clip / 1e9:,.4g} GFLOPs per clip, forward and backward, {flops_per_clip * num_clips:.3g} in all"
-    )

@@ -242,6 +242,7 @@ class VideoTrainer(Trainer):
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(self.optimizer_groups(model), **options)
+            # The softmax is blind to key biases: Adam would make steps of the rounding in their gradients.
             keep_key_biases(self.optimizer, model)
         return self.optimizer
 
@@ -274,6 +275,7 @@ class VideoTrainer(Trainer):
     ) -> torch.Tensor:
         """Loss and gradients of one batch; an empty one (no video could be read) has none."""
         self._num_clips, self.current_gradient_accumulation_steps = self._step_batches.next_weight()
+        # A process without a video still takes part in the exchange of gradients.
         if not inputs:
             return torch.zeros((), device=self.args.device)
         return super().training_step(model, inputs, num_items_in_batch)
@@ -293,7 +295,10 @@ class VideoTrainer(Trainer):
             )
             logs = {**logs, **means, **speed, **self.reading_log.summary()}
         if self._stream_loader is not None:
-            self.state.epoch = self._passes_of_stream()
+            # Passes over the stream so far; whole ones where nobody knows how long it is.
+            length = stream_length(self.train_dataset)
+            passes = self.state.global_step * self.args.videos_per_step / length if length is not None else None
+            self.state.epoch = float(self._stream_loader.position["epoch"]) if passes is None else passes
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -438,14 +443,6 @@ class VideoTrainer(Trainer):
             f"{checkpoint} could not be written ({' '.join(str(error).split())}; {free:.0f} MiB are free on that "
             f"disk); what there was of it is deleted, {kept}. Make room, then go on with `--resume_from_checkpoint`."
         )
-
-    def _passes_of_stream(self) -> float:
-        """Passes over the stream so far; whole ones where nobody knows how long it is."""
-        assert self._stream_loader is not None
-        length = stream_length(self.train_dataset)
-        if length is None:
-            return float(self._stream_loader.position["epoch"])
-        return self.state.global_step * self.args.videos_per_step / length
 
     def training_listing(self) -> DataListing:
         """The listing of the training set, made once."""

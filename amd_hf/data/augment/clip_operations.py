@@ -96,6 +96,7 @@ def equalize(clip: torch.Tensor, box: Box) -> torch.Tensor:
 
 def _equalizing_table(histogram: np.ndarray) -> np.ndarray:
     last = histogram[np.flatnonzero(histogram)[-1]]
+    # As in Pillow, the brightest level that occurs does not count.
     step = (histogram.sum() - last) // 255
     if step == 0:
         return np.arange(256, dtype=np.uint8)

@@ -95,6 +95,7 @@ def _erase_known_box(clip: torch.Tensor, box: torch.Tensor, seed: torch.Tensor) 
 def _erase_unknown_box(clip: torch.Tensor, box: torch.Tensor, seed: torch.Tensor) -> None:
     """Return the same where the box lies in the memory of a device: asking for it would wait for the device."""
     top, left, height, width = box.unbind()
+    # (H, 1) and (W,): one box for all frames and channels.
     y = torch.arange(clip.shape[-2], device=clip.device)[:, None]
     x = torch.arange(clip.shape[-1], device=clip.device)
     inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)

@@ -70,7 +70,9 @@ def as_video_rows(
     if not isinstance(rows, datasets.Dataset | datasets.IterableDataset):
         return rows
     features = _features(rows)
-    if label_column is None and label_names is None and _is_ready(features):
+    is_ready = {"video", "video_id"} <= set(features) and not getattr(features["video"], "decode", False)
+    is_ready = is_ready and ("label" not in features or _is_class_number(features["label"]))
+    if label_column is None and label_names is None and is_ready:
         return rows
     kind = media or _media_of(features)
     column = video_column(features, _SOURCE, kind)
@@ -91,12 +93,6 @@ def _features(rows: Any) -> datasets.Features:
     if known is None:
         raise ValueError("The stream is empty: it has no columns.")
     return known
-
-
-def _is_ready(features: datasets.Features) -> bool:
-    if not {"video", "video_id"} <= set(features) or getattr(features["video"], "decode", False):
-        return False
-    return "label" not in features or _is_class_number(features["label"])
 
 
 def _media_of(features: datasets.Features) -> str:

@@ -233,6 +233,7 @@ class _Server:
     def do_frames(self, _payload: None, indices: list[int], is_shared: bool) -> tuple[dict[str, Any], Any]:
         assert self._video is not None
         frames = self._video.frames(indices)
+        # Through the socket each byte is copied twice more; memory for the next video is kept small all the same.
         if is_shared and self._shared is not None and frames.nbytes <= _MAX_SHARED_BYTES:
             self._shared.put(frames)
             return {"shape": frames.shape, "is_shared": True}, b""

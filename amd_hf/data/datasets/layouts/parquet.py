@@ -97,7 +97,10 @@ def _read(
         # The row itself goes through `map` once; what is wrong with it is said in the row, since an exception here
         # would end the stream without a word.
         stream = dataset.map(make_row, remove_columns=list(dataset.features), features=features)
-        return note_entries(_with_num_rows(stream, num_rows), files or ())
+        if num_rows is not None:
+            name = str(stream.split)
+            stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=num_rows)})
+        return note_entries(stream, files or ())
     return _check_rows(dataset, make_row, features, source, problems, MEDIA_TYPES[media](decode=False))
 
 
@@ -143,13 +146,6 @@ def _entry(file: str) -> tuple[str, str]:
     """Return a file's name, without the revision of its repository, and its size where it lies here."""
     name = re.sub(r"@[0-9a-f]+/", "/", str(file))
     return (Path(name).name, f"{os.path.getsize(file)} bytes") if os.path.exists(file) else (name, "")
-
-
-def _with_num_rows(stream: Any, num_rows: int | None) -> Any:
-    if num_rows is not None:
-        name = str(stream.split)
-        stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=num_rows)})
-    return stream
 
 
 def _check_rows(

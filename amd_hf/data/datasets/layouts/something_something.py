@@ -64,7 +64,9 @@ def read_something_something(
         if not isinstance(record, dict) or not _has_id(record):
             problems.add(file, number, _NO_ID, record)
         else:
-            entries.append(Entry(number, f"{record['id']}.webm", _label_of(record)))
+            template = record.get("template")  # its brackets hold what the sentence is about: "Pushing [something]"
+            label = template.replace("[", "").replace("]", "").strip() if isinstance(template, str) else None
+            entries.append(Entry(number, f"{record['id']}.webm", label))
     if names is None and any(entry.label is not None for entry in entries):
         raise FileNotFoundError(
             f"There is no labels file beside {file}: neither {' nor '.join(f'{p}labels.json' for p in _PREFIXES)}. "
@@ -84,11 +86,6 @@ def _has_id(record: dict[str, Any]) -> bool:
     if isinstance(name, bool) or not isinstance(name, str | int):
         return False
     return bool(str(name).strip()) and len(str(name)) < _MAX_ID_LENGTH and is_text(str(name))
-
-
-def _label_of(record: dict[str, Any]) -> str | None:
-    template = record.get("template")
-    return template.replace("[", "").replace("]", "").strip() if isinstance(template, str) else None
 
 
 def _find_file(path: Path, split: str | None) -> Path:

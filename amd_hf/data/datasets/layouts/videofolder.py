@@ -259,14 +259,10 @@ def _with_columns(
         if name in _OWN_COLUMNS or name in columns:
             raise ValueError(f"{file} has a column {name!r}, which would hide another one of that name: rename it.")
         columns[name] = _as_array(name, values, file.suffix == ".csv")
-    return VideoRows(rows.paths, _video_ids(rows, records, root), rows.labels, rows.label_names, columns=columns)
-
-
-def _video_ids(rows: VideoRows, records: Sequence[Mapping[str, Any]], root: Path) -> list[str]:
-    given = [record.get("video_id") for record in records]
-    if all(isinstance(name, str) for name in given) and len(set(given)) == len(given):
-        return [str(name) for name in given]
-    return [os.path.relpath(path, os.path.abspath(root)).replace(os.sep, "/") for path in rows.paths]
+    ids: list[Any] = [record.get("video_id") for record in records]
+    if not all(isinstance(name, str) for name in ids) or len(set(ids)) < len(ids):  # else they are taken as given
+        ids = [os.path.relpath(path, os.path.abspath(root)).replace(os.sep, "/") for path in rows.paths]
+    return VideoRows(rows.paths, ids, rows.labels, rows.label_names, columns=columns)
 
 
 def _as_array(name: str, values: Sequence[Any], is_csv: bool) -> pa.Array:
