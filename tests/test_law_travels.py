@@ -60,8 +60,8 @@ def _config(**changes: Any) -> Any:
 
 def _arguments(folder: Path, **changes: Any) -> AMDFineTuningArguments:
     return AMDFineTuningArguments(
-        output_dir=str(folder), use_cpu=True, report_to="none", num_repetitions=1, max_steps=1, warmup_epochs=0,
-        per_device_train_batch_size=2, **changes,
+        output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", num_repetitions=1, max_steps=1,
+        warmup_epochs=0, per_device_train_batch_size=2, **changes,
     )  # fmt: skip
 
 

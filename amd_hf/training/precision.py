@@ -14,6 +14,7 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import is_torch_xla_available
@@ -103,6 +104,10 @@ def start_accelerator(use_cpu: bool, mixed_precision: str | None, stream: TextIO
     precision = choose_precision(state.device, mixed_precision or launcher_precision())
     if state.is_main_process:
         (stream or sys.stdout).write(f"device: {precision}\n")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision.name:
+        # An earlier run or command of this process computed in another: begin anew, as `TrainingArguments` does each
+        # time. accelerate (1.x) has no public door for it.
+        AcceleratorState._reset_state()
     return Accelerator(cpu=state.device.type == "cpu", mixed_precision=precision.name)
 
 

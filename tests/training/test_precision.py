@@ -149,6 +149,9 @@ def test_accelerator_of_a_command_says_what_it_computes_in(monkeypatch: pytest.M
     accelerator = precision.start_accelerator(True, None, said)
     assert said.getvalue() == "device: cpu, bf16 (3.0 times as fast as float32 here)\n"
     assert (accelerator.device.type, accelerator.mixed_precision) == ("cpu", "bf16")
+    # What a process computed in before does not stand in the way of the next command.
+    assert precision.start_accelerator(True, "no", said).mixed_precision == "no"
+    assert precision.start_accelerator(True, None, said).mixed_precision == "bf16"
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
