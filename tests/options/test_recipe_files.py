@@ -304,7 +304,7 @@ def test_program_prints_batch_rate_steps_and_where_it_leaves_the_recipe(
     sizes = {"image_size": 16, "patch_size": 8, "num_frames": 2, "hidden_size": 16, "num_hidden_layers": 1}
     options = {
         "recipe": recipe, "data": tmp_path / "videos", "output_dir": tmp_path / "out", "use_cpu": True, "max_steps": 1,
-        "per_device_train_batch_size": 2, "save_strategy": "no", "base_learning_rate": 0.128,
+        "per_device_train_batch_size": 2, "save_strategy": "no", "validation_fraction": 0, "base_learning_rate": 0.128,
         **{f"model.{name}": value for name, value in {**sizes, "num_attention_heads": 2}.items()},
     }  # fmt: skip
     load_script("finetune").main([f"--{name}={value}" for name, value in options.items()])
