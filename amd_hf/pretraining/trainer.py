@@ -236,7 +236,8 @@ def _freeze_what_no_loss_reaches(model: AMDForPreTraining, has_teacher: bool) ->
     elif config.num_masked_patches(config.teacher_mask_ratio) == config.num_masked_patches(config.student_mask_ratio):
         logger.warning(
             f"Teacher and student see the same tokens (`teacher_mask_ratio` {config.teacher_mask_ratio}, "
-            f"`student_mask_ratio` {config.student_mask_ratio}): there is nothing to generate and the generators stay "
+            f"`student_mask_ratio` {config.student_mask_ratio}; rounded to whole patches both hide "
+            f"{config.num_masked_patches(config.student_mask_ratio)} of {config.num_patches} tokens): there is nothing to generate and the generators stay "
             "as they are."
         )
         alignment.generators.requires_grad_(False)
