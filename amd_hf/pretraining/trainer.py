@@ -237,8 +237,8 @@ def _freeze_what_no_loss_reaches(model: AMDForPreTraining, has_teacher: bool) ->
         logger.warning(
             f"Teacher and student see the same tokens (`teacher_mask_ratio` {config.teacher_mask_ratio}, "
             f"`student_mask_ratio` {config.student_mask_ratio}; rounded to whole patches both hide "
-            f"{config.num_masked_patches(config.student_mask_ratio)} of {config.num_patches} tokens): there is nothing to generate and the generators stay "
-            "as they are."
+            f"{config.num_masked_patches(config.student_mask_ratio)} of {config.num_patches} tokens): "
+            "there is nothing to generate and the generators stay as they are."
         )
         alignment.generators.requires_grad_(False)
         if alignment.generation_projections is not None:
