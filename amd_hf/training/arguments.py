@@ -48,8 +48,8 @@ class VideoTrainingArguments(TrainingArguments):
     defaults differ from those of `TrainingArguments`: `weight_decay` 0.05, `remove_unused_columns` False (rows hold
     videos, which no model's `forward` names), `logging_nan_inf_filter` False (a loss that is not finite stops the
     run), `average_tokens_across_devices` False (losses are means), `ddp_find_unused_parameters` False,
-    `lr_scheduler_type` cosine, `bf16` None (where it pays), and `use_cpu` is set where there is nothing else.
-    `precision` says what a run is computed in, and why.
+    `lr_scheduler_type` cosine, and `use_cpu` is set where there is nothing else. `bf16` None chooses the precision,
+    which the commands do where nobody says otherwise. `precision` says what a run is computed in, and why.
 
     Raises:
         ValueError: For a value out of its range, two learning rates that contradict each other, or when the process
@@ -92,10 +92,11 @@ class VideoTrainingArguments(TrainingArguments):
         },
     )
     bf16: bool | None = field(  # type: ignore[assignment]
-        default=None,
+        default=False,
         metadata={
-            "help": "Compute in bf16 where that is accurate enough, the weights in float32. By default where it pays: "
-            "on GPUs that have it, and on CPUs that are faster in it. A resumed run keeps its precision."
+            "help": "Compute in bf16 where that is accurate enough, the weights in float32. Left out, a command does "
+            "so where it pays: on GPUs that have it, and on CPUs that are faster in it; a resumed run keeps its "
+            "precision."
         },
     )
     use_cpu: bool = field(
@@ -198,9 +199,9 @@ class VideoTrainingArguments(TrainingArguments):
 
     def _choose_precision(self) -> None:
         """Settle `bf16` where it is left open, and note in `precision` what the run is computed in and why."""
-        asked = "fp16" if self.fp16 else launcher_precision()
-        if self.bf16 is not None and not self.fp16:
-            asked = "bf16" if self.bf16 else "no"
+        asked = "fp16" if self.fp16 else "bf16" if self.bf16 else launcher_precision()
+        if asked is None and self.bf16 is not None:
+            asked = "no"
         if asked is None and (self.deepspeed or self.deepspeed_plugin is not None):
             asked = "no"  # or what its own config says
         begun_in = precision_before(self.output_dir, self.resume_from_checkpoint) if asked is None else None
@@ -213,7 +214,7 @@ class VideoTrainingArguments(TrainingArguments):
     def fit_recipe(
         cls, recipe: Mapping[str, Any], values: Mapping[str, Any], given: Set[str]
     ) -> tuple[dict[str, Any], list[str]]:
-        """Leave out of a recipe what it asks of other machines: `bf16: true` is for those that are fast in it.
+        """Leave the precision open where nobody asks for one: a recipe's `bf16: true` is for machines fast in it.
 
         Args:
             recipe (`Mapping`): Its options.
@@ -224,8 +225,8 @@ class VideoTrainingArguments(TrainingArguments):
             The recipe's options that count, and no notes: what a run is computed in, and why, is said of each.
         """
         recipe = dict(recipe)
-        if recipe.get("bf16") and not given & {"bf16", "fp16"}:
-            del recipe["bf16"]
+        if not given & {"bf16", "fp16"} and recipe.get("bf16") is not False and not recipe.get("fp16"):
+            recipe["bf16"] = None  # chosen by the machine
         if recipe.get("tf32") and "tf32" not in given and (values.get("use_cpu") or not is_torch_tf32_available()):
             del recipe["tf32"]
         return recipe, []

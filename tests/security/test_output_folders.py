@@ -479,7 +479,6 @@ _ALLOWED = {
     ("amd_hf/data/checking.py", "write_clean_list"): "OutputFiles of check_videos.py",
     ("amd_hf/evaluation/features.py", "_write_json"): "a folder that _prepare_folder has looked through",
     ("amd_hf/evaluation/features.py", "flush"): "a folder that _prepare_folder has looked through",
-    ("amd_hf/evaluation/features.py", "_write_safetensors"): "as above",
     ("amd_hf/evaluation/features.py", "_write_parquet"): "as above",
     ("amd_hf/evaluation/report.py", "write_report"): "OutputFiles of evaluate.py",
     ("amd_hf/evaluation/report.py", "write_class_table"): "OutputFiles of evaluate.py",

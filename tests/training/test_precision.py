@@ -161,8 +161,8 @@ import sys, torch
 from amd_hf.training import precision
 precision.cpu_bf16_speedup = lambda: 3.0 if torch.distributed.get_rank() else 1.0
 from amd_hf import AMDTrainingArguments
-args = AMDTrainingArguments(output_dir=sys.argv[1], use_cpu=True, report_to="none")
-print(args.process_index, args.bf16, flush=True)
+args = AMDTrainingArguments(output_dir=sys.argv[1], use_cpu=True, bf16=None, report_to="none")
+sys.stdout.write(f"{args.process_index} {args.bf16}\\n")  # one write: the lines of two processes do not mix
 """
     (tmp_path / "program.py").write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
