@@ -501,7 +501,7 @@ class AMDGenerator(nn.Module):
     def __init__(self, config: AMDConfig):
         super().__init__()
         width = config.teacher_hidden_size
-        # A parameter, unlike in the released code, where it is never trained, saved or moved (DESIGN section 3).
+        # A parameter, unlike in the released code, where it is never trained, saved or moved.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.layers = nn.ModuleList(
             AMDLayer(config, width, config.generator_heads, 4 * width)

@@ -68,7 +68,7 @@ _KINETICS = {
 _DETECTION = ViewSettings(sampling_mode="dense", sampling_rate=4, short_side=256, center_crop=False)
 _IMAGES = ViewSettings(sampling_mode="dense", sampling_rate=1, interpolation="bicubic")
 
-# What models of the paper's data sets were trained and tested with (DESIGN sections 6 and 7, the recipes in configs/).
+# What models of the paper's data sets were trained and tested with. The recipes in configs/ name the sources.
 DATA_SETS: dict[str, dict[str, ViewSettings]] = {
     "k400": _KINETICS,
     "ssv2": {

@@ -17,7 +17,7 @@ from amd_hf.moved_modules import MOVED_MODULES
 _ROOT = Path(__file__).parents[1]
 _PACKAGE = _ROOT / "amd_hf"
 
-# Layers of DESIGN section 2, lowest first: a module imports from layers below its own, or from its own.
+# Layers (CONTRIBUTING.md has their table), lowest first: a module imports from layers below its own, or from its own.
 _LAYERS = (
     (
         "errors",
@@ -79,7 +79,7 @@ def _run(code: str) -> str:
 
 
 def test_import_is_light() -> None:
-    # The issue asks for 0.5 s of CPU and no torch; nothing heavy in memory means a hundredth of that.
+    # Without torch and its kind an import takes a hundredth of a second of CPU.
     code = (
         "import sys, time; start = time.process_time(); import amd_hf; seconds = time.process_time() - start;"
         f"print([name for name in {_UNWANTED} if name in sys.modules], seconds < 0.25)"
@@ -213,14 +213,14 @@ def _is_ours(name: str) -> bool:
 
 def test_every_module_has_a_layer() -> None:
     unknown = {name.split(".")[0] for name in _modules()} - _RANKS.keys()
-    assert not unknown, f"say in _LAYERS which layer (DESIGN section 2) these belong to: {sorted(unknown)}"
+    assert not unknown, f"say in _LAYERS which layer these belong to: {sorted(unknown)}"
 
 
 @pytest.mark.parametrize("name", list(_modules()))
 def test_imports_point_downwards(name: str) -> None:
     rank = _RANKS[name.split(".")[0]]
     upwards = {other for other in _imports(_modules()[name]) if _RANKS[other.split(".")[0]] > rank}
-    assert not upwards, f"{name} imports {sorted(upwards)}, which stand above it (DESIGN section 2)"
+    assert not upwards, f"{name} imports {sorted(upwards)}, which stand above it (_LAYERS)"
 
 
 @pytest.mark.parametrize("name", [name for name in _modules() if name.split(".")[0] == "data"])
@@ -273,7 +273,7 @@ def _limit(path: Path) -> int:
     if path.parts[0] == "tests":
         return 600
     # All heads that a folder's `auto_map` names are in one file: a saved model brings the file of its own class only.
-    # And reading travels as one file. Elsewhere a file is one idea (STYLE section 2).
+    # And reading travels as one file. Elsewhere a file is one idea.
     return {"modeling_amd.py": 1050, "video_reading_amd.py": 1000}.get(path.name, 700)
 
 

@@ -1,4 +1,4 @@
-"""How many files of ours a reader goes through who follows a step, a video or a teacher (DESIGN section 2)."""
+"""How many files of ours a reader goes through who follows a step, a video or a teacher."""
 
 from __future__ import annotations
 

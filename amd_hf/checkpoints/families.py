@@ -126,7 +126,7 @@ MAE_SETTINGS: dict[str, Any] = {
 # What cannot be inferred from any tensor
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Heads leave no trace in the tensors: every published ViT of these widths has these (DESIGN section 1).
+# Heads leave no trace in the tensors: every published ViT of these widths has these.
 ENCODER_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
 # Mean and std of VideoMAE's code for AVA, which count from 0 to 255: no file of it says so.

@@ -248,7 +248,7 @@ class ClipLoader:
                 clip = _as_clip(frames[:, rows, columns][picked])
             else:
                 clip = apply_operations(_as_clip(frames[picked]) if clip is None else clip, drawn, box)
-            # Antialiased in pre-training only (DESIGN section 7).
+            # The released code resizes by PIL in pre-training, which is antialiased, by `interpolate` in fine-tuning.
             antialias = self.augmentation == "multi_scale_crop"
             clip = resize_square(clip, self.image_size, antialias, self.interpolation)
         if generator.random() < self.flip_probability:

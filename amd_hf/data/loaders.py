@@ -90,8 +90,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) for one process, shuffled by (seed, epoch).
 
     All processes draw the same order and take every `num_processes`-th batch of it, so the batches of one step hold
-    the same videos whatever the number of processes. What does not fill a whole optimizer step is dropped (DESIGN
-    section 7: steps per epoch = videos // videos per step).
+    the same videos whatever the number of processes. What does not fill a whole optimizer step is dropped, as
+    in the released code: steps per epoch = videos // videos per step.
 
     Args:
         num_rows (`int`): Rows of the dataset.

@@ -1,6 +1,7 @@
 """The multi-view test: segments x crops of each video from one decode, softmax averaged over the views.
 
-Every video of the list counts once. One that cannot be read is listed and scored as wrong (DESIGN section 5).
+Every video of the list counts once. One that cannot be read is listed and scored as wrong: to leave it out would
+raise the accuracy.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def _count_clips(batch: dict[str, Any]) -> int:
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is decayed: biases, 1-D weights, mask tokens and class tokens are not (DESIGN section 7)."""
+    """Return whether a parameter is decayed: biases, 1-D weights, mask and class tokens are not, as released."""
     last = name.rsplit(".", 1)[-1]
     return parameter.ndim > 1 and not last.endswith("bias") and last not in ("mask_token", "class_token")
 

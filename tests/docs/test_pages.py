@@ -18,6 +18,8 @@ from tests.helpers.training import ROOT, load_script
 
 
 _FOLDERS = ("examples", "studies", "tools", "benchmarks")
+# Folders of ours whose comments are read.
+_OURS = ("amd_hf", "scripts", *_FOLDERS)
 _PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -76,3 +78,21 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 def test_guide_lists_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []
+
+
+def test_files_that_texts_and_comments_name_are_there() -> None:
+    folders = "amd_hf|tests|docs|tools|scripts|configs|studies|examples|benchmarks|model_cards"
+    texts = [*_PAGES, ROOT / "CONTRIBUTING.md", *(path for name in _OURS for path in (ROOT / name).rglob("*.py"))]
+    missing = {
+        f"{text.relative_to(ROOT)}: {path}"
+        for text in texts
+        for path in re.findall(rf"(?<![\w/.-])((?:{folders})/[\w./-]*\w)", text.read_text())
+        if not (ROOT / path).exists()
+    }
+    assert missing == {"CONTRIBUTING.md: amd_hf/configs"}  # which the wheel has
+
+
+def test_nothing_refers_to_papers_that_readers_do_not_have() -> None:
+    texts = [*ROOT.glob("*.md"), *(path for name in (*_OURS, "docs", "configs") for path in (ROOT / name).rglob("*"))]
+    kinds = (".py", ".md", ".yaml", ".jinja", ".sbatch")
+    assert not [text for text in texts if text.suffix in kinds and re.search(r"\b(DESIGN|STYLE)\b", text.read_text())]

@@ -1,4 +1,4 @@
-"""The recipes for AVA: every number against DESIGN section 7, and runs of a few steps at the models' true size."""
+"""The recipes for AVA: every number against the published ones, and runs of a few steps at the models' true size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.training import ROOT, load_script, run_script
 
 CONFIGS = ROOT / "configs" / "detect"
 
-# DESIGN section 7 and the issue: base rate without and with the labels of Kinetics-400.
+# VideoMAE's rates for AVA: base rate without and with the labels of Kinetics-400.
 _RATES = {"amd_vit_base_ava": 2.5e-4, "amd_vit_base_ava_k400_labels": 5e-4}
 _START = {"amd_vit_base_ava": AMDForPreTraining, "amd_vit_base_ava_k400_labels": AMDForVideoClassification}
 _NUMBERS = {

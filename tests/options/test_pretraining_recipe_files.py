@@ -1,4 +1,4 @@
-"""The recipes of pre-training: numbers against DESIGN section 7, where runs leave them, and runs of a few steps."""
+"""The recipes of pre-training: numbers against the released ones, where runs leave them, and short runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.training import ROOT, StackRows, fast_precision, load_script,
 
 CONFIGS = ROOT / "configs"
 
-# DESIGN section 7. Columns: width, heads, decoder width, decoder heads, rate, sampling, teacher.
+# As released. Columns: width, heads, decoder width, decoder heads, rate, sampling, teacher.
 _TABLE: dict[str, tuple[Any, ...]] = {
     "amd_vit_small_k400": (384, 6, 192, 3, 4, "dense", "MCG-NJU/videomae-large"),
     "amd_vit_base_k400": (768, 12, 384, 6, 4, "dense", "MCG-NJU/videomae-large"),

@@ -1,4 +1,4 @@
-"""The recipe files and launcher files: every number against the table of DESIGN section 7, and runs of a few steps."""
+"""The recipe files and launcher files: every number against a table of the published ones, and runs of a few steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.helpers.videos import write_video
 
 CONFIGS = ROOT / "configs"
 
-# DESIGN section 7. Columns: width, heads, base rate, epochs, videos per step, test segments x crops.
+# As released. Columns: width, heads, base rate, epochs, videos per step, test segments x crops.
 _TABLE = {
     "amd_vit_small_ssv2": (384, 6, 1e-3, 40, 256, 2, 3),
     "amd_vit_base_ssv2": (768, 12, 5e-4, 30, 256, 2, 3),

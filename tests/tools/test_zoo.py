@@ -29,7 +29,7 @@ _ROOT = Path(__file__).parents[2]
 _ZOO = load_zoo()
 _NAMES = list(_ZOO.models)
 
-# DESIGN section 7: data, model, epochs, clips x crops, reported figures. AVA: without and with the labels of K400.
+# Data, model, epochs, clips x crops, figures that the authors report. AVA: without and with the labels of K400.
 _REPORTED = {
     "amd-vit-small-ssv2-finetuned": ("Something-Something V2", "ViT-S", 40, (2, 3), [70.2, 92.5]),
     "amd-vit-base-ssv2-finetuned": ("Something-Something V2", "ViT-B", 30, (2, 3), [73.3, 94.0]),

@@ -182,7 +182,7 @@ def label_names_in(
 
 @dataclass(frozen=True)
 class RowMaker:
-    """Brings a stored row into the form of DESIGN section 5; never raises for what the row holds.
+    """Maker of rows of `video`, `label` and `video_id` from stored ones; never raises for what a row holds.
 
     Args:
         video_column (`str`): the column of the videos: paths, bytes, or mappings of both.

@@ -217,6 +217,6 @@ class VideoRows:
 
 
 def row_features(video_feature: Any, label_names: Sequence[str] | None) -> datasets.Features:
-    """Return the features of rows in the form of DESIGN section 5."""
+    """Return the features of rows of `video`, `label` and `video_id`."""
     label = datasets.Value("int64") if label_names is None else datasets.ClassLabel(names=list(label_names))
     return datasets.Features({"video": video_feature, "label": label, "video_id": datasets.Value("string")})
