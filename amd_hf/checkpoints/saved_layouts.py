@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 
 
@@ -23,10 +23,16 @@ class _OldBiases(WeightConverter):
     """Joins on loading. Transformers reverses conversions when it saves: this one is not to be reversed."""
 
     def reverse_transform(self) -> WeightRenaming:
-        return WeightRenaming("qkv.bias", "qkv.bias")
+        return WeightRenaming("attention.qkv.bias", "attention.qkv.bias")
 
 
 def register_old_layout() -> None:
-    """Have Transformers read folders whose attention layers hold `qkv.q_bias` and `qkv.v_bias` (up to 0.1.0.dev0)."""
-    join = _OldBiases(["qkv.q_bias", "qkv.v_bias"], ["qkv.bias"], operations=[_JoinBiases()])
-    register_checkpoint_conversion_mapping("amd", [join], overwrite=True)
+    """Have Transformers read folders whose attention layers hold `qkv.q_bias` and `qkv.v_bias` (up to 0.1.0.dev0).
+
+    The conversion stands among those of old layouts, which Transformers tries on loading alone. Were it that of model
+    type `amd`, Transformers would take the old names for those of the files that are written today.
+    """
+    sources = [r"attention.qkv.q_bias", r"attention.qkv.v_bias"]
+    old = [entry for entry in get_checkpoint_conversion_mapping("legacy") or [] if not isinstance(entry, _OldBiases)]
+    join = _OldBiases(sources, ["attention.qkv.bias"], operations=[_JoinBiases()])
+    register_checkpoint_conversion_mapping("legacy", [*old, join], overwrite=True)
