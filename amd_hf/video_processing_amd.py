@@ -7,8 +7,9 @@ their own FFmpeg, and the video-classification pipeline needs it anyway.
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_utils import PILImageResampling, is_pil_image
+from transformers.image_utils import ChannelDimension, PILImageResampling, is_pil_image
 from transformers.processing_utils import VideosKwargs
 from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -36,7 +37,17 @@ _INTERPOLATIONS = {
 }
 
 
-class AMDVideosKwargs(VideosKwargs, total=False):
+# What the library writes into a processor's file beside the options.
+_NOTES_OF_FILES = {
+    "auto_map",
+    "feature_extractor_type",
+    "image_processor_type",
+    "processor_class",
+    "video_processor_type",
+}
+
+
+class AMDVideoProcessorKwargs(VideosKwargs, total=False):
     """Options of [`AMDVideoProcessor`] beside those of every video processor."""
 
     sampling_mode: str | None
@@ -47,8 +58,9 @@ class AMDVideoProcessor(BaseVideoProcessor):
     r"""Turns videos into `pixel_values` `(B, T, C, H, W)`.
 
     A video is a path (`str` or `Path`), an http or https address, an array or tensor `(T, H, W, C)` or `(T, C, H, W)`,
-    or a list of frames: PIL images, or arrays `(H, W)`, `(H, W, C)` or `(C, H, W)`. Grey frames become RGB,
-    transparency is left out. A single image is a video of one frame. Several videos come as a list or as an array of
+    or a list of frames: PIL images, or arrays `(H, W)`, `(H, W, C)` or `(C, H, W)`; of whole numbers or floats from 0
+    to 255 (with `do_rescale=False` floats as they are). Grey frames become RGB and transparency is left out, unless
+    `do_convert_rgb=False`. A single image is a video of one frame. Several videos come as a list or as an array of
     five dimensions.
 
     Of a video it takes `num_frames` frames by the law that its model was trained with, without chance:
@@ -59,18 +71,20 @@ class AMDVideoProcessor(BaseVideoProcessor):
     - `"segments"`: the middle frame of each of `num_frames` equal parts of the whole video.
 
     `sampling_mode` is None in files of earlier releases, which did not say it: dense clips are then assumed, with a
-    warning. An array that already has `num_frames` frames is taken as it is. The short side is resized to `size` by
-    `resample` (bilinear is not antialiased, as in the released test of videos; bicubic is, as Pillow resizes images),
-    then the centre is cropped.
+    warning. An array that already has `num_frames` frames is taken as it is. With `fps=3` in a call the whole video is
+    taken instead, three frames of each second, however many that makes; of arrays `video_metadata` must say the rate.
+
+    The short side is resized to `size` by `resample` (bilinear is not antialiased, as in the released test of videos;
+    bicubic is, as Pillow resizes images), then the centre is cropped.
 
     `test_mode` (`dense` or `uniform`), `test_num_segments` and `test_num_crops` say which views of a video the model's
     test averages; the processor itself makes one clip. They are None where there was no test.
 
     Raises:
         VideoReadError: If a file cannot be read as a video (a `ValueError`, with the words of `open_video`).
-        ValueError: If a video has no frames, frames differ in size, or have another number of channels than 1, 3 or 4;
-            or if a setting has no meaning.
-        TypeError: If something is no video at all.
+        ValueError: If a video has no frames, frames differ in size, have another number of channels than 1, 3 or 4 or
+            values outside of 0 to 255; or if a setting has no meaning, or a call asks for more frames than there are.
+        TypeError: If something is no video at all, or there is no such option.
         ImportError: If a file is given and PyAV is not installed.
 
     Example:
@@ -85,7 +99,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
     ```"""
 
     _auto_class = "AutoVideoProcessor"  # `save_pretrained` writes this file beside the settings, as remote code
-    valid_kwargs = AMDVideosKwargs
+    valid_kwargs = AMDVideoProcessorKwargs
     model_input_names = ["pixel_values"]
     resample = PILImageResampling.BILINEAR
     size = {"shortest_edge": 224}
@@ -93,6 +107,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
     crop_size = {"height": 224, "width": 224}
     image_mean = [0.485, 0.456, 0.406]
     image_std = [0.229, 0.224, 0.225]
+    do_convert_rgb = True
     do_resize = True
     do_center_crop = True
     do_rescale = True
@@ -111,6 +126,8 @@ class AMDVideoProcessor(BaseVideoProcessor):
         # Of the file that it was read from, which may be a stranger's: what is saved names only our own code.
         if kwargs.get("auto_map") != {"AutoVideoProcessor": "video_processing_amd.AMDVideoProcessor"}:
             kwargs.pop("auto_map", None)
+        if unknown := self._unknown(kwargs):
+            raise TypeError(f"AMDVideoProcessor got unknown option(s): {unknown}.")
         super().__init__(**kwargs)
         if kwargs.get("sampling_mode", "") is None:  # for the base class None stands for the default
             self.sampling_mode = None
@@ -129,11 +146,53 @@ class AMDVideoProcessor(BaseVideoProcessor):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        _interpolation(self.resample)
+        if self.fps is not None:
+            raise ValueError(
+                f"`fps` {self.fps} is an option of a call. What a model was trained with counts frames: give "
+                "`sampling_rate`."
+            )
+
+    @classmethod
+    def _unknown(cls, options: Iterable[str], min_likeness: float = 0.0) -> str:
+        """Name the options that do not exist, each with the one that it resembles; only those at least so like one."""
+        known = [*cls.valid_kwargs.__annotations__, "test_mode", "test_num_segments", "test_num_crops"]
+        found = []
+        for name in options:
+            if name in known or name in _NOTES_OF_FILES or hasattr(cls, name):
+                continue
+            match = difflib.get_close_matches(name, known, n=1, cutoff=max(min_likeness, 0.6))
+            if match or not min_likeness:
+                found.append(f"`{name}`" + (f" (did you mean `{match[0]}`?)" if match else ""))
+        return ", ".join(found)
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Load as every processor does; settings without `sampling_mode` are of an earlier release: None."""
-        return super().from_dict({"sampling_mode": None, **video_processor_dict}, **kwargs)
+        """Build a processor from the content of a file, as `from_pretrained` does.
+
+        Keys of the file that this release does not know are kept, and saved again, with one warning. Settings without
+        `sampling_mode` are of an earlier release: None. So are those with `fps`, which had no effect.
+
+        Raises:
+            TypeError: If an argument that overrides the file is a misspelt option.
+        """
+        # Others are of the library, which passes on what it was called with.
+        if typos := cls._unknown(kwargs, min_likeness=0.8):
+            raise TypeError(f"AMDVideoProcessor got unknown option(s): {typos}.")
+        settings = {"sampling_mode": None, **video_processor_dict}
+        if settings.pop("fps", None) is not None:
+            logger.warning_once("The processor's file holds `fps`, which never had an effect: it is left out.")
+        unknown = {name: value for name, value in settings.items() if cls._unknown([name])}
+        loaded = super().from_dict({name: settings[name] for name in settings if name not in unknown}, **kwargs)
+        processor = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, value in unknown.items():
+            setattr(processor, name, value)
+        if unknown:
+            logger.warning_once(
+                "The processor's file holds key(s) that this release of amd_hf does not know and does not use: "
+                f"{cls._unknown(unknown)}. Was the file edited by hand, or made by a later release?"
+            )
+        return loaded
 
     @classmethod
     def for_model(cls, config: Any, **options: Any) -> AMDVideoProcessor:
@@ -158,13 +217,27 @@ class AMDVideoProcessor(BaseVideoProcessor):
         fps: float | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Return the indices `(num_frames,)`, int64, of the clip that stands for a video."""
-        if fps is not None:
-            raise ValueError(f"`fps` {fps} has no meaning here: frames are counted, not timed. Give `sampling_rate`.")
-        num_frames = self.num_frames if num_frames is None else num_frames
+        """Return the indices, int64, of the frames to take: the clip that stands for a video, or all by `fps`.
+
+        Args:
+            metadata (`VideoMetadata`): Number of frames of the video, and its rate in frames per second.
+            num_frames, sampling_rate, sampling_mode (*optional*): In the place of the processor's own.
+            fps (`float`, *optional*): Take so many frames of each second of the whole video instead.
+
+        Raises:
+            ValueError: If `fps` comes with `num_frames`, is higher than the video's or that is not known; or if an
+                array has fewer frames than the call asks for.
+        """
         total = metadata.total_num_frames
-        if metadata.fps is None and total == num_frames:
-            return np.arange(num_frames)  # an array that was sampled before
+        if fps is not None:
+            return _frames_by_seconds(total, metadata.fps, fps, num_frames)
+        if num_frames is None:
+            num_frames = self.num_frames
+        if metadata.fps is None:  # an array: perhaps one that was sampled before
+            if total == num_frames:
+                return np.arange(num_frames)
+            if total < num_frames != self.num_frames:  # the model's own number is reached by the law
+                raise ValueError(f"The call asks for {num_frames} frames of a video of {total}.")
         mode = self.sampling_mode if sampling_mode is None else sampling_mode
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         if mode is None:
@@ -183,9 +256,19 @@ class AMDVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """See [`AMDVideoProcessor`]; `kwargs` override its options for this call."""
+        if kwargs.get("fps") is not None:
+            kwargs.setdefault("num_frames", None)  # the processor's own number gives way
+        if kwargs.get("resample") is not None:
+            _interpolation(kwargs["resample"])
         videos = _as_videos(videos)
-        if len(kwargs.get("image_mean", self.image_mean)) == 3:
-            videos = [video if isinstance(video, str) else _with_three_channels(video) for video in videos]
+        # Decoded files are RGB with the channels last; of arrays the layout is settled here, for each by itself.
+        layout = ChannelDimension.LAST
+        if not isinstance(videos[0], str):
+            layout = ChannelDimension.FIRST
+            names = ("do_convert_rgb", "do_rescale", "do_normalize", "image_mean")
+            options = {name: kwargs.get(name, getattr(self, name)) for name in names}
+            videos = [_checked_frames(video, kwargs.get("input_data_format"), options) for video in videos]
+        kwargs |= {"input_data_format": layout, "do_convert_rgb": False}
         batch = super().preprocess(videos, **kwargs)
         # The library calls them so; every model of ours takes `pixel_values`.
         batch["pixel_values"] = batch.pop("pixel_values_videos")
@@ -193,9 +276,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
 
     def resize(self, image: torch.Tensor, size: Any, resample: Any = None, **kwargs: Any) -> torch.Tensor:
         """Resize the short side of `(..., H, W)` frames, the long side to int(size * long / short)."""
-        resample = self.resample if resample is None else resample
-        if resample not in _INTERPOLATIONS:
-            raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {resample!r}.")
+        interpolation = _interpolation(self.resample if resample is None else resample)
         height, width = image.shape[-2:]
         short = size.shortest_edge
         if short is None:
@@ -203,9 +284,26 @@ class AMDVideoProcessor(BaseVideoProcessor):
         else:
             long = int(short * max(height, width) / min(height, width))
             new_size = [short, long] if height <= width else [long, short]
-        interpolation = _INTERPOLATIONS[resample]
         is_bicubic = interpolation == InterpolationMode.BICUBIC
         return functional.resize(image, new_size, interpolation=interpolation, antialias=is_bicubic)
+
+
+def _interpolation(resample: Any) -> InterpolationMode:
+    if resample not in _INTERPOLATIONS:
+        raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {resample!r}.")
+    return _INTERPOLATIONS[resample]
+
+
+def _frames_by_seconds(total: int, rate: float | None, fps: float, num_frames: int | None) -> np.ndarray:
+    """Return the indices of `fps` frames of each second of a video of `total` frames, `rate` of them a second."""
+    if num_frames is not None:
+        raise ValueError(f"Give `fps` {fps} or `num_frames` {num_frames}, not both.")
+    if rate is None:
+        raise ValueError(f"`fps` {fps} needs the video's own rate: give `video_metadata` with `fps`, or a file.")
+    if fps > rate:
+        raise ValueError(f"`fps` {fps} asks for more frames than there are: the video has {rate:g} a second.")
+    num_taken = max(1, int(total / rate * fps))
+    return np.arange(num_taken) * total // num_taken
 
 
 def _as_videos(videos: Any) -> list[Any]:
@@ -273,13 +371,48 @@ def _stack_frames(frames: Any) -> Any:
     return torch.stack(arrays) if all(isinstance(array, torch.Tensor) for array in arrays) else np.stack(arrays)
 
 
-def _with_three_channels(video: Any) -> Any:
-    """Return frames `(T, H, W, C)` or `(T, C, H, W)` of 1, 3 or 4 channels as RGB; a fourth is transparency."""
-    for channels, axis in ((3, 1), (3, 3), (1, 3), (1, 1), (4, 3), (4, 1)):
-        if video.shape[axis] == channels:
-            picked = [0, 0, 0] if channels == 1 else [0, 1, 2]
-            return video if channels == 3 else video[..., picked] if axis == 3 else video[:, picked]
-    raise ValueError(f"Frames have 1, 3 or 4 channels, last or first, not the shape {tuple(video.shape)}.")
+_LAYOUTS = ((3, 1), (3, 3), (1, 3), (1, 1), (4, 3), (4, 1))  # channels and their axis, the likelier ones first
+
+
+def _checked_frames(video: Any, layout: Any, options: dict[str, Any]) -> Any:
+    """Return frames as `(T, C, H, W)`; RGB where asked for: grey is repeated, a fourth channel is transparency."""
+    _check_values(video, options["do_rescale"])
+    axis = next((axis for count, axis in _LAYOUTS if video.shape[axis] == count), 3)
+    if layout is not None:
+        axis = 1 if ChannelDimension(layout) == ChannelDimension.FIRST else 3
+    channels = video.shape[axis]
+    if channels not in (1, 3, 4):
+        raise ValueError(f"Frames have 1, 3 or 4 channels, last or first, not the shape {tuple(video.shape)}.")
+    if axis == 3:
+        video = video.transpose(0, 3, 1, 2) if isinstance(video, np.ndarray) else video.permute(0, 3, 1, 2)
+    mean = options["image_mean"]
+    num_means = (
+        0 if mean is None or isinstance(mean, int | float) else len(mean)
+    )  # one number for all channels, or none
+    if options["do_convert_rgb"] and channels != 3 and num_means in (0, 3):  # a model of grey clips has one mean
+        video, channels = video[:, [0, 0, 0] if channels == 1 else [0, 1, 2]], 3
+    if options["do_normalize"] and num_means not in (0, channels):
+        raise ValueError(f"Frames have {channels} channel(s), but `image_mean` has {num_means} numbers.")
+    return video
+
+
+def _check_values(video: Any, do_rescale: bool | None) -> None:
+    """Refuse pixels that cannot be from 0 to 255, where they are to be divided by 255; uint8 needs no look."""
+    values = torch.as_tensor(np.ascontiguousarray(video) if isinstance(video, np.ndarray) else video)
+    if values.dtype == torch.uint8:
+        return
+    if values.dtype == torch.bool or values.is_complex():
+        raise ValueError(f"Frames hold numbers from 0 to 255, not {values.dtype}.")
+    low, high = (value.item() for value in values.float().aminmax())
+    if not -np.inf < low <= high < np.inf:
+        raise ValueError("Frames hold NaN or infinite values.")
+    if do_rescale and values.is_floating_point() and (low < 0 or 0 < high <= 1):
+        raise ValueError(
+            f"Frames are floats from {low:.3g} to {high:.3g}, but `do_rescale` divides them by 255: give "
+            "`do_rescale=False`, or frames from 0 to 255."
+        )
+    if do_rescale and (low < 0 or high > 255):
+        raise ValueError(f"Frames hold numbers from {low:.3g} to {high:.3g}, not from 0 to 255.")
 
 
 def _read_video(name: str, sample_indices_fn: Callable | None) -> tuple[np.ndarray, VideoMetadata]:

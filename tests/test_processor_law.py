@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoVideoProcessor
 from transformers.image_utils import PILImageResampling
-from transformers.video_utils import VideoMetadata
+from transformers.video_utils import VideoMetadata, default_sample_indices_fn
 
 from amd_hf import AMDVideoProcessor
 from amd_hf.data.augment.transforms import center_crop_clip, resize_short_side
@@ -100,7 +100,7 @@ def test_bicubic_is_what_pillow_makes() -> None:
 
 def test_unknown_interpolation_raises() -> None:
     with pytest.raises(ValueError, match=r"`resample` must be bilinear \(2\) or bicubic \(3\)"):
-        _processor(resample=PILImageResampling.NEAREST)([np.zeros((4, 40, 40, 3), dtype=np.uint8)])
+        _processor()([np.zeros((4, 40, 40, 3), dtype=np.uint8)], resample=PILImageResampling.NEAREST)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -152,6 +152,7 @@ def test_file_that_says_nothing_of_sampling_is_dense_with_one_warning(
         ({"test_mode": "segments"}, "`test_mode` must be one of dense, uniform, got 'segments'"),
         ({"sampling_rate": 0}, "`sampling_rate` must be a whole number of at least 1, got 0"),
         ({"test_num_crops": 1.5}, "`test_num_crops` must be a whole number of at least 1, got 1.5"),
+        ({"resample": 0}, r"`resample` must be bilinear \(2\) or bicubic \(3\), got 0"),
     ],
 )
 def test_setting_without_a_meaning_raises(option: dict[str, Any], message: str) -> None:
@@ -159,6 +160,85 @@ def test_setting_without_a_meaning_raises(option: dict[str, Any], message: str) 
         _processor(**option)
 
 
-def test_frames_by_seconds_are_refused() -> None:
-    with pytest.raises(ValueError, match="`fps` 2 has no meaning here"):
-        _processor()([np.zeros((40, 40, 40, 3), dtype=np.uint8)], fps=2)
+# ---------------------------------------------------------------------------------------------------------------------
+# Frames by seconds
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("total", "rate", "fps"), [(40, 25.0, 5), (40, 25.0, 25), (8, 4.0, 3), (7, 30.0, 1), (91, 30, 2.5)]
+)
+def test_frames_by_seconds_are_those_of_the_library(total: int, rate: float, fps: float) -> None:
+    expected = default_sample_indices_fn(VideoMetadata(total_num_frames=total, fps=rate), fps=fps).tolist()
+    metadata = VideoMetadata(total_num_frames=total, fps=rate)
+    assert _processor().sample_frames(metadata, fps=fps).tolist() == expected
+    frames = np.arange(total, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), dtype=np.uint8)
+    known = {"total_num_frames": total, "fps": rate, "duration": total / rate}
+    pixels = _processor(**_RAW)([frames], fps=fps, video_metadata=[known], return_tensors="pt")["pixel_values"]
+    assert pixels[0, :, 0, 0, 0].tolist() == expected
+
+
+def test_file_is_sampled_by_seconds(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "forty.mp4", 40, 48, 64)  # 25 frames a second
+    pixels = _processor(**_RAW)(str(video), fps=5, return_tensors="pt")["pixel_values"]
+    assert frame_numbers(pixels[0].numpy(), channel_axis=1) == [0, 5, 10, 15, 20, 25, 30, 35]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fps": 2}, "`fps` 2 needs the video's own rate"),
+        ({"fps": 2, "num_frames": 4}, "Give `fps` 2 or `num_frames` 4, not both"),
+        ({"fps": 50, "video_metadata": [{"total_num_frames": 3, "fps": 25.0}]}, "the video has 25 a second"),
+        ({"num_frames": 9}, "The call asks for 9 frames of a video of 3"),
+    ],
+)
+def test_frames_that_a_video_does_not_have_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _processor()([np.zeros((3, 40, 40, 3), dtype=np.uint8)], **options)
+
+
+def test_rate_in_seconds_is_no_setting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="`fps` 2 is an option of a call"):
+        _processor(fps=2)
+    # Earlier releases took it, saved it, and paid no heed to it.
+    _processor().save_pretrained(tmp_path)
+    path = tmp_path / "video_preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fps": 2}))
+    assert _indices(AutoVideoProcessor.from_pretrained(tmp_path), 40) == [12, 16, 20, 24]
+    with pytest.raises(ValueError, match="`fps` 2 is an option of a call"):
+        AutoVideoProcessor.from_pretrained(tmp_path, fps=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options that do not exist
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_misspelt_option_is_refused_where_it_is_typed(tmp_path: Path) -> None:
+    hint = r"unknown option\(s\): `sampling_ratee` \(did you mean `sampling_rate`\?\)"
+    with pytest.raises(TypeError, match=hint):
+        _processor(sampling_ratee=3)
+    _processor().save_pretrained(tmp_path)
+    for kind in (AMDVideoProcessor, AutoVideoProcessor):
+        with pytest.raises(TypeError, match=hint):
+            kind.from_pretrained(tmp_path, sampling_ratee=3)
+        assert kind.from_pretrained(tmp_path, sampling_rate=3).sampling_rate == 3
+
+
+def test_unknown_key_of_a_file_is_kept_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _processor().save_pretrained(tmp_path)
+    path = tmp_path / "video_preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sampling_ratee": 3, "of_tomorrow": [1]}))
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("amd_hf"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        processor = AutoVideoProcessor.from_pretrained(tmp_path)
+        AutoVideoProcessor.from_pretrained(tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records if "does not know" in record.getMessage()]
+    assert "`sampling_ratee` (did you mean `sampling_rate`?), `of_tomorrow`" in said
+    assert processor.sampling_rate == 4
+    processor.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / path.name).read_text())["of_tomorrow"] == [1]

@@ -270,6 +270,69 @@ def test_processor_of_a_grey_model_keeps_its_one_channel() -> None:
     assert processor([_grey()[..., None]], return_tensors="pt")["pixel_values"].shape == (1, 4, 1, 32, 32)
 
 
+def test_channels_are_left_alone_where_asked() -> None:
+    grey = _grey()
+    options = {"do_convert_rgb": False, "do_rescale": False, "return_tensors": "pt"}
+    pixels = _processor(do_normalize=False)([grey[..., None]], **options)["pixel_values"]
+    torch.testing.assert_close(pixels, _rgb(grey)[:, :, :1].to(pixels.dtype), atol=0, rtol=0)
+    pixels = _processor(do_normalize=False)([_with_alpha(grey)], **options)["pixel_values"]
+    assert pixels[0, :, 3].unique().tolist() == [7]
+    with pytest.raises(ValueError, match=r"1 channel\(s\), but `image_mean` has 3 numbers"):
+        _processor()([grey[..., None]], do_convert_rgb=False)
+
+
+def test_layout_that_is_given_is_believed() -> None:
+    """Three rows of three columns: nothing in the shape tells where the channels are."""
+    frames = np.random.default_rng(0).integers(256, size=(4, 3, 3, 3), dtype=np.uint8)
+    options = {"do_resize": False, "do_center_crop": False, "return_tensors": "pt"}
+    for layout, axes in (("channels_last", (0, 3, 1, 2)), ("channels_first", (0, 1, 2, 3))):
+        pixels = _processor(**_PLAIN)([frames], input_data_format=layout, **options)["pixel_values"]
+        assert torch.equal(pixels[0].to(torch.uint8), torch.from_numpy(frames).permute(axes))
+
+
+def test_videos_of_one_call_may_differ_in_layout() -> None:
+    frames = np.random.default_rng(0).integers(256, size=(4, 32, 40, 3), dtype=np.uint8)
+    pixels = _processor()([frames, frames.transpose(0, 3, 1, 2)], return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels[0], pixels[1])
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float16, np.float32, np.float64, np.int16, np.uint16, np.int64, torch.float32, torch.bfloat16]
+)
+def test_numbers_of_any_type_from_0_to_255_give_the_same_pixels(dtype: Any) -> None:
+    grey = _grey()
+    expected = _processor()(grey, return_tensors="pt")["pixel_values"]
+    given = torch.from_numpy(grey).to(dtype) if isinstance(dtype, torch.dtype) else grey.astype(dtype)
+    pixels = _processor()(given, return_tensors="pt")["pixel_values"]
+    assert pixels.dtype == torch.float32
+    torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)
+
+
+def test_floats_up_to_1_are_taken_where_they_are_not_rescaled() -> None:
+    grey = _grey()
+    pixels = _processor()(grey / 255, do_rescale=False, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, _processor()(grey, return_tensors="pt")["pixel_values"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (np.full((4, 32, 40, 3), 0.5), "floats from 0.5 to 0.5, but `do_rescale` divides them by 255"),
+        (np.linspace(-2, 2, 15360).reshape(4, 32, 40, 3), "floats from -2 to 2, but `do_rescale`"),
+        (torch.full((4, 3, 32, 40), 256.0), "numbers from 256 to 256, not from 0 to 255"),
+        (np.full((4, 32, 40, 3), -1), "numbers from -1 to -1, not from 0 to 255"),
+        (np.full((4, 32, 40, 3), 65535, dtype=np.uint16), "numbers from 6.55e[+]04 to"),
+        (np.full((4, 32, 40, 3), np.nan), "NaN or infinite"),
+        (torch.full((4, 3, 32, 40), torch.inf), "NaN or infinite"),
+        (np.ones((4, 32, 40, 3), dtype=bool), "numbers from 0 to 255, not torch.bool"),
+    ],
+)
+def test_numbers_that_are_no_pixels_are_named_in_one_line(frames: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        _processor()([frames])
+    assert "\n" not in str(raised.value)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Files
 # ---------------------------------------------------------------------------------------------------------------------
