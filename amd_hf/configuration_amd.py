@@ -218,6 +218,10 @@ class AMDConfig(PreTrainedConfig):
         and other tools write some. Where people type an option, in `AMDConfig(...)`, such a key is an error.
         """
         known = {*cls.__dataclass_fields__, *_ALLOWED_EXTRA_KEYS}
+        # Arguments that override the file: others than options are the library's own, or handed back to who asked.
+        likely = (key for key in kwargs if difflib.get_close_matches(key, cls.__dataclass_fields__, n=1, cutoff=0.8))
+        if not kwargs.get("return_unused_kwargs"):
+            cls._refuse_unknown(likely)
         unknown = {name: value for name, value in config_dict.items() if name not in known}
         loaded = super().from_dict({key: config_dict[key] for key in config_dict if key not in unknown}, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair where unused arguments are asked for

@@ -441,6 +441,8 @@ class AMDPatchEmbeddings(nn.Module):
         position table is interpolated to it.
         """
         if visible_ids is not None:  # before anything is computed: masked patches cost nothing
+            if len(visible_ids) != len(patches):  # `gather` would take the first ones without a word
+                raise ValueError(f"There are {len(patches)} clips, but masks or ids of {len(visible_ids)}.")
             patches = gather_tokens(patches, visible_ids)
         pixels = self.normalize(patches)
         # The dtype that the projection computes in; what a quantiser put in its place casts by itself.

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
-from amd_hf import AMDConfig
+from amd_hf import AMDConfig, AMDModel
 from tests.helpers.models import tiny_config
 
 
@@ -59,6 +59,21 @@ def test_unknown_keys_of_a_file_are_kept_with_one_warning(tmp_path: Path, caplog
     assert {name: saved[name] for name in later} == {**later, "tool": {"kept": 1}}
     changed, unused = AMDConfig.from_pretrained(tmp_path, hidden_size=64, other=1, return_unused_kwargs=True)
     assert (changed.hidden_size, changed.rope_theta, unused) == (64, [1, 2], {"other": 1})
+
+
+def test_misspelt_option_over_a_file_raises_with_a_hint(tmp_path: Path) -> None:
+    AMDModel(tiny_config()).save_pretrained(tmp_path)
+    hint = r"`hidden_sise` \(did you mean `hidden_size`\?\)"
+    for kind in (AMDConfig, AutoConfig):
+        with pytest.raises(ValueError, match=hint):
+            kind.from_pretrained(tmp_path, hidden_sise=64)
+        # Not an option, nor like one: the library's own arguments come this way.
+        assert kind.from_pretrained(tmp_path, num_frames=2, use_auth=False).num_frames == 2
+    for kind in (AMDModel, AutoModel):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'hidden_sise'"):
+            kind.from_pretrained(tmp_path, hidden_sise=64)
+    with pytest.raises(ValueError, match=hint):
+        tiny_config().with_options(hidden_sise=64)
 
 
 @pytest.mark.parametrize(

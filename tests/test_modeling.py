@@ -389,6 +389,16 @@ def test_encoder_refuses_a_mask_with_uneven_rows(classifier: AMDForVideoClassifi
         classifier.amd(clips, _mask("xxxx........", "xxx........."))
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_masks_of_other_clips_raise(
+    classifier: AMDForVideoClassification, pretraining_model: AMDForPreTraining, clips: torch.Tensor, rows: int
+) -> None:
+    mask = _mask(*["xxxxxxxx...."] * rows)
+    for model in (classifier.amd, pretraining_model):
+        with pytest.raises(ValueError, match=f"There are 2 clips, but masks or ids of {rows}"):
+            model(clips, mask)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Classifier
 # ---------------------------------------------------------------------------------------------------------------------
