@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> Problems:
     problems = find_problems(argv)
     for problem in problems.found:
         print(problem)
-    print(problems.summary())
+    lines = len({(problem.file, problem.number) for problem in problems.found})
+    print(f"{problems.num_checked:,} lines checked, {lines:,} of them bad")
     return problems
 
 

@@ -25,6 +25,7 @@ from amd_hf import (
     AMDModel,
 )
 from tests.helpers.models import nested_masks
+from tests.library.pipelines import save_tiny_models
 
 
 class _Tester:
@@ -59,6 +60,7 @@ class _MaskedTester(_Tester):
 
     def __init__(self, parent: Any) -> None:
         super().__init__(parent)
+        # The library makes masks of `mask_length`, and expects hidden states of what they leave.
         self.mask_length, self.seq_length = self.num_tokens, self.num_tokens - self.num_masks
 
 
@@ -106,6 +108,22 @@ class _StudentTester(_MaskedAMDTester):
         )
 
 
+save_tiny_models(
+    [
+        VideoMAEForVideoClassification(_VideoMAETester(None).get_config()),
+        AMDForVideoClassification(_AMDTester(None).get_config()),
+        AMDForImageClassification(_ImageTester(None).get_config()),
+    ]
+)
+# It reads where the tiny models are when it is imported.
+from library_tests import test_pipeline_mixin  # noqa: E402
+
+
+for task in ("video", "image"):
+    kind = f"{task.capitalize()}ClassificationPipelineTests"
+    test_pipeline_mixin.pipeline_test_mapping[f"{task}-classification"] = {"test": f"tests.library.pipelines.{kind}"}
+
+
 class _ModelTests(ModelTesterMixin):
     """Shared by all: no embeddings of words to resize, and the tests of configs."""
 
@@ -124,21 +142,20 @@ class _ModelTests(ModelTesterMixin):
 
     def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
         inputs = copy.deepcopy(inputs_dict)
-        tester = self.model_tester
+        tester, batch_size = self.model_tester, len(inputs["pixel_values"])  # the library changes it in some tests
         name = model_class.__name__
         if "ForPreTraining" in name:
-            student, teacher = nested_masks(tester.num_tokens, 20, 8, batch_size=tester.batch_size)
+            student, teacher = nested_masks(tester.num_tokens, tester.num_masks, 8, batch_size=batch_size)
             inputs["bool_masked_pos"] = student
             if isinstance(tester, _StudentTester):
                 inputs["teacher_bool_masked_pos"] = teacher
         if "Detection" in name:
             size = float(tester.image_size)
-            inputs["boxes"] = [torch.tensor([[0.0, 0.0, size, size]]) for _ in range(tester.batch_size)]
+            inputs["boxes"] = torch.tensor([0.0, 0.0, size, size]).repeat(batch_size, 1, 1)  # one box a clip
         if return_labels and "Classification" in name:
-            inputs["labels"] = torch.zeros(tester.batch_size, dtype=torch.long)
+            inputs["labels"] = torch.zeros(batch_size, dtype=torch.long)
         if return_labels and "Detection" in name:
-            num_labels = tester.get_config().num_labels
-            inputs["labels"] = [torch.zeros(1, num_labels) for _ in range(tester.batch_size)]
+            inputs["labels"] = torch.zeros(batch_size, 1, tester.get_config().num_labels)
         return inputs
 
     @unittest.skip("pixels are no words")
@@ -165,9 +182,10 @@ class VideoMAEForPreTrainingTest(_ModelTests, unittest.TestCase):
     inputs_class, config_class, all_model_classes = _MaskedVideoMAETester, VideoMAEConfig, (VideoMAEForPreTraining,)
 
 
-class VideoMAEForVideoClassificationTest(_ModelTests, unittest.TestCase):
+class VideoMAEForVideoClassificationTest(_ModelTests, test_pipeline_mixin.PipelineTesterMixin, unittest.TestCase):
     inputs_class, config_class = _VideoMAETester, VideoMAEConfig
     all_model_classes = (VideoMAEForVideoClassification,)
+    pipeline_model_mapping = {"video-classification": VideoMAEForVideoClassification}
 
 
 class _EncoderTester(_AMDTester):
@@ -188,13 +206,15 @@ class AMDForPreTrainingWithTeacherTest(_AMDTests, unittest.TestCase):
     all_model_classes = (AMDForPreTraining,)
 
 
-class AMDForVideoClassificationTest(_AMDTests, unittest.TestCase):
+class AMDForVideoClassificationTest(_AMDTests, test_pipeline_mixin.PipelineTesterMixin, unittest.TestCase):
     all_model_classes = (AMDForVideoClassification,)
+    pipeline_model_mapping = {"video-classification": AMDForVideoClassification}
 
 
-class AMDForImageClassificationTest(_AMDTests, unittest.TestCase):
+class AMDForImageClassificationTest(_AMDTests, test_pipeline_mixin.PipelineTesterMixin, unittest.TestCase):
     inputs_class = _ImageTester
     all_model_classes = (AMDForImageClassification,)
+    pipeline_model_mapping = {"image-classification": AMDForImageClassification}
 
 
 class AMDForActionDetectionTest(_AMDTests, unittest.TestCase):

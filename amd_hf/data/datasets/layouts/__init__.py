@@ -85,9 +85,7 @@ def guess_layout(path: Path, split: str | None = None, unlabelled: bool = False)
     """Return the name of the layout that the files at `path` are recognised by.
 
     Args:
-        path (`Path`): A file, a folder, or a pattern of tar shards.
-        split (`str`, *optional*): The split that is wanted: a folder of metadata may hold it as one of several.
-        unlabelled (`bool`, defaults to `False`): No labels are wanted, so metadata that cannot be used is no fault.
+        unlabelled (`bool`, defaults to `False`): no labels are wanted, so metadata that cannot be used is no fault.
 
     Raises:
         FileNotFoundError: nothing lies there.
