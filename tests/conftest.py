@@ -16,6 +16,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the network, nor wait for it
 
 import torch  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel  # noqa: E402
@@ -45,6 +46,13 @@ def _random_states() -> Iterator[None]:
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+
+
+@pytest.fixture(autouse=True)
+def _precision_of_accelerate() -> Iterator[None]:
+    """A command that a test runs in this process leaves its precision to no later `Accelerator()`."""
+    yield
+    AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="session")
