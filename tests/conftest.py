@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the golden figures, tiny models made once and copied, and random states left as they were."""
+"""Fixtures of all tests: golden figures, tiny models made once and copied, rendered videos; random states restored."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDForVideoClassification, AMDModel  # noqa: E402
+from examples.motion_shapes import write_motion_shapes  # noqa: E402
 from tests.helpers.checkpoints import classifier_shapes, random_state_dict
 from tests.helpers.models import nested_masks, random_clips, randomize, tiny_config, tiny_teacher_config  # noqa: E402
 
@@ -116,3 +117,18 @@ def clips() -> torch.Tensor:
 def masks() -> tuple[torch.Tensor, torch.Tensor]:
     """Masks of student (8 of 12 tokens) and teacher (4 of 12), as many as the ratios of `config` mean."""
     return nested_masks(12, 8, 4)
+
+
+@pytest.fixture(scope="session")
+def motion_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train` (16) and `validation` (9) with class folders: videos of 10 frames of 32 x 32 in eight classes."""
+    root = tmp_path_factory.mktemp("motion")
+    for split, num_videos in (("train", 16), ("validation", 9)):
+        write_motion_shapes(root, split, num_videos, seed=0, num_frames=10, num_workers=0)
+    return root
+
+
+@pytest.fixture
+def square_config() -> AMDConfig:
+    """Clips that the built-in collators can cut: 4 frames of 16 x 16, 8 tokens."""
+    return tiny_config(image_size=16, num_labels=8)

@@ -29,6 +29,8 @@ from tests.helpers.docs_world import all_commands, build_world, prepare
 _ROOT = Path(__file__).parents[1]
 # Extras for those who work on the package, and earlier names.
 _NOT_FOR_USERS = {"dev", "studies", "demo", "ablations"}
+# Folders of `configs/` for programs that lie in a clone alone.
+_CONFIGS_OF_A_CLONE = {"demo", "ablations"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,8 @@ def _names(wheel: Path) -> set[str]:
 
 def test_wheel_holds_the_package_with_its_recipes_and_nothing_beside_it(wheel: Path) -> None:
     files = [path for folder in ("amd_hf", "configs") for path in (_ROOT / folder).rglob("*") if path.is_file()]
-    here = {path.relative_to(_ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
+    of_a_clone = {"__pycache__", *_CONFIGS_OF_A_CLONE}
+    here = {path.relative_to(_ROOT).as_posix() for path in files if not of_a_clone & {*path.parts}}
     expected = {re.sub("^configs/", "amd_hf/configs/", name) for name in here}
     assert {name for name in _names(wheel) if ".dist-info/" not in name} == expected
     needed = {"amd_hf/py.typed", "amd_hf/hub/run_card.md.jinja"}
@@ -160,9 +163,17 @@ def test_command_of_the_wheel_helps_and_lists_its_recipes(unpacked: Path, tmp_pa
     assert {"finetune/custom", "pretrain/custom", "detect/amd_vit_base_ava"} <= {
         line.split()[0] for line in listed.splitlines()
     }
+    assert "demo/" not in listed
     recipe = (_ROOT / "configs/finetune/custom.yaml").read_text()
     assert _run_installed(unpacked, tmp_path, "recipes", "finetune/custom") == recipe
     assert not list(tmp_path.iterdir())
+
+
+def test_recipes_of_the_wheel_name_code_of_the_wheel_alone(unpacked: Path) -> None:
+    recipes = sorted((unpacked / "amd_hf/configs").rglob("*.yaml"))
+    named = {module for path in recipes for module in re.findall(r"^\w+: ([\w.]+):\w+", path.read_text(), re.M)}
+    assert recipes
+    assert not [name for name in named if not (unpacked / f"{name.replace('.', '/')}.py").is_file()]
 
 
 @pytest.mark.slow

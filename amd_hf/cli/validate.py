@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> Problems:
     problems = find_problems(argv)
     for problem in problems.found:
         print(problem)
-    lines = len({(problem.file, problem.number) for problem in problems.found})
-    print(f"{problems.num_checked:,} lines checked, {lines:,} of them bad")
+    print(problems.summary())
     return problems
 
 

@@ -201,7 +201,10 @@ def validate_annotations(
     """
     layout = choose_layout(name_or_path, arguments.get("split"), layout, bool(arguments.get("unlabelled")))
     if "problems" not in _parameters(layout):
-        raise ValueError(f"{name_or_path} holds class folders: there are no annotations to check.")
+        raise ValueError(
+            f"{name_or_path} is read as {layout!r}, a layout without annotation files: there are none to check. "
+            "`amd-hf check` opens the videos themselves."
+        )
     problems = Problems(check_files=True)
     _read(name_or_path, layout, arguments, False, problems)
     problems.found.sort(key=lambda problem: (problem.file, problem.number))
@@ -238,7 +241,7 @@ def _read(
 
 
 def _refuse(layout: str, arguments: Mapping[str, object]) -> None:
-    """Return an argument that would be ignored is most likely a mistake."""
+    """Refuse arguments that a layout has no use for: to ignore one would most likely hide a mistake."""
     for name, value in arguments.items():
         if value is not None:
             raise ValueError(f"`{name}` has no meaning for the layout {layout!r}, but is {value!r}. Leave it out.")

@@ -72,8 +72,16 @@ class Problems:
 
     @property
     def num_checked(self) -> int:
-        """Lines and entries of all files."""
+        """Lines, rows, samples and entries of all files."""
         return sum(file.total for file in self._files.values())
+
+    def summary(self) -> str:
+        """Return how much was checked, in the unit of the files, and how much of it is bad, whatever the faults."""
+        units = {file.unit for file in self._files.values()}
+        unit = units.pop() if len(units) == 1 else "entry"
+        num_bad = len({(problem.file, problem.number) for problem in self.found})
+        unit = unit if self.num_checked == 1 else _plural(unit)
+        return f"{self.num_checked:,} {unit} checked, {num_bad:,} of them bad"
 
     def raise_if_any(self) -> None:
         """Raise what was found.
@@ -100,11 +108,14 @@ class Problems:
         file, _, kind, value = problems[0]
         known = self._files[file]
         numbers = [problem.number for problem in problems]
-        units = {"line": "lines", "entry": "entries"}.get(known.unit, f"{known.unit}s")
         return (
-            f"{len(problems)} of {known.total} {units} of {file} {kind.plural}: "
+            f"{len(problems)} of {known.total} {_plural(known.unit)} of {file} {kind.plural}: "
             f"{known.unit} {number_list(numbers, max_named)}; the first is {value!r}. {kind.advice}"
         )
+
+
+def _plural(unit: str) -> str:
+    return "entries" if unit == "entry" else f"{unit}s"
 
 
 def number_list(numbers: Sequence[int], max_named: int = MAX_LINES_NAMED) -> str:

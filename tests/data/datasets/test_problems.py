@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from amd_hf.data.datasets import layouts
 from amd_hf.data.loading import load_video_dataset, validate_annotations
 from tests.helpers import miniatures
 from tests.helpers.training import load_script, run_script
@@ -199,10 +200,28 @@ def test_program_prints_each_line_and_ends_with_code_1(tmp_path: Path, capsys: p
     assert summary == f"7 lines checked, {len(faults)} of them bad"
     good = write_list(tmp_path / "good.csv", ["path", "a.mp4"])
     assert load_script("validate_annotations").main(["--data", str(good)]).found == []
-    assert capsys.readouterr().out == "1 lines checked, 0 of them bad\n"
+    assert capsys.readouterr().out == "1 line checked, 0 of them bad\n"
 
 
 def test_class_folders_have_nothing_to_validate(tmp_path: Path) -> None:
     _touch(tmp_path, "a/1.mp4")
-    with pytest.raises(ValueError, match="holds class folders: there are no annotations to check"):
+    with pytest.raises(ValueError, match="'class_folders', a layout without annotation files.*amd-hf check"):
         validate_annotations(tmp_path)
+    _touch(tmp_path / "flat", "1.mp4")
+    with pytest.raises(ValueError, match="flat is read as 'class_folders', a layout without annotation files"):
+        validate_annotations(tmp_path / "flat", unlabelled=True)
+
+
+def test_layout_of_ones_own_without_annotations_is_not_called_class_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(layouts.LAYOUTS, "by_name", lambda folder, split=None: None)
+    with pytest.raises(ValueError, match="is read as 'by_name', a layout without annotation files"):
+        validate_annotations(tmp_path, layout="by_name")
+
+
+def test_summary_counts_in_the_unit_of_the_files(tmp_path: Path) -> None:
+    miniatures.parquet(tmp_path / "p")
+    problems = validate_annotations(tmp_path / "p", split="train")
+    assert problems.num_checked > 1
+    assert problems.summary() == f"{problems.num_checked} rows checked, 0 of them bad"

@@ -85,7 +85,9 @@ def guess_layout(path: Path, split: str | None = None, unlabelled: bool = False)
     """Return the name of the layout that the files at `path` are recognised by.
 
     Args:
-        unlabelled (`bool`, defaults to `False`): no labels are wanted, so metadata that cannot be used is no fault.
+        path (`Path`): A file, a folder, or a pattern of tar shards.
+        split (`str`, *optional*): The split that is wanted: a folder of metadata may hold it as one of several.
+        unlabelled (`bool`, defaults to `False`): No labels are wanted, so metadata that cannot be used is no fault.
 
     Raises:
         FileNotFoundError: nothing lies there.
