@@ -47,7 +47,7 @@ CODE_KEYS = ("auto_map", "custom_pipelines")  # what a reader with `trust_remote
 
 
 def _without_code(value: Any) -> Any:
-    """Settings in which nothing names code, at whatever depth."""
+    """Return settings in which nothing names code, at whatever depth."""
     if isinstance(value, dict):
         return {key: _without_code(item) for key, item in value.items() if key not in CODE_KEYS}
     return [_without_code(item) for item in value] if isinstance(value, list) else value
@@ -368,7 +368,7 @@ class AMDConfig(PreTrainedConfig):
         return max(1, (self.teacher_hidden_size or 64) // 64)
 
     def num_masked_patches(self, ratio: float) -> int:
-        """Tokens that a mask of this ratio hides in a clip (`mask_type` decides what is rounded)."""
+        """Return how many tokens a mask of this ratio hides in a clip (`mask_type` decides what is rounded)."""
         time, rows, columns = self.grid_size
         if self.mask_type == "tube":
             return int(ratio * rows * columns) * time

@@ -95,7 +95,7 @@ def prepare_for_inference(model: nn.Module, accelerator: Accelerator) -> nn.Modu
 
 
 def _why_not() -> str | None:
-    """Why oneDNN gains nothing in this process, or None where it does; found out by trying."""
+    """Return why oneDNN gains nothing in this process, or None where it does; found out by trying."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return f"it is a {platform.machine()}, and the gain was measured on x86"
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT" or not torch.backends.mkldnn.enabled:
@@ -118,7 +118,7 @@ def _swap(module: nn.Module, *names: str) -> None:
 
 
 def _suits(layer: nn.Module) -> bool:
-    """Whether nobody would miss the layer itself: plain, dense float32 on the CPU, no hooks."""
+    """Return whether nobody would miss the layer itself: plain, dense float32 on the CPU, no hooks."""
     return (
         type(layer) is nn.Linear
         and "forward" not in vars(layer)

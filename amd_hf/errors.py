@@ -48,7 +48,7 @@ _DISK_IS_FULL = re.compile(
 
 
 def error_line(error: Exception, options: Mapping[str, str] | None = None) -> str:
-    """What is wrong in one line, as the user of a program is to read it.
+    """Say in one line what is wrong, as the user of a program is to read it.
 
     Args:
         error (`Exception`): what was raised.
@@ -71,7 +71,7 @@ def error_line(error: Exception, options: Mapping[str, str] | None = None) -> st
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether a file could not be written for want of room; PyTorch and safetensors have no error of their own."""
+    """Return whether the disk was full; PyTorch and safetensors have no error of their own for it."""
     return bool(_DISK_IS_FULL.search(str(error)))
 
 

@@ -14,7 +14,7 @@ from .configuration_amd import AMDConfig
 
 @torch.no_grad()
 def count_flops(model: PreTrainedModel) -> int:
-    """Operations of one forward pass over one whole clip.
+    """Count the operations of one forward pass over one whole clip.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): [`AMDModel`] or a classifier; its config gives the size of the clip.
@@ -34,7 +34,7 @@ def count_flops(model: PreTrainedModel) -> int:
 
 
 def encoder_flops(config: AMDConfig, num_tokens: int, num_layers: int | None = None) -> int:
-    """Operations of an encoder's forward pass over `num_tokens` tokens of one clip, through `num_layers` blocks."""
+    """Count the operations of an encoder over `num_tokens` tokens of one clip, through `num_layers` blocks."""
     layers = config.num_hidden_layers if num_layers is None else num_layers
     embedding = _linear_flops(num_tokens, config.patch_dim, config.hidden_size)
     mlp_width = config.intermediate_size or 4 * config.hidden_size
@@ -42,7 +42,7 @@ def encoder_flops(config: AMDConfig, num_tokens: int, num_layers: int | None = N
 
 
 def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None) -> int:
-    """Operations of forward and backward pass over one clip of a pre-training step.
+    """Count the operations of forward and backward pass over one clip of a pre-training step.
 
     Backward costs twice the forward pass, but for the patch embedding, whose input needs no gradient. The teacher runs
     forward only, up to the last layer that is aligned.
@@ -75,7 +75,7 @@ def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None) -> in
 
 
 def finetuning_flops(config: AMDConfig) -> int:
-    """Operations of forward and backward pass over one clip where a whole classifier is trained.
+    """Count the operations of forward and backward pass over one clip where a whole classifier is trained.
 
     Args:
         config ([`AMDConfig`]): the classifier's; `num_labels` is the width of its head.

@@ -356,7 +356,7 @@ class AMDLayer(GradientCheckpointingLayer):
 
 
 class AMDPatchEmbeddings(nn.Module):
-    """Cuts clips into patches once and embeds only the ones that are seen.
+    """Embedding of the patches that are seen; clips are cut into patches once.
 
     Patches of uint8 clips stay uint8 until they are picked, so hidden patches cost neither a product nor a cast.
     """
@@ -498,7 +498,7 @@ class AMDDecoder(nn.Module):
 
 
 class AMDGenerator(nn.Module):
-    """Generates teacher features of the tokens only the teacher sees from the aligned features of the common ones."""
+    """Generator of the teacher's features on tokens that only it sees, from the aligned ones of those both see."""
 
     def __init__(self, config: AMDConfig):
         super().__init__()
@@ -522,7 +522,7 @@ class AMDGenerator(nn.Module):
 
 
 class AMDAlignment(nn.Module):
-    """Maps student features to the teacher's width, and from there generates those of tokens the student never saw.
+    """Projections of student features to the teacher's width, and generators of those of tokens the student never saw.
 
     There is one projection per student layer, whether the layer is aligned directly, by generation, or both; with
     `alignment_mode="parallel"` generation has projections of its own.
@@ -546,7 +546,7 @@ class AMDAlignment(nn.Module):
 
     @property
     def layers_used(self) -> list[int]:
-        """Return the student layers whose features are needed, in rising order."""
+        """The student layers whose features are needed, in rising order."""
         return sorted({*self.direct_layers, *self.generation_layers})
 
     def forward(

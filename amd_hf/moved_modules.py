@@ -136,7 +136,7 @@ MOVED_MODULES = {
 
 
 class _MovedModule(ModuleType):
-    """Stands for a module under its old name; whatever is asked of it comes from the module itself."""
+    """Stand-in for a module under its old name; whatever is asked of it comes from the module itself."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":  # the import system asks for `__path__` and the like
@@ -146,7 +146,7 @@ class _MovedModule(ModuleType):
 
 
 class _MovedModulesFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of the table."""
+    """Finder of the modules of the table."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""Registers model type `amd` with Transformers' Auto classes, at the moment when somebody can ask them for it.
+"""Register model type `amd` with Transformers' Auto classes, as soon as somebody can ask them for it.
 
 Registering needs the classes themselves, and with them PyTorch: seconds that `import amd_hf` and the help of a command
 should not cost. So each Auto class is told of ours right after its own module was imported, before anybody can use
@@ -72,7 +72,7 @@ _REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Finds the modules of `_REGISTRATIONS` as everybody else does, and registers once they are imported.
+    """Finder of the modules of `_REGISTRATIONS` that registers once they are imported.
 
     Importing a module of ours may import the one of Transformers on the way, when ours has no classes to show yet:
     then it is the end of our own import that registers.

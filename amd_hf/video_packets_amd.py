@@ -18,7 +18,7 @@ _DISPLAY_ORIENTATION = 47  # an SEI message that turns or mirrors, beside the co
 
 
 class PacketLook:
-    """Looks at the packets of one stream, in the order of the file.
+    """A look at the packets of one stream, in the order of the file.
 
     Args:
         extradata (`bytes` or `None`): the codec's header from the container.
@@ -138,7 +138,7 @@ class _H264Look(PacketLook):
 
 
 def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool]:
-    """Of a sequence parameter set: bits of `frame_num`, whether planes are coded apart, whether fields may be."""
+    """Parse a sequence parameter set: bits of `frame_num`, whether planes are coded apart, whether fields may be."""
     profile = bits.read(8)
     bits.skip(16)
     bits.golomb()
@@ -253,7 +253,7 @@ def _nal_units(data: memoryview, length_size: int) -> Iterator[memoryview]:
 
 
 def _sets_of_avcc(extradata: bytes) -> Iterator[memoryview]:
-    """Sequence parameter sets of an MP4 header (the only ones that matter here)."""
+    """Return the sequence parameter sets of an MP4 header (the only ones that matter here)."""
     start = 6
     for _ in range(extradata[5] & 0x1F):
         stop = start + 2 + int.from_bytes(extradata[start : start + 2], "big")

@@ -55,7 +55,7 @@ class AMDVideoProcessorKwargs(VideosKwargs, total=False):
 
 
 class AMDVideoProcessor(BaseVideoProcessor):
-    r"""Turns videos into `pixel_values` `(B, T, C, H, W)`.
+    r"""Processor that turns videos into `pixel_values` `(B, T, C, H, W)`.
 
     A video is a path (`str` or `Path`), an http or https address, an array or tensor `(T, H, W, C)` or `(T, C, H, W)`,
     or a list of frames: PIL images, or arrays `(H, W)`, `(H, W, C)` or `(C, H, W)`; of whole numbers or floats from 0
@@ -307,7 +307,7 @@ def _frames_by_seconds(total: int, rate: float | None, fps: float, num_frames: i
 
 
 def _as_videos(videos: Any) -> list[Any]:
-    """Each video as a path (`str`), or as an array or tensor of its frames, `(T, H, W, C)` or `(T, C, H, W)`."""
+    """Return each video as a path (`str`), or as an array or tensor of frames, `(T, H, W, C)` or `(T, C, H, W)`."""
     found = list(_each_video(videos))
     if not found:
         raise ValueError("There is nothing to process: the list of videos or frames is empty.")
@@ -416,7 +416,7 @@ def _check_values(video: Any, do_rescale: bool | None) -> None:
 
 
 def _read_video(name: str, sample_indices_fn: Callable | None) -> tuple[np.ndarray, VideoMetadata]:
-    """Sampled frames `(n, H, W, C)`, uint8, of a file or an http address, and what is known of it."""
+    """Read the sampled frames `(n, H, W, C)`, uint8, of a file or an http address, and what is known of it."""
     source = MediaFile(data=fetch_video(name)) if is_url(name) else MediaFile(path=name)
     with PyAVDecoder(source, None if source.data is None else name, num_threads=0) as video:
         # Counted as decoding shows them, whatever the header says.

@@ -229,7 +229,7 @@ class Inspection(NamedTuple):
 
 
 class VideoDecoder:
-    """Checks and bookkeeping; a decoder adds `__len__`, `_read` and perhaps `close`."""
+    """Base of the decoders: checks and bookkeeping; each adds `__len__`, `_read` and perhaps `close`."""
 
     def __init__(
         self, source: MediaFile, video_id: str | None, limits: VideoLimits | None = None, num_threads: int = 1
@@ -385,7 +385,7 @@ class PacketOrder(NamedTuple):
 
 
 class VideoPackets:
-    """Opens a file with PyAV, reads the packets of its best video stream once, and hands them out again.
+    """A file that PyAV has opened: the packets of its best video stream, read once and handed out again.
 
     Args:
         source (`MediaFile`): a path or bytes.
@@ -651,7 +651,7 @@ class VideoPackets:
 
 
 class PyAVDecoder(VideoDecoder):
-    """Reads with PyAV. Packets before the last exact start are left out, all others are decoded one after the other.
+    """Decoder of PyAV. Packets before the last exact start are left out, all others are decoded one after the other.
 
     Where the frames that come out are not those that the packets announce (wrong time stamps), the whole file is
     decoded from its start and frames are counted.
@@ -842,7 +842,7 @@ class _UnexpectedFrame(Exception):
 
 
 class _RgbConverter:
-    """Turns PyAV frames into uint8 (H, W, 3), turned and mirrored as their display matrix asks.
+    """Converter of PyAV frames to uint8 (H, W, 3), turned and mirrored as their display matrix asks.
 
     The conversion is that of FFmpeg's command line. For the usual frames PyAV's own is the same and faster; of others
     (more than 8 bits, interlaced, odd sizes) it makes colours that are off by up to 16 of 255.
@@ -862,7 +862,7 @@ class _RgbConverter:
         return image[:: -1 if is_upside_down else 1, :: -1 if is_mirrored else 1]
 
     def _filtered(self, frame: Any, is_turned: bool, is_upside_down: bool, is_mirrored: bool) -> np.ndarray:
-        """By filters, in the command line's order: colours of half the resolution are turned, then spread."""
+        """Convert by filters, in the command line's order: colours of half the resolution are turned, then spread."""
         kind = (frame.width, frame.height, frame.format.name, is_turned, is_upside_down, is_mirrored)
         if kind != self._kind:
             graph = import_av().filter.Graph()

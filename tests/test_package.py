@@ -285,3 +285,48 @@ def test_files_stay_readable(folder: str) -> None:
         if lines > _limit(relative):
             too_long[str(relative)] = lines
     assert not too_long, f"split these files (lines): {too_long}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Docstrings
+# ---------------------------------------------------------------------------------------------------------------------
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+# How a summary begins that describes instead of saying what to do.
+_NOT_IMPERATIVE = set("a an the as of by in like each every around what whether which who why how when where".split())
+_PLURALS = {"checks", "names", "streams", "views"}  # nouns that are verbs too, with which modules and classes begin
+
+
+def _first_words() -> list[tuple[str, str, str]]:
+    """Where a docstring stands, what it describes (function, property, or class and module), its first word."""
+    found = []
+    for path in _modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, (ast.Module, ast.ClassDef, *_FUNCTIONS)) or not ast.get_docstring(node):
+                continue
+            decorators = " ".join(map(ast.unparse, getattr(node, "decorator_list", [])))
+            kind = "property" if "property" in decorators else "function"
+            word = str(ast.get_docstring(node)).split()[0].strip("`[]().,:;").lower()
+            where = f"{path.relative_to(_ROOT)} {getattr(node, 'name', '')}: {word}"
+            found.append((where, kind if isinstance(node, _FUNCTIONS) else "thing", word))
+    return found
+
+
+def test_docstrings_of_functions_say_what_to_do() -> None:
+    faults = [
+        where
+        for where, kind, word in _first_words()
+        if kind == "function" and (word in _NOT_IMPERATIVE or (word.endswith("s") and not word.endswith("ss")))
+    ]
+    assert not faults, f"begin with a verb in the imperative (Return, Read, ...): {faults}"
+
+
+def test_docstrings_of_modules_and_classes_do_not_speak_in_the_third_person() -> None:
+    words = _first_words()
+    verbs = {word for _, kind, word in words if kind == "function"}
+    faults = [
+        where
+        for where, kind, word in words
+        if kind == "thing" and word not in _PLURALS and word.endswith("s") and {word[:-1], word[:-2]} & verbs
+    ]
+    assert not faults, f"say what it is (`Reader of ...`) or what to do (`Read ...`): {faults}"

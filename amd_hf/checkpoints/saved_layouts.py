@@ -20,7 +20,7 @@ class _JoinBiases(ConversionOps):
 
 
 class _OldBiases(WeightConverter):
-    """Joins on loading. Transformers reverses conversions when it saves: this one is not to be reversed."""
+    """A join on loading. Transformers reverses conversions when it saves: this one is not to be reversed."""
 
     def reverse_transform(self) -> WeightRenaming:
         return WeightRenaming("attention.qkv.bias", "attention.qkv.bias")

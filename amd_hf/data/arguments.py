@@ -229,7 +229,7 @@ class FineTuningDataArguments(TrainingDataArguments):
     def fit_recipe(
         cls, recipe: Mapping[str, Any], values: Mapping[str, Any], given: Set[str]
     ) -> tuple[dict[str, Any], list[str]]:
-        """As for other training data; where a recipe has splits of its own, none of the training set is held out."""
+        """Fit as other training data do; a recipe with splits of its own holds out none of the training set."""
         fitted, notes = super().fit_recipe(recipe, values, given)
         if any(recipe.get(f"{part}_split") is not None for part in ("eval", "test")):
             fitted.setdefault("validation_fraction", 0.0)

@@ -67,7 +67,7 @@ def sample_generator(seed: int, epoch: int, video_id: str, repetition: int, purp
 
 @dataclass(frozen=True, kw_only=True)
 class ClipLoader:
-    """Turns a row into uint8 clips. Runs in the workers of a data loader and holds no open file.
+    """From a row to uint8 clips, in the workers of a data loader. Holds no open file.
 
     What a training clip looks like depends on (`seed`, the row's `epoch` and `video_id`, the repetition) alone.
 
@@ -173,7 +173,7 @@ class ClipLoader:
     def load_with_labels(
         self, row: Mapping[str, Any], repetitions: Sequence[int] | None = None, training: bool = True
     ) -> tuple[torch.Tensor, list[Any]]:
-        """Like `load`, with the label of each clip, which `clip_augmentation` may have changed."""
+        """Load clips as `load` does, with the label of each, which `clip_augmentation` may have changed."""
         if repetitions is None:
             repetitions = range(self.repetitions if training else 1)
         frames, picked = self._decode(row, repetitions, training)
@@ -333,7 +333,7 @@ def load_batch(loader: ClipLoader, rows: Sequence[Row], training: bool) -> Batch
 
 @dataclass(frozen=True)
 class PreTrainingCollator:
-    """Makes batches for masked pre-training: uint8 clips and their masks.
+    """Collator of batches for masked pre-training: uint8 clips and their masks.
 
     Args:
         loader (`ClipLoader`): reads the clips.
@@ -396,7 +396,7 @@ def _check_nested(student_masks: torch.Tensor, teacher_masks: torch.Tensor) -> N
 
 @dataclass(frozen=True)
 class ClassificationCollator:
-    """Makes batches for classification: uint8 clips and their labels.
+    """Collator of batches for classification: uint8 clips and their labels.
 
     Args:
         loader (`ClipLoader`): reads the clips.

@@ -144,7 +144,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class EpochRows(Dataset):
-    """Rows of a map-style dataset by (epoch, index); rows that hold a video are told their `epoch`."""
+    """Rows of a map-style dataset by (epoch, index); rows that hold a video get their `epoch`."""
 
     def __init__(self, rows: Any):
         self.rows = rows
@@ -159,7 +159,7 @@ class EpochRows(Dataset):
 
 
 class EpochDataLoader(VideoDataLoader):
-    """Passes `set_epoch` on to its [`EpochBatchSampler`], as the Trainer expects."""
+    """A loader that passes `set_epoch` on to its [`EpochBatchSampler`], as the Trainer expects."""
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)

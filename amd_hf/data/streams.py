@@ -205,7 +205,7 @@ class StreamReader:
 
 
 class _ShardCursor:
-    """Reads one unit; knows how many rows of its shard were read."""
+    """A reader of one unit that knows how many rows of its shard were read."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class _ShardCursor:
         return None
 
     def position(self) -> tuple[int, int, dict[str, Any] | None]:
-        """Number of the unit, rows read, and the state of the shard's own reading."""
+        """Return the number of the unit, rows read, and the state of the shard's own reading."""
         return self._number, self._row, self._position if self._rows is None else self._shard.state_dict()
 
 

@@ -52,7 +52,7 @@ class ActionDataArguments:
     )
 
     def load(self) -> datasets.Dataset:
-        """The key frames, with the boxes of persons where they are given.
+        """Return the key frames, with the boxes of persons where they are given.
 
         Raises:
             ValueError, FileNotFoundError: see `load_action_dataset`; or an option is missing.
@@ -60,11 +60,11 @@ class ActionDataArguments:
         return load_action_dataset(self.annotations, **self._options(self.excluded, self.person_boxes))
 
     def validate(self) -> Problems:
-        """What is wrong with the files; see `validate_action_annotations`."""
+        """List what is wrong with the files; see `validate_action_annotations`."""
         return validate_action_annotations(self.annotations, **self._options(self.excluded, self.person_boxes))
 
     def scored_actions(self) -> list[str] | None:
-        """Names of the actions that count; None for all."""
+        """Return the names of the actions that count; None for all."""
         return (
             None if self.scored_action_list is None else list(read_action_list(Path(self.scored_action_list)).values())
         )
@@ -95,13 +95,13 @@ class ActionTrainingArguments(ActionDataArguments):
     eval_excluded: str | None = field(default=None, metadata={"help": "Key frames of the test to leave out."})
 
     def load_training(self) -> datasets.Dataset:
-        """The key frames to train on, with their true boxes."""
+        """Return the key frames to train on, with their true boxes."""
         if self.annotations is None:
             raise ValueError("Training needs annotated boxes: `--annotations FILE.csv`.")
         return load_action_dataset(self.annotations, **self._options(self.excluded, None))
 
     def load_evaluation(self) -> datasets.Dataset | None:
-        """The key frames to test on; None without `eval_annotations`."""
+        """Return the key frames to test on; None without `eval_annotations`."""
         if self.eval_annotations is None:
             if self.person_boxes is not None or self.eval_excluded is not None:
                 raise ValueError(

@@ -100,7 +100,7 @@ def draw_persons(picture: Image.Image, persons: Sequence[Mapping[str, Any]]) -> 
 def _label(
     draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], size: tuple[int, int], font: Any, colour: str
 ) -> None:
-    """Text on a ground of the box's colour, above the corner where there is room, else below, within the picture."""
+    """Write a text on the box's colour, above the corner where there is room, else below, within the picture."""
     left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, spacing=1)
     width, height = right + 4, bottom + 4
     x = min(max(corner[0], 0), max(size[0] - width, 0))
@@ -115,7 +115,7 @@ def _frames(reader: VideoDecoder) -> Iterator[np.ndarray]:
 
 
 def _nearest(times: np.ndarray, seconds: float) -> int | None:
-    """Which of the moments, in order of time, is shown at a second; None where none is near enough."""
+    """Find which of the timestamps, in rising order, is shown at a second; None where none is near enough."""
     behind = int(np.searchsorted(times, seconds))
     near = [number for number in (behind - 1, behind) if 0 <= number < len(times)]
     nearest = min(near, key=lambda number: abs(times[number] - seconds), default=None)

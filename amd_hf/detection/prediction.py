@@ -18,7 +18,7 @@ from .evaluation import detect
 
 
 def read_boxes_of_video(boxes: str | os.PathLike[str], video: str, min_score: float) -> list[PersonBox]:
-    """The boxes of one video in a csv or JSON file, which may hold those of others too.
+    """Read the boxes of one video from a csv or JSON file, which may hold those of others too.
 
     Args:
         boxes (path): See `amd_hf.detection.datasets.ava_files`. The video is named as its file without the ending;
@@ -47,7 +47,7 @@ def detect_in_video(
     accelerator: Accelerator,
     clips_per_batch: int = 4,
 ) -> Iterator[dict[str, Any]]:
-    """Scores the boxes of a video, moment by moment.
+    """Score the boxes of a video, timestamp by timestamp.
 
     Args:
         model ([`AMDForActionDetection`]): On the accelerator's device.
@@ -85,7 +85,7 @@ def detect_in_video(
 
 
 def as_json(moment: dict[str, Any], names: dict[int, str], top_k: int, min_score: float) -> dict[str, Any]:
-    """A moment of [`detect_in_video`] as it goes into JSON: for each person its box and likeliest actions.
+    """Return a timestamp of [`detect_in_video`] as JSON has it: for each person its box and likeliest actions.
 
     Args:
         names (`dict[int, str]`): The model's classes by number.

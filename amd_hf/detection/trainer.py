@@ -21,7 +21,7 @@ from .training_arguments import AMDDetectionArguments
 
 
 class AMDDetectionTrainer(AMDFineTuningTrainer):
-    """Fine-tunes an [`AMDForActionDetection`] on true boxes and tests it on those of a person detector.
+    """Trainer of an [`AMDForActionDetection`] on true boxes, which tests it on those of a person detector.
 
     The gradient of a step is that of the loss summed over all of its boxes, whatever the accumulation steps and
     processes; what is logged is the loss per box.
@@ -73,7 +73,7 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, AMDActionDetectionOutput]:
-        """Cross-entropy summed over the boxes of the batch; in training times what the Trainer will divide it by."""
+        """Sum the cross-entropy over the boxes of the batch; in training times what the Trainer will divide it by."""
         if model.training:
             for module in self._frozen:
                 module.eval()
@@ -101,14 +101,14 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """`map` and counts of key frames, each counted once, with the averaged weights where there are any."""
+        """Return `map` and counts of key frames, each counted once, by the averaged weights where there are any."""
         metrics = self._run(dataloader).metrics()
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         count = int(metrics["videos_expected"])
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=count)
 
     def test(self, rows: Any) -> DetectionResult:  # type: ignore[override]  # another result
-        """Tests the model on every key frame of `rows`: on person boxes where there are any, else on the true ones.
+        """Test the model on every key frame of `rows`: on person boxes where there are any, else on the true ones.
 
         Raises:
             ValueError: If the actions of the data are not the model's.
@@ -129,19 +129,19 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         )
 
     def _reported(self, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
-        """The batches; what in them cannot be read is named in the log."""
+        """Pass on the batches, and name in the log what in them cannot be read."""
         for batch in dataloader:
             self.reading_log.name(batch["unreadable"])
             yield batch
 
 
 def class_names_of(config: AMDConfig) -> list[str]:
-    """Names of a model's classes, in the order of their numbers."""
+    """Return the names of a model's classes, in the order of their numbers."""
     return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def detection_clip_loader(config: AMDConfig, args: AMDDetectionArguments) -> DetectionClipLoader:
-    """A loader of clips as the model's config and the arguments say.
+    """Make a loader of clips as the model's config and the arguments say.
 
     Raises:
         ValueError: If training clips are not square, larger than the short side, or there is no such decoder.

@@ -226,7 +226,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 class _Writer:
-    """Collects features and writes a file of them whenever there are enough."""
+    """Collector of features that writes a file of them whenever there are enough."""
 
     def __init__(self, folder: Path, options: FeatureOptions, process_index: int, videos_per_file: int) -> None:
         self._folder = folder

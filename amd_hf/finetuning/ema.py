@@ -42,16 +42,16 @@ class WeightAverage:
         self._average = [weight.detach().clone() for weight in self._weights.values()]
 
     def reset(self) -> None:
-        """Makes the average what the weights are now."""
+        """Make the average what the weights are now."""
         torch._foreach_copy_(self._average, self._detached())
 
     def update(self) -> None:
-        """Counts the weights after an optimizer step in."""
+        """Take the weights after an optimizer step into the average."""
         torch._foreach_lerp_(self._average, self._detached(), 1 - self.decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The average stands where the model's weights are, which come back at the end."""
+        """Put the average in the place of the model's weights, which come back at the end."""
         self._swap()
         try:
             yield
@@ -59,12 +59,12 @@ class WeightAverage:
             self._swap()
 
     def save_weights(self, folder: Path) -> None:
-        """Writes the weights under training beside the average that a checkpoint `folder` holds."""
+        """Write the weights under training beside the average that a checkpoint `folder` holds."""
         weights = {name: weight.contiguous() for name, weight in zip(self._weights, self._detached(), strict=True)}
         save_file(weights, folder / TRAINED_WEIGHTS_NAME, metadata={"format": "pt"})
 
     def resume(self, folder: Path) -> None:
-        """Takes the average from the model, into which the checkpoint `folder` was loaded, and the weights from it.
+        """Take the average from the model, into which the checkpoint `folder` was loaded, and the weights from it.
 
         Raises:
             ValueError: If it holds other weights than those under training.
@@ -92,7 +92,7 @@ class WeightAverage:
 
 
 class AverageWeights(TrainerCallback):
-    """Keeps the average of a trainer (its `weight_average`) up to date."""
+    """Callback that keeps the average of a trainer (its `weight_average`) up to date."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer

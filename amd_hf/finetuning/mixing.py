@@ -30,7 +30,7 @@ class MixDraw:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchMixer:
-    """Draws and applies mixup / cutmix (timm's `Mixup` with `mode="batch"`, whose settings the recipe gives).
+    """Mixup / cutmix, drawn and applied (timm's `Mixup` with `mode="batch"`, whose settings the recipe gives).
 
     Args:
         mixup_alpha, cutmix_alpha (`float`): Both parameters of the beta distribution that the share is drawn from; 0
@@ -48,7 +48,7 @@ class BatchMixer:
         return self.probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
     def draw(self, generator: np.random.Generator, height: int, width: int) -> MixDraw:
-        """Draws what happens to a batch of clips of `height` x `width` pixels."""
+        """Draw what happens to a batch of clips of `height` x `width` pixels."""
         if not self or generator.random() >= self.probability:
             return MixDraw()
         is_cutmix = self.cutmix_alpha > 0
@@ -67,7 +67,7 @@ class BatchMixer:
 
 
 def mix_generator(seed: int, step: int, device_batch: int) -> np.random.Generator:
-    """The random generator of one device batch; it depends on the arguments alone.
+    """Return the random generator of one micro-batch; it depends on the arguments alone.
 
     Args:
         seed (`int`): The run's seed.
@@ -78,7 +78,7 @@ def mix_generator(seed: int, step: int, device_batch: int) -> np.random.Generato
 
 
 def mix_clips(pixel_values: torch.Tensor, draw: MixDraw) -> torch.Tensor:
-    """Mixes float clips `(B, T, C, H, W)` as drawn; returns a new tensor unless there is nothing to mix."""
+    """Mix float clips `(B, T, C, H, W)` as drawn; a new tensor unless there is nothing to mix."""
     if draw.box is not None:
         top, bottom, left, right = draw.box
         mixed = pixel_values.clone()
@@ -90,7 +90,7 @@ def mix_clips(pixel_values: torch.Tensor, draw: MixDraw) -> torch.Tensor:
 
 
 def soft_targets(labels: torch.Tensor, num_labels: int, smoothing: float, draw: MixDraw) -> torch.Tensor:
-    """Class numbers `(B,)`, int64, as float32 targets `(B, num_labels)`: smoothed, and shared as the clips are mixed.
+    """Turn classes `(B,)`, int64, into float32 targets `(B, num_labels)`: smoothed, and mixed as the clips are.
 
     The smoothing is spread over all classes: the true one gets `1 - smoothing + smoothing / num_labels`.
     """
@@ -99,5 +99,5 @@ def soft_targets(labels: torch.Tensor, num_labels: int, smoothing: float, draw: 
 
 
 def _clip_side(center: int, length: int, limit: int) -> tuple[int, int]:
-    """Both ends of a side of the box, cut off at the frame; an odd length loses a pixel (as in timm 0.4.12)."""
+    """Return both ends of a side of the box, cut off at the frame; an odd length loses a pixel (as in timm 0.4.12)."""
     return max(center - length // 2, 0), min(center + length // 2, limit)

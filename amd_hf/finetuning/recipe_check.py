@@ -25,7 +25,7 @@ _RUNNING = (
 
 
 def departures(trainer: VideoTrainer, recipe: Recipe) -> list[str]:
-    """What of a run differs from its recipe, a sentence each: for these the recipe's results are not promised."""
+    """List what of a run differs from its recipe, a sentence each: its results are not promised for these."""
     args, config = trainer.args, trainer.model.config
     found = []
     wanted = args.recipe_videos_per_step

@@ -17,7 +17,7 @@ _HEAD_MODULES = ["fc_norm", "classifier"]  # new for every data set: trained and
 
 
 def frozen_modules(model: AMDForVideoClassification, freeze: str) -> list[nn.Module]:
-    """What `freeze` means in a model: the whole encoder, or the patch embedding and the first so many blocks.
+    """Return what `freeze` means in a model: the whole encoder, or the patch embedding and the first so many blocks.
 
     Raises:
         ValueError: If the model has fewer blocks.
@@ -32,13 +32,13 @@ def frozen_modules(model: AMDForVideoClassification, freeze: str) -> list[nn.Mod
 
 
 def freeze_modules(modules: Sequence[nn.Module]) -> None:
-    """Keeps the weights of modules as they are: no gradient, no weight decay."""
+    """Keep the weights of modules as they are: no gradient, no weight decay."""
     for module in modules:
         module.requires_grad_(False)
 
 
 def add_lora(model: AMDForVideoClassification, rank: int, alpha: int, targets: Sequence[str], dropout: float) -> Any:
-    """A `peft.PeftModel` around `model`: adapters on the encoder's linear layers, the head trained whole.
+    """Wrap `model` in a `peft.PeftModel`: adapters on the encoder's linear layers, the head trained whole.
 
     Args:
         model ([`AMDForVideoClassification`]): The classifier; its own weights are frozen.
@@ -66,10 +66,10 @@ def add_lora(model: AMDForVideoClassification, rank: int, alpha: int, targets: S
 
 
 def is_lora(model: nn.Module) -> bool:
-    """Whether a model is wrapped by PEFT."""
+    """Return whether a model is wrapped by PEFT."""
     return hasattr(model, "peft_config")
 
 
 def merge_lora(model: Any) -> PreTrainedModel:
-    """A copy of the classifier inside a `peft.PeftModel` with its adapters added to the weights, as a plain model."""
+    """Copy the classifier inside a `peft.PeftModel` with its adapters added to the weights, as a plain model."""
     return copy.deepcopy(model).merge_and_unload()

@@ -31,7 +31,7 @@ from .trained_parts import add_lora, freeze_modules, frozen_modules, is_lora, me
 
 
 class AMDFineTuningTrainer(VideoTrainer):
-    """Fine-tunes an [`AMDForVideoClassification`] with cross-entropy and tests it over several views.
+    """Trainer of an [`AMDForVideoClassification`] with cross-entropy, which tests it over several views.
 
     What does not depend on the head (layer-wise rates, frozen parts and adapters, the average of the weights, saving,
     resuming, logs, unreadable videos) serves every head; [`AMDDetectionTrainer`] is this trainer for
@@ -123,7 +123,7 @@ class AMDFineTuningTrainer(VideoTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ImageClassifierOutput]:
-        """Mean cross-entropy of the batch in float32; in training against smoothed and mixed targets."""
+        """Return the mean cross-entropy of the batch in float32; in training against smoothed and mixed targets."""
         if model.training:
             for module in self._frozen:  # no drop path and no dropout where nothing is learnt
                 module.eval()
@@ -135,7 +135,7 @@ class AMDFineTuningTrainer(VideoTrainer):
 
     @torch.no_grad()
     def _augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What is done to a training batch on the device, and its targets."""
+        """Normalise, erase and mix a training batch on the device, and return it with its targets."""
         inputs = dict(inputs)
         boxes, seeds = inputs.pop("erase_boxes", None), inputs.pop("erase_seeds", None)
         if boxes is not None:
@@ -149,11 +149,11 @@ class AMDFineTuningTrainer(VideoTrainer):
         return inputs
 
     def _normalized(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """uint8 clips `(B, T, C, H, W)` as the model would normalise them; floats as they are."""
+        """Normalise uint8 clips `(B, T, C, H, W)` as the model would; floats stay as they are."""
         return self._embeddings.normalize(pixel_values.movedim(2, -1)).movedim(-1, 2)
 
     def _draw_mix(self, height: int, width: int) -> MixDraw:
-        """The draw of the batch under way, by its place among the batches that the processes share in this step."""
+        """Draw the mixing of this micro-batch, by its index among those of all processes in this step."""
         step, number = self._place_in_step
         number = number + 1 if step == self.state.global_step else 0
         self._place_in_step = (self.state.global_step, number)
@@ -165,7 +165,7 @@ class AMDFineTuningTrainer(VideoTrainer):
         return self._mixer.draw(mix_generator(seed, self.state.global_step, device_batch), height, width)
 
     def flops_per_clip(self) -> int | None:
-        """By [`~amd_hf.flops.finetuning_flops`]; None where only a part of the model is trained."""
+        """Count by [`~amd_hf.flops.finetuning_flops`]; None where only a part of the model is trained."""
         args = self.args
         is_whole = args.freeze is None and args.lora_rank is None and isinstance(self.model, AMDForVideoClassification)
         return finetuning_flops(self.model.config) if is_whole else None
@@ -173,14 +173,14 @@ class AMDFineTuningTrainer(VideoTrainer):
     # ---- The average of the weights ----
 
     def start_average(self) -> WeightAverage:
-        """Starts the average of the weights at what they are now."""
+        """Start the average of the weights at what they are now."""
         assert self.args.ema_decay is not None
         self.weight_average = WeightAverage(self.model, self.args.ema_decay)
         return self.weight_average
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The model has the averaged weights inside, where there are any."""
+        """Put the averaged weights, where there are any, into the model for a while."""
         if self.weight_average is None:
             yield
             return
@@ -193,7 +193,7 @@ class AMDFineTuningTrainer(VideoTrainer):
             self.weight_average.save_weights(checkpoint)
 
     def check_resumable(self, checkpoint: Path) -> None:
-        """Raises `ValueError` if a checkpoint was written with an average of the weights and this run has none."""
+        """Refuse a checkpoint that was written with an average of the weights where this run has none."""
         super().check_resumable(checkpoint)
         was_averaged = (checkpoint / TRAINED_WEIGHTS_NAME).is_file()
         if was_averaged and self.args.ema_decay is None:
@@ -212,7 +212,7 @@ class AMDFineTuningTrainer(VideoTrainer):
             self.weight_average.reset()  # what is saved is what was best
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the classifier, its weights averaged and its adapters merged where it has them.
+        """Save the classifier, its weights averaged and its adapters merged where it has them.
 
         Checkpoints of a run hold the adapters alone, from which it is resumed.
         """
@@ -232,7 +232,7 @@ class AMDFineTuningTrainer(VideoTrainer):
     # ---- Evaluation ----
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As in [`VideoTrainer`], with the averaged weights where there are any."""
+        """Evaluate as [`VideoTrainer`] does, with the averaged weights where there are any."""
         with self._averaged():
             return super().evaluation_loop(*args, **kwargs)
 
@@ -245,11 +245,11 @@ class AMDFineTuningTrainer(VideoTrainer):
         return ["loss", "accuracy"]
 
     def finish_metrics(self, metrics: dict[str, float], expected: int, read: int) -> dict[str, float]:
-        """Counts unreadable videos as wrong."""
+        """Count unreadable videos as wrong."""
         return {**metrics, "accuracy": metrics["accuracy"] * read / expected if read else 0.0}
 
     def view_options(self) -> ViewOptions:
-        """The views of the test, from the model's config and the arguments."""
+        """Return the views of the test, from the model's config and the arguments."""
         args = self.args
         return ViewOptions.for_model(
             self.model.config,
@@ -262,7 +262,7 @@ class AMDFineTuningTrainer(VideoTrainer):
         )
 
     def test(self, rows: Any) -> MultiViewResult:
-        """Tests the model over `test_num_segments` x `test_num_crops` views of every video of `rows`."""
+        """Test the model over `test_num_segments` x `test_num_crops` views of every video of `rows`."""
         with self._averaged():
             result = run_multi_view_test(
                 self.model,

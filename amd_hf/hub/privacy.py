@@ -69,7 +69,7 @@ _NO_SECRETS = re.compile(r"(?:class|cls|pad|bos|eos|sep|unk|mask|image|video|fra
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether an option, variable or key of this name holds a secret: it says token, key, secret, password."""
+    """Return whether an option, variable or key of this name holds a secret: it says token, key, secret, password."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
     lowered = [word.lower() for word in words]
     if _NO_SECRETS.search("_".join(lowered)):
@@ -78,14 +78,14 @@ def is_secret_name(name: str) -> bool:
 
 
 def known_secrets() -> set[str]:
-    """Secrets of this process by their value: the Hub's token, and environment variables whose names say so."""
+    """Return the secrets of this process by value: the Hub's token, and environment variables whose names say so."""
     values = {value for name, value in os.environ.items() if is_secret_name(name)}
     values.add(get_token() or "")
     return {value for value in values if len(value) >= 8 and not _NO_VALUES.fullmatch(value)}
 
 
 def secret_parts(text: str, known: Collection[str] | None = None) -> list[str]:
-    """Kinds of the secrets in a text, each described without telling it, in no order.
+    """Describe the kinds of the secrets in a text, none of them revealed, in no order.
 
     Args:
         text (`str`): What to look through.
@@ -104,7 +104,7 @@ def _is_assigned_secret(match: re.Match[str]) -> bool:
 
 
 def hide_secrets(text: str, known: Collection[str] | None = None) -> str:
-    """A text with `SECRET` in the place of each secret."""
+    """Return a text with `SECRET` in the place of each secret."""
     for value in sorted(known_secrets() if known is None else known, key=len, reverse=True):
         text = text.replace(value, _SECRET)
     for pattern in _TOKEN_PATTERNS.values():
@@ -128,13 +128,13 @@ def _hide_value(match: re.Match[str]) -> str:
 
 
 def absolute_paths(text: str) -> list[str]:
-    """The absolute paths in a text, each once, in order."""
+    """Return the absolute paths in a text, each once, in order."""
     found = [match.group() for pattern in (_POSIX_PATH, _WINDOWS_PATH) for match in pattern.finditer(text)]
     return list(dict.fromkeys(found))
 
 
 def hide_paths(text: str) -> str:
-    """A text in which of an absolute path the last part alone is left, after `PATH/`."""
+    """Return a text in which of an absolute path the last part alone is left, after `PATH/`."""
     for pattern in (_POSIX_PATH, _WINDOWS_PATH):
         text = pattern.sub(_shorten, text)
     return text
@@ -146,7 +146,7 @@ def _shorten(match: re.Match[str]) -> str:
 
 
 def user_names() -> list[str]:
-    """Names that tell who is at work here: that of the user and of the home folder, unless everybody's are so."""
+    """Return the names of the user and of the home folder, but for those that many machines have."""
     names = {Path.home().name}
     try:
         names.add(getpass.getuser())
@@ -163,7 +163,7 @@ def _name_pattern(name: str) -> re.Pattern[str]:
 
 
 def private_parts(text: str, allowed: str = "", known: Collection[str] | None = None) -> list[str]:
-    """Secrets, absolute paths and user names in a text, described.
+    """Describe the secrets, absolute paths and user names in a text.
 
     Args:
         text (`str`): What to look through.
@@ -183,7 +183,7 @@ def private_parts(text: str, allowed: str = "", known: Collection[str] | None = 
 
 
 def redact(text: str, known: Collection[str] | None = None) -> str:
-    """A text without secrets, absolute paths and the name of the user.
+    """Return a text without secrets, absolute paths and the name of the user.
 
     The last part of a path stays, and the name of the user where it may be an owner on the Hub: `me/model`.
     """
@@ -200,7 +200,7 @@ def redact(text: str, known: Collection[str] | None = None) -> str:
 
 
 def hide_identity(value: Any, known: Collection[str] | None = None) -> Any:
-    """Settings of a run without secrets, home folders (`~` instead) and the name of the user; other paths stay.
+    """Take secrets, home folders (`~` instead) and the user's name out of the settings of a run; other paths stay.
 
     For files that stay where the paths are: arguments, logs and states of a run. Texts inside mappings and lists too.
     """
@@ -220,7 +220,7 @@ def hide_identity(value: Any, known: Collection[str] | None = None) -> Any:
 
 
 def redact_values(value: Any, known: Collection[str] | None = None) -> Any:
-    """Mappings, lists and texts without what [`redact`] takes out, nor the values of keys that are secrets."""
+    """Take out of mappings, lists and texts what [`redact`] does, and the values of keys that are secrets."""
     if isinstance(value, str):
         redacted = redact(value, known)
         return value if redacted == value else redacted  # a subclass stays one
@@ -237,7 +237,7 @@ def redact_values(value: Any, known: Collection[str] | None = None) -> Any:
 
 
 def redact_command(words: Sequence[str]) -> tuple[list[str], list[str], set[str]]:
-    """A command without the options that are secrets.
+    """Return a command without the options that are secrets.
 
     Args:
         words (`Sequence[str]`): Program and arguments.

@@ -1,4 +1,4 @@
-"""Loads a folder as those do who read it on the Hub: by the code inside it, without this package, without a network.
+"""Load a folder as those do who read it on the Hub: by the code inside it, without this package, without a network.
 
 Run by [`amd_hf.hub.publishing`] in a process of its own: `python - FOLDER CLASS SCRATCH < this file`. It reads
 `inputs.pt` in the scratch folder and writes `answer.pt` there.
@@ -12,14 +12,14 @@ import torch
 
 
 def answer(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """What a model makes of inputs: its logits, or an encoder's hidden states."""
+    """Return what a model makes of inputs: its logits, or an encoder's hidden states."""
     with torch.no_grad():
         output = model.eval()(**inputs)
     return output.logits if "logits" in output else output.last_hidden_state
 
 
 def read(folder: str, name: str, scratch: Path) -> None:
-    """Loads config, model and processor, each by its Auto class, and every other class that the folder names."""
+    """Load config, model and processor, each by its Auto class, and every other class that the folder names."""
     import transformers
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 

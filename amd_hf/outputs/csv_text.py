@@ -19,17 +19,17 @@ _FORMULA = re.compile(r"[\s']*[=+\-@＝＋－＠]|'*[\t\r\n]")
 
 
 def guard_cell(value: Any) -> Any:
-    """A value for a csv cell: text that looks like a formula gets a `'` in front, all else stays as it is."""
+    """Return a value for a csv cell: text that looks like a formula gets a `'` in front, all else stays as it is."""
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 def original_cell(text: str) -> str:
-    """The text that [`guard_cell`] was given."""
+    """Return the text that [`guard_cell`] was given."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
 def csv_line(cells: Iterable[Any]) -> str:
-    """One line of a csv file, guarded and quoted, with its `\\n`."""
+    """Return one line of a csv file, guarded and quoted, with its `\\n`."""
     text = io.StringIO(newline="")
     # The csv module quotes a lone carriage return only where it is part of the line's end.
     csv.writer(text, lineterminator="\r\n").writerow([guard_cell(cell) for cell in cells])

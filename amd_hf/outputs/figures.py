@@ -28,7 +28,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plot_losses(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
-    """Draws every `loss...` entry of one or more Trainer log histories over the steps, one panel per run.
+    """Draw every `loss...` entry of one or more Trainer log histories over the steps, one panel per run.
 
     Args:
         histories (`Mapping[str, Sequence[Mapping]]`): Title of a panel -> `trainer.state.log_history`.

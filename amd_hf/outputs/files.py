@@ -61,7 +61,7 @@ class OutputFiles:
                 refuse_false_marker(marker)
 
     def _unchanged(self) -> set[Path]:
-        """Files that are what their marker says that we wrote."""
+        """Return the files that are what their marker says that we wrote."""
         found = set()
         for marker, files in self._markers.items():
             known = read_marker(marker).get("files", {})
@@ -85,7 +85,7 @@ class OutputFiles:
         self._remember(is_written=True)
 
     def _remember(self, is_written: bool) -> None:
-        """Notes in the markers what the files are; those that were not written in the end are forgotten."""
+        """Note in the markers what the files are; those that were not written in the end are forgotten."""
         for marker, files in self._markers.items():
             content = read_marker(marker) or {"files": {}}
             for name, path in files:

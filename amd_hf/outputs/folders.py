@@ -83,7 +83,7 @@ _OTHERS = {"made_by": "others", "written": {}}  # the note of a file that is not
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Size and BLAKE2b hash of a file."""
+    """Return size and BLAKE2b hash of a file."""
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -92,7 +92,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def marker_beside(folder: str | Path) -> Path:
-    """`.NAME.amd_hf_output.json` beside a folder, whose content is its user's; inside where none can be beside."""
+    """Return `.NAME.amd_hf_output.json` beside a folder, which is its user's; inside where none can be beside it."""
     path = Path(os.path.abspath(folder))
     is_writable = os.access(path.parent, os.W_OK) or not path.parent.exists()
     is_inside = path == Path.cwd() or path == path.parent or not is_writable
@@ -100,7 +100,7 @@ def marker_beside(folder: str | Path) -> Path:
 
 
 def read_marker(path: Path) -> dict[str, Any]:
-    """What a marker says; `{}` where there is none, or none of ours."""
+    """Read what a marker says; `{}` where there is none, or none of ours."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -110,12 +110,12 @@ def read_marker(path: Path) -> dict[str, Any]:
 
 
 def _notes(marker: Path) -> dict[str, dict[str, Any]]:
-    """What a marker says of single files."""
+    """Read what a marker says of single files."""
     return {name: entry for name, entry in read_marker(marker).get("files", {}).items() if isinstance(entry, dict)}
 
 
 def write_marker(path: Path, content: dict[str, Any]) -> None:
-    """Writes a marker; a file of that name that is none of ours is never replaced."""
+    """Write a marker; a file of that name that is none of ours is never replaced."""
     if os.path.lexists(path) and not read_marker(path):
         refuse_false_marker(path)
     replace_file(path, (json.dumps({"format": _FORMAT, **content}, indent=1, sort_keys=True) + "\n").encode())
@@ -126,7 +126,7 @@ def refuse_false_marker(path: Path) -> NoReturn:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: under another name first."""
+    """Write a file whole or not at all: under another name first."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     unfinished.write_bytes(content)
     unfinished.replace(path)
@@ -146,7 +146,7 @@ def claim_folder(
     marker: Path | None = None,
     option: str = "output_dir",
 ) -> list[str]:
-    """Makes a folder, or empties the one that an earlier run of the same program left, and marks it as ours.
+    """Make a folder, or empty the one that an earlier run of the same program left, and mark it as ours.
 
     What the program writes into it then is to be written inside `with noting(...)`: else it counts as others'.
 
@@ -186,7 +186,7 @@ def claim_folder(
 def noting(
     folder: str | Path, made_by: str, *, more: Sequence[str] = (), marker: Path | None = None
 ) -> Iterator[None]:
-    """Around a stage that writes into a claimed folder: notes at its end, also by an error, what its new files are.
+    """Note at the end of a stage that writes into a claimed folder, also after an error, what its new files are.
 
     Only what is noted, and is still what it was, is ever removed. A folder that this program has not claimed is left
     without notes.
@@ -208,7 +208,7 @@ def noting(
 def _earlier_files(
     folder: Path, made_by: str, keep: Sequence[str], more: Sequence[str], marker: Path, option: str
 ) -> list[str]:
-    """The files in a folder that an earlier run made; raises where there is anything else."""
+    """Return the files in a folder that an earlier run made; refuse a folder with anything else."""
     if not folder.is_dir():
         raise ValueError(f"`--{option}` {folder} is no folder: nothing was changed. Choose another name.")
     entries = sorted(entry.name for entry in os.scandir(folder) if entry.name != MARKER_NAME)
@@ -230,7 +230,7 @@ def _earlier_files(
 
 
 def _sort_out(folder: Path, kinds: Sequence[str], keep: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Files below a folder whose names are among `kinds`, and all other entries: links are not followed."""
+    """Sort the entries below a folder: files whose names are among `kinds`, and all others. Links are not followed."""
     files, strange = [], []
     patterns = [kind.split("/") for kind in (*kinds, MARKER_NAME)]
 
@@ -259,7 +259,7 @@ def _fits(parts: Sequence[str], kind: Sequence[str]) -> bool:  # `*` does not re
 
 
 def _remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Removes files by name, and the folders that are empty then."""
+    """Remove files by name, and the folders that are empty then."""
     parents = set()
     for name in names:
         path = folder / name
@@ -271,7 +271,7 @@ def _remove_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def remove_listed(folder: Path, names: Iterable[str]) -> list[str]:
-    """Removes files of a folder by name, those of them that are there and no links, then the folder where it is empty.
+    """Remove files of a folder by name, those that are there and no links, then the folder where it is empty.
 
     Returns:
         What is left in it, by name.
@@ -285,7 +285,7 @@ def remove_listed(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def _is_plain(path: Path, folder: Path) -> bool:
-    """Whether a path below `folder` is a file to which no link leads."""
+    """Return whether a path below `folder` is a file to which no link leads."""
     between = [path, *(parent for parent in path.parents if folder in parent.parents)]
     return path.is_file() and not any(part.is_symlink() for part in between)
 
@@ -300,7 +300,7 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def claim_split(folder: Path, settings: dict[str, Any]) -> None:
-    """Notes the settings of a rendered split beside its folder, or checks that they are those of the files in it.
+    """Note the settings of a rendered split beside its folder, or check that they are those of the files in it.
 
     Raises:
         ValueError: If the folder holds anything and there is no such note, or the note is of other settings.
@@ -325,7 +325,7 @@ def claim_split(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder that one of our programs made, its rendered data too.
+    """Remove a folder that one of our programs made, its rendered data too.
 
     Raises:
         ValueError: If it carries no marker of ours, or holds anything else. Nothing is changed then.

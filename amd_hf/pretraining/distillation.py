@@ -34,7 +34,7 @@ ALIGNMENT_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class MaskGenerator:
-    """Draws the masks of one clip.
+    """Generator of the masks of one clip.
 
     One random order of the patches decides both masks: the student hides the first `int(student_mask_ratio * S)` of
     them, the teacher the first `int(teacher_mask_ratio * S)`, so what the teacher does not see the student does not

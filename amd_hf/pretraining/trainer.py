@@ -32,7 +32,7 @@ TEACHER_NAME = "teacher.json"
 
 
 class AMDTrainer(VideoTrainer):
-    """Pre-trains an [`AMDForPreTraining`] student, guided by a frozen teacher that sees more of each clip.
+    """Trainer of an [`AMDForPreTraining`] student, guided by a frozen teacher that sees more of each clip.
 
     Loss = `reconstruction_weight` * pixels + `direct_weight` * direct alignment + `generation_weight` * generation
     alignment, each part logged by name. The teacher is no part of the model: it is neither optimised nor saved.

@@ -1,4 +1,4 @@
-"""Loads a teacher: frozen, proven to be loaded whole, and cut off after the last layer that is needed.
+"""Load a teacher: frozen, proven to be loaded whole, and cut off after the last layer that is needed.
 
 Every teacher stands behind one protocol, [`Teacher`]. Two families do so today: encoders of this package (its own,
 VideoMAE's and MAE's, from any source that `models.py` reads), and modules of one's own. A further family gets a file

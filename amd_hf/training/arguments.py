@@ -234,12 +234,12 @@ class VideoTrainingArguments(TrainingArguments):
     # ---- What leaves this process: pickled (`training_args.bin`), or told to trackers and logs ----
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled, as into `training_args.bin`: without tokens, home folders and the name of the user."""
+        """Return what is pickled, as into `training_args.bin`: no tokens, home folders and name of the user."""
         secrets = {field.name for field in fields(self) if is_secret_name(field.name)}
         return {name: None if name in secrets else hide_identity(value) for name, value in vars(self).items()}
 
     def __copy__(self) -> VideoTrainingArguments:
-        """A copy within this process, with everything; `copy` would take the way of pickling."""
+        """Copy within this process, with everything; `copy` would take the way of pickling."""
         copied = object.__new__(type(self))
         copied.__dict__.update(vars(self))
         return copied
@@ -251,7 +251,7 @@ class VideoTrainingArguments(TrainingArguments):
         return copied
 
     def to_dict(self) -> dict[str, Any]:
-        """As for [`~transformers.TrainingArguments`], for logs and trackers: nothing private in it."""
+        """Return the arguments as [`~transformers.TrainingArguments`] does, for logs and trackers: nothing private."""
         return hide_identity(super().to_dict())
 
     def _check_trackers(self) -> None:
@@ -301,7 +301,7 @@ class VideoTrainingArguments(TrainingArguments):
         return self.min_base_learning_rate / self.base_learning_rate
 
     def count_warmup_steps(self, num_training_steps: int, steps_per_epoch: int | None) -> int:
-        """Warm-up steps of a run: `warmup_steps` where given, else `warmup_epochs` epochs.
+        """Count the warm-up steps of a run: `warmup_steps` where given, else `warmup_epochs` epochs.
 
         Raises:
             ValueError: If epochs are to be counted and nobody knows how long one is.

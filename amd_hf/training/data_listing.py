@@ -43,7 +43,7 @@ class DataListing:
 
 
 def list_data(rows: Any) -> DataListing:
-    """The listing of a training set, map-style or streaming."""
+    """Return the listing of a training set, map-style or streaming."""
     entries: list[list[str]] = []
     kind, num_rows = "sequence", None
     if isinstance(rows, IterableDataset):
@@ -68,13 +68,13 @@ def list_data(rows: Any) -> DataListing:
 
 
 def save_listing(checkpoint: Path, listing: DataListing) -> None:
-    """Writes a listing into a checkpoint, the same bytes each time."""
+    """Write a listing into a checkpoint, the same bytes each time."""
     text = json.dumps(asdict(listing), separators=(",", ":")).encode("utf-8", "surrogatepass")
     (checkpoint / LISTING_NAME).write_bytes(gzip.compress(text, compresslevel=6, mtime=0))
 
 
 def load_listing(checkpoint: Path) -> DataListing | None:
-    """The listing of a checkpoint; None where it holds none, as those of earlier releases.
+    """Read the listing of a checkpoint; None where it holds none, as those of earlier releases.
 
     Raises:
         ValueError: If it cannot be read.
@@ -93,7 +93,7 @@ def load_listing(checkpoint: Path) -> DataListing | None:
 
 
 def differences(before: DataListing, now: DataListing) -> list[str]:
-    """What differs between two listings, in words; empty where nothing does."""
+    """Say in words what differs between two listings; nothing where nothing does."""
     if now.kind == "stream" and before.kind != "stream":
         return []  # the place in the stream is missing then, which is said where it is read
     found = []
@@ -141,7 +141,7 @@ def _entry_differences(before: list[list[str]], now: list[list[str]]) -> list[st
 
 
 def check_same_data(checkpoint: Path, now: DataListing) -> str | None:
-    """What differs between the data of a checkpoint's run and those given now, in one line; None where nothing does.
+    """Say in one line what differs between the data of a checkpoint and those given now; None where nothing does.
 
     Raises:
         ValueError: If the listing of the checkpoint cannot be read.

@@ -19,7 +19,7 @@ _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZ
 
 
 def check_processes(args: TrainingArguments) -> None:
-    """Checks that this process found the others that were started, or were to be started, together with it.
+    """Check that this process found the others that were started, or were to be started, together with it.
 
     Raises:
         ValueError: If it did not: each process would train by itself, on all of the data, into the same folder.
@@ -42,7 +42,7 @@ def check_processes(args: TrainingArguments) -> None:
 
 
 def check_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
-    """Checks that FSDP2 is in use where it was asked for by `args.fsdp` or `accelerate launch`.
+    """Check that FSDP2 is in use where it was asked for by `args.fsdp` or `accelerate launch`.
 
     Raises:
         ValueError: If the model would be copied to each process instead (DDP), as accelerate does on CPUs without a
@@ -63,7 +63,7 @@ def check_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
 
 
 def shard_module(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
-    """Shares the weights of `module` out over the processes of a 1-D `mesh` (FSDP2), in place.
+    """Shard the weights of `module` over the processes of a 1-D `mesh` (FSDP2), in place.
 
     Each of its `blocks` is gathered when it is needed and given up again; what lies outside of them stays gathered
     from the first forward pass on.
@@ -75,7 +75,7 @@ def shard_module(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMes
 
 @contextmanager
 def whole_weights(*modules: nn.Module) -> Iterator[None]:
-    """Gathers the weights that FSDP2 has sharded, on each process, for as long as the context lasts.
+    """Gather the weights that FSDP2 has sharded, on each process, for as long as the context lasts.
 
     A forward pass inside of it waits for no other process: the numbers of passes may differ. Weights that are not
     sharded stay as they are.

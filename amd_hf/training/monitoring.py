@@ -48,13 +48,13 @@ class LossMeter:
         return bool(self._sums)
 
     def add(self, values: dict[str, torch.Tensor], weight: int = 1) -> None:
-        """Adds scalars, each counted `weight` times; nothing is read back from the device."""
+        """Add scalars, each counted `weight` times; nothing is read back from the device."""
         for name, value in values.items():
             entry = torch.stack([value.detach().double() * weight, value.new_tensor(weight, dtype=torch.float64)])
             self._sums[name] = self._sums[name] + entry if name in self._sums else entry
 
     def reduce(self, accelerator: Accelerator, names: list[str] | None = None) -> dict[str, float]:
-        """Means over everything added on all processes since the last call; every process must call it.
+        """Return the means over all that was added on all processes since the last call; every process must call it.
 
         `names` must be given where a process may have added nothing; a name that nobody added has no mean (NaN).
         """
@@ -69,7 +69,7 @@ class LossMeter:
 
 
 class FiniteLossGuard:
-    """Stops a run whose loss is not finite, naming the step and the parts.
+    """Guard that stops a run whose loss is not finite, naming the step and the parts.
 
     On an accelerator the values are copied to the host without waiting and looked at one step later, so that the check
     does not stall the device; on the CPU they are looked at once.
@@ -79,7 +79,7 @@ class FiniteLossGuard:
         self._pending: tuple[int, list[str], torch.Tensor, torch.cuda.Event | None] | None = None
 
     def watch(self, step: int, losses: dict[str, torch.Tensor]) -> None:
-        """Remembers the losses of a step after checking those remembered before."""
+        """Remember the losses of a step after checking those of the step before."""
         self.check()
         values = torch.stack([loss.detach() for loss in losses.values()])
         event = None
@@ -93,7 +93,7 @@ class FiniteLossGuard:
             self.check()
 
     def check(self) -> None:
-        """Looks at what is remembered.
+        """Check the losses that are remembered.
 
         Raises:
             RunStopped: If a loss is NaN or infinite.
@@ -133,14 +133,14 @@ class ReadingLog:
         self.reasons: dict[str, str] = {}
 
     def name(self, unreadable: Iterable[tuple[str, str]]) -> None:
-        """Logs (video_id, reason) pairs, each video once."""
+        """Log (video_id, reason) pairs, each video once."""
         for video_id, reason in unreadable:
             if video_id not in self.reasons:
                 self.reasons[video_id] = reason
                 logger.warning(f"Skipping unreadable video {video_id}: {reason}")
 
     def count(self, num_tried: int, num_unreadable: int) -> None:
-        """Adds counts of all processes.
+        """Add counts of all processes.
 
         Raises:
             RunStopped: If too large a share cannot be read.
@@ -156,7 +156,7 @@ class ReadingLog:
             )
 
     def summary(self) -> dict[str, int]:
-        """What to log: nothing while every video could be read."""
+        """Return what to log: nothing while every video could be read."""
         return {"unreadable_videos": self.num_unreadable} if self.num_unreadable else {}
 
 
@@ -166,7 +166,7 @@ class ReadingLog:
 
 
 class ThroughputMeter(TrainerCallback):
-    """Counts clips and seconds between logs, without evaluations and saves, which only the time left includes.
+    """Counter of clips and seconds between logs, without evaluations and saves, which only the time left includes.
 
     Args:
         clock (`Callable[[], float]`, *optional*): Seconds; `time.perf_counter` by default.
@@ -187,12 +187,12 @@ class ThroughputMeter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts again: what happens before the first step of a run, or of a resumed one, is not its speed."""
+        """Start again: what happens before the first step of a run, or of a resumed one, is not its speed."""
         self._reset()
 
     @contextmanager
     def waiting(self, step: int) -> Iterator[None]:
-        """Around the fetching of the batches of a step that follows `step` others."""
+        """Time the fetching of the batches of a step that follows `step` others."""
         start = self._clock()
         if self._window_start is None:
             self._window_start = start
@@ -203,18 +203,18 @@ class ThroughputMeter(TrainerCallback):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Around work that is no training."""
+        """Leave out the time of work that is no training."""
         start = self._clock()
         yield
         if self._window_start is not None:
             self._seconds_paused += self._clock() - start
 
     def count(self, num_clips: int) -> None:
-        """Adds clips that all processes together train on."""
+        """Add clips that all processes together train on."""
         self._num_clips += num_clips
 
     def read(self, step: int, num_steps: int, flops_per_clip: int | None, num_devices: int) -> dict[str, float]:
-        """Speed since the last call, which must come after the losses were read back.
+        """Return the speed since the last call, which must come after the losses were read back.
 
         Args:
             step, num_steps (`int`): Optimizer steps done and to be done in all.
@@ -246,7 +246,7 @@ class ThroughputMeter(TrainerCallback):
 
 
 def in_words(hours: float) -> str:
-    """A time as people say it: "13 s", "42 min", "5 h 07 min", "3 days 4 h"."""
+    """Say a time as people do: "13 s", "42 min", "5 h 07 min", "3 days 4 h"."""
     seconds = round(hours * 3600)
     if seconds < 100:
         return f"{seconds} s"
@@ -259,7 +259,7 @@ def in_words(hours: float) -> str:
 
 
 class _TimeLeftInWords(TrainerCallback):
-    """Lets a callback that prints logs say `time_left` in words; trackers and the history get `hours_left`."""
+    """Stand-in for a callback that prints logs, with `time_left` in words; all others get `hours_left`."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs is not None and "hours_left" in logs:
@@ -279,7 +279,7 @@ class _Printer(_TimeLeftInWords, PrinterCallback):
 
 
 def speak_of_time_left(trainer: Trainer) -> None:
-    """Lets what a Trainer prints name the time left in words; a notebook's table stays as it is."""
+    """Have what a Trainer prints name the time left in words; a notebook's table stays as it is."""
     kinds: tuple[tuple[type, type], ...] = ((ProgressCallback, _Progress), (PrinterCallback, _Printer))
     for theirs, ours in kinds:
         if any(type(callback) is theirs for callback in trainer.callback_handler.callbacks):

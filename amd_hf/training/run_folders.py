@@ -32,7 +32,7 @@ _folders_of_this_process: set[Path] = set()
 
 
 def check_output_folder(args: TrainingArguments, checkpoint: str | Path | None) -> None:
-    """Refuses an output folder in which a run would replace what it did not make.
+    """Refuse an output folder in which a run would replace what it did not make.
 
     A run that goes on from a checkpoint in the folder may replace the model there: it is its own.
 
@@ -55,7 +55,7 @@ def check_output_folder(args: TrainingArguments, checkpoint: str | Path | None) 
 
 
 def claim_output_folder(args: TrainingArguments, checkpoint: str | Path | None) -> None:
-    """As `check_output_folder`, and notes that the folder belongs to this process, which may train in it again.
+    """Check a folder as `check_output_folder` does, and note that this process may train in it again.
 
     Raises:
         ValueError: As above; also if a folder named like a checkpoint, which this run may have to replace, is none.
@@ -90,7 +90,7 @@ _guard = threading.Lock()
 
 
 class RunLock:
-    """Keeps a second process out of an output folder, as long as the first one lives.
+    """Lock that keeps a second process out of an output folder, as long as the first one lives.
 
     It is a POSIX record lock (`fcntl.lockf`) on a file in the folder. The system frees it when the process ends,
     however it ends; loading workers do not inherit it, neither by fork nor by exec, so one that outlives its killed
@@ -107,7 +107,7 @@ class RunLock:
         self._free: weakref.finalize | None = None
 
     def acquire(self) -> None:
-        """Takes the lock; runs of one process share it.
+        """Take the lock; runs of one process share it.
 
         Raises:
             RunStopped: If another process holds it. Says which.
@@ -127,13 +127,13 @@ class RunLock:
         self._free = weakref.finalize(self, _release, path, os.getpid())
 
     def release(self) -> None:
-        """Gives the lock back, and removes its file with the last run of this process that holds it."""
+        """Give the lock back, and remove its file with the last run of this process that holds it."""
         if self._free is not None:
             self._free()
 
 
 def check_no_run_in(folder: str | Path) -> None:
-    """Raises `RunStopped` if another process runs in a folder; leaves nothing behind."""
+    """Raise `RunStopped` if another process runs in a folder; leave nothing behind."""
     if (Path(folder) / LOCK_NAME).exists():
         lock = RunLock(folder)
         lock.acquire()
@@ -141,7 +141,7 @@ def check_no_run_in(folder: str | Path) -> None:
 
 
 def _lock_file(path: Path) -> int | None:
-    """Descriptor of the locked file; None where the file system has no locks."""
+    """Lock a file and return its descriptor; None where the file system has no locks."""
     if fcntl is None:
         logger.warning(f"This system has no file locks: nothing keeps a second run out of {path.parent}.")
         return None

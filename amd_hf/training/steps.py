@@ -41,7 +41,7 @@ class _Slot:
 
 
 class StepBatches:
-    """Fetches the batches of each optimizer step and says by what each loss is to be divided.
+    """The batches of each optimizer step, and by what each loss is to be divided.
 
     The gradient of a step is the mean over its clips on all processes: the mean of means where every batch is full.
     Batches may be smaller or missing in two cases. No video of a batch could be read on some process: then all leave
@@ -63,7 +63,7 @@ class StepBatches:
         """Clips of the step fetched last that count, on all processes together."""
 
     def fetch(self, iterator: Iterator[Any], num_batches: int) -> list[dict[str, Any]]:
-        """The batches of one step; empty ones have nothing to train on, and keep their place in the count of steps."""
+        """Fetch the batches of one step; empty ones have nothing to train on, but count as batches of the step."""
         if isinstance(iterator, StreamIterator):
             slots = [self._next_of_stream(iterator) for _ in range(num_batches)]
         else:
@@ -79,7 +79,7 @@ class StepBatches:
         return [slot.batch for slot in slots]
 
     def next_weight(self) -> tuple[int, float]:
-        """Clips of the next batch (0 for one that counts for nothing) and what its mean loss is to be divided by."""
+        """Return the clips of the next batch (0 where it does not count) and by what its mean loss is divided."""
         return self._plan.popleft()
 
     def _next_of_rows(self, batch: dict[str, Any]) -> _Slot:
@@ -107,7 +107,7 @@ class StepBatches:
         raise RunStopped("The stream gives no videos: look at the data set's shards and its `split`.")
 
     def _agree(self, batch: dict[str, Any], has_ended: bool = False) -> _Slot:
-        """Takes the reading report out of a batch and agrees with the other processes on what is trained on."""
+        """Take the reading report out of a batch and agree with the other processes on what is trained on."""
         num_tried, unreadable = batch.pop("num_tried", 0), batch.pop("unreadable", [])
         self._reading_log.name(unreadable)
         num_clips = _count_clips(batch)
@@ -140,7 +140,7 @@ def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
 def parameter_groups(
     model: nn.Module, weight_decay: float, learning_rate: float | None = None, layer_decay: float = 1.0
 ) -> list[dict]:
-    """The trainable parameters of `model`, grouped by weight decay and, with `layer_decay`, by layer.
+    """Group the trainable parameters of `model` by weight decay and, with `layer_decay`, by layer.
 
     Args:
         model (`torch.nn.Module`): An AMD model.
@@ -169,7 +169,7 @@ def parameter_groups(
 
 
 def layer_number(name: str, num_layers: int) -> int:
-    """Layer of a parameter: 0 for the patch embedding, i for block i, `num_layers + 1` for whatever follows."""
+    """Return a parameter's layer: 0 for the patch embedding, i for block i, `num_layers + 1` for all that follows."""
     name = name.split("amd.", 1)[-1]  # adapters put prefixes of their own in front
     if name.startswith("embeddings."):
         return 0
@@ -212,7 +212,7 @@ def keep_key_biases(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
 
 
 def cosine_factor(num_training_steps: int, num_warmup_steps: int, final_share: float) -> Callable[[int], float]:
-    """Factor on the learning rate by step: linear warm-up from 0, then cosine to `final_share`.
+    """Return the factor on the learning rate by step: linear warm-up from 0, then cosine to `final_share`.
 
     As the released code counts: the last warm-up step and the first cosine step both have the full rate, and the last
     step of all stays one step above the final rate.
@@ -230,7 +230,7 @@ def cosine_factor(num_training_steps: int, num_warmup_steps: int, final_share: f
 def cosine_schedule(
     optimizer: torch.optim.Optimizer, num_training_steps: int, num_warmup_steps: int, final_share: float
 ) -> LambdaLR:
-    """Schedule of [`cosine_factor`] for every parameter group: each ends at its own share of its own rate."""
+    """Make a schedule by [`cosine_factor`] for each parameter group: it ends at its own fraction of its own rate."""
     if num_warmup_steps > num_training_steps:
         logger.warning(
             f"The warm-up takes {num_warmup_steps} steps, but the run has only {num_training_steps}: the learning "

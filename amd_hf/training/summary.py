@@ -12,12 +12,12 @@ from .trainer import VideoTrainer
 
 
 def count_parameters(model: nn.Module, only_trainable: bool = False) -> int:
-    """Parameters of a module."""
+    """Count the parameters of a module."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not only_trainable)
 
 
 def describe_model(model: nn.Module) -> str:
-    """Class, parameters and input of a model in one line."""
+    """Describe class, parameters and input of a model in one line."""
     config = model.config
     height, width = config.image_height_width
     return (
@@ -28,12 +28,12 @@ def describe_model(model: nn.Module) -> str:
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:
-    """Metrics in one line."""
+    """Describe metrics in one line."""
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def describe_run(trainer: VideoTrainer, **more: Any) -> str:
-    """Data, model, effective batch, steps and rate of a run, one item a line; `more` adds lines of one's own.
+    """Describe data, model, effective batch, steps and rate of a run, a line each; `more` adds lines of one's own.
 
     Raises:
         ValueError: If the training set does not fill one optimizer step.

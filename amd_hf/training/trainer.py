@@ -148,23 +148,23 @@ class VideoTrainer(Trainer):
     # ---- To be defined by subclasses ----
 
     def evaluation_parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Scalars of one evaluation batch by name, each a mean over the batch."""
+        """Return scalars of one evaluation batch by name, each a mean over the batch."""
         raise NotImplementedError
 
     def evaluation_names(self) -> list[str]:
-        """The names that `evaluation_parts` gives, the same on all processes."""
+        """Return the names that `evaluation_parts` gives, the same on all processes."""
         raise NotImplementedError
 
     def flops_per_clip(self) -> int | None:
-        """Operations of a training step per clip, forward and backward; None where there is no formula for it."""
+        """Count the operations of a training step per clip, forward and backward; None where no formula is known."""
         return None
 
     def modules_used(self) -> list[nn.Module]:
-        """The modules that `evaluation_parts` runs, any of which may be sharded."""
+        """Return the modules that `evaluation_parts` runs, any of which may be sharded."""
         return [self.model]
 
     def finish_metrics(self, metrics: dict[str, float], expected: int, read: int) -> dict[str, float]:
-        """Last word on the means over the videos read; some metrics count the unreadable ones too."""
+        """Finish the means over the videos that were read: some metrics count the unreadable ones too."""
         return metrics
 
     # ---- Data ----
@@ -228,7 +228,7 @@ class VideoTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
-        """Batches of one optimizer step, agreed on by all processes; see [`StepBatches`]."""
+        """Return the batches of one optimizer step, agreed on by all processes; see [`StepBatches`]."""
         self.agree_on_stopping()
         with self._throughput.waiting(self.state.global_step):
             batches = self._step_batches.fetch(epoch_iterator, num_batches)
@@ -247,7 +247,7 @@ class VideoTrainer(Trainer):
         return self.optimizer
 
     def optimizer_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The parameters to train, in groups."""
+        """Return the parameters to train, in groups."""
         return parameter_groups(model, self.args.weight_decay)
 
     def create_scheduler(
@@ -265,7 +265,7 @@ class VideoTrainer(Trainer):
         return self.lr_scheduler
 
     def _get_learning_rate(self) -> float:
-        """The rate that is logged: the last layer's, not that of the first group, which layer decay makes smallest."""
+        """Return the rate to log: the last layer's, not that of the first group, which layer decay makes smallest."""
         return max(self.lr_scheduler.get_last_lr()) if self.lr_scheduler is not None else 0.0
 
     # ---- Losses and logs ----
@@ -273,7 +273,7 @@ class VideoTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Loss and gradients of one batch; an empty one (no video could be read) has none."""
+        """Compute loss and gradients of one batch; an empty one (no video could be read) has none."""
         self._num_clips, self.current_gradient_accumulation_steps = self._step_batches.next_weight()
         # A process without a video still takes part in the exchange of gradients.
         if not inputs:
@@ -281,7 +281,7 @@ class VideoTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _record_losses(self, total: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
-        """Watches a training loss and adds it and its parts to the next log."""
+        """Watch a training loss and add it and its parts to the next log."""
         self._finite_guard.watch(self.state.global_step + 1, {**parts, "total": total})
         self._meter.add({"loss": total, **{f"loss_{name}": value for name, value in parts.items()}}, self._num_clips)
 
@@ -302,14 +302,14 @@ class VideoTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As for [`~transformers.Trainer`]; its time is not counted as training."""
+        """Evaluate as [`~transformers.Trainer`] does; the time is not counted as training."""
         with self._throughput.paused():
             return super().evaluate(*args, **kwargs)
 
     # ---- Running ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As for [`~transformers.Trainer`]; `True` takes the newest checkpoint that is whole.
+        """Train as [`~transformers.Trainer`] does; to resume from `True` takes the newest checkpoint that is whole.
 
         Raises:
             FileNotFoundError: If there is no whole checkpoint to resume from.
@@ -344,7 +344,7 @@ class VideoTrainer(Trainer):
         return output
 
     def _take_folder(self, checkpoint: str | None) -> None:
-        """Claims and locks the output folder on the first process, for all of them; they learn what came of it."""
+        """Claim and lock the output folder on the first process, for all of them; they learn what came of it."""
         outcome: list[Exception | None] = [None]
         if self.is_world_process_zero():
             try:
@@ -377,7 +377,7 @@ class VideoTrainer(Trainer):
             signal.signal(signal.SIGTERM, previous)
 
     def agree_on_stopping(self) -> None:
-        """Learns whether any process was told to stop; every process must call it once per step."""
+        """Learn whether any process was asked to stop; every process must call it once per step."""
         flag = torch.tensor(int(self._sigterm_received))
         if self.host_group is not None:
             dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.host_group)
@@ -399,7 +399,7 @@ class VideoTrainer(Trainer):
             self._state.best_model_checkpoint = str(Path(self.args.output_dir, best))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As for [`~transformers.Trainer`], with the card of the run in the output folder; publishes nothing.
+        """Save as [`~transformers.Trainer`] does, with the card of the run in the output folder; publish nothing.
 
         Weights spoilt by a loss that is not finite are not saved.
         """
@@ -445,7 +445,7 @@ class VideoTrainer(Trainer):
         )
 
     def training_listing(self) -> DataListing:
-        """The listing of the training set, made once."""
+        """Return the listing of the training set, made once."""
         if self._listing is None:
             self._listing = list_data(self.train_dataset)
         return self._listing
@@ -474,7 +474,7 @@ class VideoTrainer(Trainer):
             save_position(checkpoint, self.args.process_index, self._stream_loader.position)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """As for [`~transformers.Trainer`], which calls it on resuming, before the first batch of a stream is read."""
+        """Restore random states: the Trainer calls this on resuming, before a stream's first batch is read."""
         super()._load_rng_state(checkpoint)
         if self._stream_loader is not None and checkpoint is not None:
             self._stream_loader.load_position(load_position(checkpoint, self.args.process_index))
@@ -489,7 +489,7 @@ class VideoTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Exact means over the evaluation set: every clip counts once, whatever the batch size and the processes."""
+        """Return exact means over the evaluation set: a clip counts once, whatever batch size and processes are."""
         self.model.eval()
         meter = LossMeter()
         counts = torch.zeros(2, dtype=torch.float64)  # videos expected, videos read
@@ -513,24 +513,24 @@ class VideoTrainer(Trainer):
     # ---- Publishing ----
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Takes note of the name of the repository; it is made when the model is published."""
+        """Note the name of the repository; it is made when the model is published."""
         self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         self.push_in_progress = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the card of the run into the output folder; see [`~amd_hf.hub.cards.write_run_card`]."""
+        """Write the card of the run into the output folder; see [`~amd_hf.hub.cards.write_run_card`]."""
         if self.is_world_process_zero():
             write_run_card(self, options=self.program_options)
 
     def finish_run(self) -> None:
-        """Last of all: the card with every result, and with `push_to_hub` the publication."""
+        """End a run: write the card with every result, and with `push_to_hub` publish."""
         self.create_model_card()
         if self.args.push_to_hub:
             self.push_to_hub()
         self.run_lock.release()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Checkpoints stay here."""
+        """Keep checkpoints here: only the finished model is published."""
 
     def push_to_hub(
         self,
@@ -541,7 +541,7 @@ class VideoTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> str | None:
-        """Saves the model, checks its folder, prints what will be uploaded, and uploads it; see [`prepare_folder`].
+        """Save the model, check its folder, print what will be uploaded, and upload it; see [`prepare_folder`].
 
         It always waits for the end of the upload; the other arguments are those of [`~transformers.Trainer`].
 

@@ -73,7 +73,7 @@ _POINTWISE = (*operations.POINTWISE_TABLES, "color")
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """Draws and applies random operations to a clip. All frames get the same ones.
+    """Random operations on a clip, drawn and applied. All frames get the same ones.
 
     Args:
         num_operations (`int`): operations drawn for a clip, with replacement.

@@ -128,7 +128,7 @@ class GuardedDecoder(VideoDecoder):
 
 
 class DecordDecoder(GuardedDecoder):
-    """Reads with decord 0.6.0, which seeks by itself and applies rotation metadata.
+    """Decoder of decord 0.6.0, which seeks by itself and applies rotation metadata.
 
     decord finds frames by counting packets, and gives wrong ones, without an error, where that does not hold: open
     groups of pictures, H.264 intra refresh, AVI and MPEG files with B-frames. So the packets are looked at first.
@@ -174,7 +174,7 @@ class DecordDecoder(GuardedDecoder):
 
 
 class TorchCodecDecoder(GuardedDecoder):
-    """Reads with torchcodec, which needs the system's FFmpeg, seeks by itself and applies rotation metadata.
+    """Decoder of torchcodec, which needs the system's FFmpeg, seeks by itself and applies rotation metadata.
 
     It is exact in MP4 and Matroska / WebM files whose packets show a frame each. In AVI, MPEG and transport streams it
     loses or shifts frames where there are B-frames (0.17 with FFmpeg 5.1), and it does not mirror: those go to PyAV.
@@ -226,7 +226,7 @@ def why_torchcodec_is_unusable() -> str | None:
 
 
 class ImageDecoder(VideoDecoder):
-    """Reads a video that lies on disk as one image file per frame, or an image: a video of one frame."""
+    """Decoder of a video that lies on disk as one image file per frame, or of an image: a video of one frame."""
 
     source: VideoSource
 

@@ -173,7 +173,7 @@ def main(descriptor: int, parent: int, shared: int | None = None) -> None:
 
 
 class _Server:
-    """Answers requests about one video at a time: each `do_*` takes a payload and fields, and gives an answer."""
+    """Server of requests about one video at a time: each `do_*` takes a payload and fields, and gives an answer."""
 
     def __init__(self, connection: socket.socket, shared: SharedFrames | None) -> None:
         self._connection = connection
@@ -268,7 +268,7 @@ class _Server:
 
 
 class SupervisedDecoder(VideoDecoder):
-    """Decodes through another decoder that runs in a decoding process.
+    """A decoder that stands for another one, which runs in a decoding process.
 
     Args:
         decoder (`str`): `module:Class` of that decoder.

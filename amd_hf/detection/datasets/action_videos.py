@@ -65,7 +65,7 @@ class ActionVideos:
             raise ValueError("Pieces are named by their second: leave `start_seconds` and `frame_rate` out.")
 
     def pointer(self, name: str) -> dict[str, Any]:
-        """What a row's `video` says of a video, be it there or not."""
+        """Return what a row's `video` says of a video, be it there or not."""
         file = self._files.get(name, f"{name}.mp4") if self.layout == "file" else name
         return {
             "path": os.path.join(self.root, file),
@@ -76,7 +76,7 @@ class ActionVideos:
         }
 
     def has(self, name: str, timestamp: float) -> bool:
-        """Whether there is something to read at a moment of a video; whole files are opened for it."""
+        """Return whether there is something to read at a timestamp of a video; whole files are opened for it."""
         pointer = self.pointer(name)
         if self.layout == "pieces":
             return find_piece(pointer["path"], int(timestamp)) is not None

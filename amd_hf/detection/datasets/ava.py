@@ -123,12 +123,12 @@ def validate_action_annotations(
 
 
 def action_names(rows: datasets.Dataset) -> list[str]:
-    """Names of the classes of an action data set, in their order."""
+    """Return the names of the classes of an action data set, in their order."""
     return list(rows.features["actions"].feature.feature.names)
 
 
 def class_names(actions: dict[int, str]) -> list[str]:
-    """Names of all classes from those of actions by their numbers, which count from 1 and may have gaps."""
+    """Return the names of all classes from those of actions by number, which count from 1 and may have gaps."""
     return [actions.get(number, f"action {number}") for number in range(1, max(actions) + 1)]
 
 

@@ -60,7 +60,7 @@ class KeyFrame(NamedTuple):
     timestamp: float
 
     def __str__(self) -> str:
-        """As AVA writes it: `name,0902`."""
+        """Write it as AVA does: `name,0902`."""
         return f"{self.video},{format_timestamp(self.timestamp)}"
 
 
@@ -84,7 +84,7 @@ class PersonBox(NamedTuple):
 
 
 def format_timestamp(timestamp: float) -> str:
-    """Four digits for whole seconds, as in AVA's files, else the number as it is."""
+    """Write four digits for whole seconds, as in AVA's files, else the number as it is."""
     return f"{int(timestamp):04d}" if timestamp == int(timestamp) else repr(timestamp)
 
 
@@ -162,7 +162,7 @@ def read_excluded(file: Path, problems: Problems) -> set[KeyFrame]:
 
 
 def read_action_list(file: Path) -> dict[int, str]:
-    """Names of the actions of a `.pbtxt` list by their numbers, which count from 1.
+    """Read the names of the actions of a `.pbtxt` list by their numbers, which count from 1.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -200,7 +200,7 @@ def _lines(file: Path, problems: Problems, may_be_empty: bool = False) -> Iterat
 def _parse_box(
     file: Path, line: int, fields: Sequence[str], problems: Problems
 ) -> tuple[KeyFrame, tuple[float, float, float, float]] | None:
-    """Key frame and box of the first six fields; None where they are bad, which `problems` is told."""
+    """Parse key frame and box of the first six fields; None where they are bad, which goes to `problems`."""
     numbers = [_number(field) for field in fields[1:6]]
     if any(number is None for number in numbers):
         problems.add(file, line, _NO_NUMBER, ",".join(fields))

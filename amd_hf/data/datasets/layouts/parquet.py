@@ -156,7 +156,7 @@ def _check_rows(
     problems: Problems,
     feature: datasets.Video | datasets.Image,
 ) -> datasets.Dataset:
-    """Map-style: the videos stay where they are, labels and ids become new columns beside them."""
+    """Check the rows of a map-style dataset: videos stay where they are, labels and ids become columns beside them."""
     problems.start(source, len(dataset), "row")
     column = make_row.video_column
     columns: dict[str, list[Any]] = {"label": [], "video_id": []}
