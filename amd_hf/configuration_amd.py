@@ -1,3 +1,6 @@
+# Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
+# http://www.apache.org/licenses/LICENSE-2.0
+# This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
 """Configuration of AMD models: encoder, pixel decoder, alignment modules and heads in one flat config.
 
 This file is self-contained on purpose: it travels with published checkpoints as Hub remote code.
@@ -14,8 +17,12 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+AMD_HF_VERSION = "0.1.0.dev0"
+"""The release that this code is of: `__version__` of the package, which does not travel. Saved as `amd_hf_version`."""
+
 # Left over by `PreTrainedConfig` and by `from_pretrained`; everything else unknown is a misspelt option.
 _ALLOWED_EXTRA_KEYS = {
+    "amd_hf_version",
     "model_type",
     "num_labels",
     "auto_map",
@@ -233,6 +240,10 @@ class AMDConfig(PreTrainedConfig):
                 f"{cls._with_hints(unknown)}. Was the file edited by hand, or made by a later release?"
             )
         return loaded
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all options, and the release of the code that wrote them (`amd_hf_version`)."""
+        return {**super().to_dict(), "amd_hf_version": AMD_HF_VERSION}
 
     def with_options(self, **options: Any) -> "AMDConfig":
         """Return a config that differs from this one in some options, which are checked as in `AMDConfig(...)`.

@@ -1,3 +1,6 @@
+# Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
+# http://www.apache.org/licenses/LICENSE-2.0
+# This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
 """AMD models: a video transformer encoder, its pixel decoder, the alignment modules and the heads.
 
 The method is that of "Asymmetric Masked Distillation for Pre-Training Small Foundation Models" (arXiv 2311.03149).
@@ -219,10 +222,13 @@ def eager_attention_forward(
 
 
 def _fill_constants(module: nn.Module, _: Any = None) -> None:
-    """Fill the buffers that no checkpoint holds: a hook after `load_state_dict`, for models made by `to_empty`."""
+    """Fill the buffers that no checkpoint holds: a hook after `load_state_dict`, for models made without numbers."""
     with torch.no_grad():
         for name, values in module.constants().items():
-            getattr(module, name).copy_(values)
+            if getattr(module, name).is_meta:  # no memory to copy to: `load_state_dict(..., assign=True)` gives none
+                setattr(module, name, values)
+            else:
+                getattr(module, name).copy_(values)
 
 
 class AMDPositionTable(nn.Module):
@@ -373,7 +379,9 @@ class AMDPatchEmbeddings(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_class_token else None
         self.register_buffer("mean", torch.empty(config.num_channels, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.empty(config.num_channels, dtype=torch.float32), persistent=False)
-        _fill_constants(self)
+        with torch.no_grad():
+            for name, values in self.constants().items():
+                getattr(self, name).copy_(values)
         self.register_load_state_dict_post_hook(_fill_constants)
 
     def constants(self) -> dict[str, torch.Tensor]:

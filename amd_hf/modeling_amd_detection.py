@@ -1,3 +1,6 @@
+# Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
+# http://www.apache.org/licenses/LICENSE-2.0
+# This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
 """Spatio-temporal action detection: the actions of each person of a clip, from the boxes around them.
 
 This file imports nothing of the package but the configuration and the other models: it travels with saved folders as

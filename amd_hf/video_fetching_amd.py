@@ -1,3 +1,6 @@
+# Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
+# http://www.apache.org/licenses/LICENSE-2.0
+# This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
 """Fetching a video that the user named by its address: http and https alone, bounded, with guarded redirects.
 
 This file travels with published checkpoints as Hub remote code, beside the video processor, the only part that takes

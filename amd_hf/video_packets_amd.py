@@ -1,3 +1,6 @@
+# Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
+# http://www.apache.org/licenses/LICENSE-2.0
+# This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
 """How many frames a compressed packet shows, as its first bytes tell, without decoding.
 
 Mostly one, but a packet may hold a single field, two pictures, a picture that is only referred to, or one that is

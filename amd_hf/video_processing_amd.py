@@ -1,3 +1,6 @@
+# Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
+# http://www.apache.org/licenses/LICENSE-2.0
+# This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
 """Video processor of AMD models: samples frames, resizes, crops and normalises.
 
 Its saved settings say how a model looks at a video; whatever uses the model takes them from there. This file travels

@@ -1,3 +1,6 @@
+# Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
+# http://www.apache.org/licenses/LICENSE-2.0
+# This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
 """Reading the frames of a video file: exact, by index, with PyAV alone.
 
 This file travels with published checkpoints as Hub remote code, beside the video processor, and the decoding process

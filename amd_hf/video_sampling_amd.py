@@ -1,3 +1,6 @@
+# Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
+# http://www.apache.org/licenses/LICENSE-2.0
+# This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
 """Which frames of a video make a clip: pure functions from sizes to indices, before anything is decoded.
 
 With n frames in the video, T frames to take at rate r, and the window W = T * r:

@@ -9,6 +9,7 @@ AMD_FRESH_INSTALL=1 python -m pytest -m slow tests/test_remote_code.py
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ import torch
 from transformers import AutoConfig, AutoModelForVideoClassification, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+import amd_hf
 from amd_hf import AMDForActionDetection, AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDVideoProcessor
 from tests.helpers.hub import CODE
 from tests.helpers.models import nested_masks, random_clips, randomize, tiny_config
@@ -207,3 +209,43 @@ def test_code_that_travels_imports_no_library_that_may_be_missing() -> None:
     imported = {name for file in [*CODE, "modeling_amd_detection.py"] for name in get_imports(package / file)}
     third_party = imported - set(sys.stdlib_module_names)
     assert third_party <= {"torch", "torchvision", "transformers", "huggingface_hub", "numpy"}
+
+
+def test_code_that_travels_says_its_licence_and_release(tmp_path: Path) -> None:
+    package = Path(__file__).parents[1] / "amd_hf"
+    for file in [*CODE, "modeling_amd_detection.py"]:
+        head = (package / file).read_text()[:500]
+        assert "Apache License, Version 2.0" in head, file
+        assert f"This file is of amd_hf {amd_hf.__version__}." in head, file
+    tiny_config().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["amd_hf_version"] == amd_hf.__version__
+    # What wrote a file is to be read; what is written again is of the code that writes.
+    (tmp_path / "config.json").write_text(json.dumps({**written, "amd_hf_version": "0.0.1"}))
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.amd_hf_version == "0.0.1"
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["amd_hf_version"] == amd_hf.__version__
+
+
+def test_code_that_travels_takes_no_private_name_of_another_package() -> None:
+    """Such names may be gone in the next release of PyTorch or Transformers, and saved folders live longer."""
+    package = Path(__file__).parents[1] / "amd_hf"
+    for file in [*CODE, "modeling_amd_detection.py"]:
+        tree = ast.parse((package / file).read_text())
+        modules = {
+            alias.asname or alias.name.partition(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        foreign = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0]
+        modules |= {alias.asname or alias.name for node in foreign for alias in node.names}
+        imported = [part for node in foreign for part in [*node.module.split("."), *(a.name for a in node.names)]]
+        used = [
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node).partition(".")[0] in modules
+        ]
+        private = [name for name in [*imported, *used] if name.startswith("_") and name != "__future__"]
+        assert not private, f"{file}: {private}"
