@@ -38,11 +38,12 @@ from .families import (
     DROPPED_NAMES,
     DROPPED_NAMES_OF_TASK,
     ENCODER_HEADS,
+    FAMILIES,
     IN_BLOCKS,
     NAMES,
     OF_ENCODER,
     PLACEHOLDERS,
-    RECORDS,
+    RELEASED_RECORD,
     UNUSED_NORM,
 )
 from .reading import Checkpoint, infer_task, is_by_first_token, keep_encoder, read_source
@@ -569,12 +570,14 @@ def _read_alignment(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 def _read_record(arguments: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the authors' training arguments, a Transformers config, or ours say beside the tensors."""
-    names: dict[str, str]
+    names: Mapping[str, str]
     if arguments.get("model_type") == "amd":
         names = {name: name for name in AMDConfig.__annotations__ if name not in (*read, "use_final_norm")}
-        names |= {} if read.get("num_labels") is None else {"id2label": "id2label", "label2id": "label2id"}
+        if read.get("num_labels") is not None:
+            names = {**names, "id2label": "id2label", "label2id": "label2id"}
     else:
-        names = RECORDS.get(arguments.get("model_type"), RECORDS[None])
+        records = (family.record for family in FAMILIES if family.model_type == arguments.get("model_type"))
+        names = next(records, RELEASED_RECORD)
     return {ours: arguments[theirs] for theirs, ours in names.items() if arguments.get(theirs) is not None}
 
 

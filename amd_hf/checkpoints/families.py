@@ -1,7 +1,7 @@
 """One table per family of checkpoints: how it names its tensors, and what is known of its models beside them.
 
-There are data here and no code: `reading.py` brings every family to the official names of AMD and VideoMAE,
-`conversion.py` brings those to this package's models and back.
+`reading.py` brings every family to the official names of AMD and VideoMAE by its entry in `FAMILIES`, `conversion.py`
+brings those to this package's models and back. To add a family, add an entry.
 
 Transformers has such tables too (`WeightRenaming` in `core_model_loading`). They pass names that no rule knows through
 in silence, take one capturing group each, and have no operation for biases that are joined around zeros or for patches
@@ -10,7 +10,13 @@ that are permuted before they are flattened; a conversion that accounts for ever
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -63,14 +69,41 @@ DROPPED_NAMES_OF_TASK = {
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Transformers' `videomae` and `vit_mae`, MAE's own files -> official
+# Other families -> official: read one way
 # ---------------------------------------------------------------------------------------------------------------------
 
-TRANSFORMERS_TYPES = ("videomae", "vit_mae")
-"""Model types of Transformers whose folders are converted."""
+
+@dataclass(frozen=True)
+class Family:
+    """A family of checkpoints that becomes models of ours: how it is recognised, its names, and what it leaves open.
+
+    One of these in `FAMILIES` is all that a new family needs.
+
+    Args:
+        model_type (`str`): What the `config.json` of its folders says, and what its files' records get.
+        recognised_by (`Mapping[str, int | None]`):
+            Pattern of a whole name -> number of dimensions, or None for any. A checkpoint that has such a tensor for
+            each pattern is of this family; the first family that fits is taken. Wrappers such as `module.` are off.
+        names (sequence of `(str, str)`):
+            Patterns and what takes their place, applied to each name one after the other, for `re.sub`. Of blocks they
+            lead to `{encoder}blocks.N.` alone where `BLOCK_NAMES` knows the rest. `{encoder}` is `encoder.` where some
+            name begins with `decoder`; files of an encoder alone come without it.
+        settings (`Mapping`, *optional*): What its records leave open, since its code says it.
+        record (`Mapping[str, str]`, *optional*): Option in its records (`config.json`) -> option of ours.
+        adapt (`Callable`, *optional*): Changes in the renamed tensors and the record what no rule says.
+    """
+
+    model_type: str
+    recognised_by: Mapping[str, int | None]
+    names: tuple[tuple[str, str], ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, str] = field(default_factory=dict)
+    adapt: Callable[[dict[str, torch.Tensor], dict[str, Any]], None] | None = None
+
+
 # How the names of a block begin in Transformers, as files have them or as releases since 5 have them in memory. The
 # published `videomae` files call the biases of query and value `q_bias` and `v_bias`.
-TRANSFORMERS_BLOCKS = (
+BLOCK_NAMES = (
     (r"attention\.attention\.(query|key|value)\.", r"attn.\1."),
     (r"attention\.q_proj\.", "attn.query."),
     (r"attention\.k_proj\.", "attn.key."),
@@ -82,45 +115,82 @@ TRANSFORMERS_BLOCKS = (
     (r"layernorm_before\.", "norm1."),
     (r"layernorm_after\.", "norm2."),
 )
-# {encoder} is `encoder.` where there is a decoder to distinguish it from; files of an encoder alone come without it.
-VIDEOMAE_NAMES = (
-    (r"^videomae\.", ""),
-    (r"^(?:encoder\.)?layer\.(?=\d)", "{encoder}blocks."),
-    (r"^decoder\.decoder_layers\.", "decoder.blocks."),
-    (r"^embeddings\.patch_embeddings\.projection\.", "{encoder}patch_embed.proj."),
-    (r"^layernorm\.", "{encoder}norm."),
-    (r"^classifier\.", "head."),
+# What other families' records say of an encoder. The names are the same in theirs and in ours.
+OF_ENCODER = {"num_frames", "image_size", "num_attention_heads", "layer_norm_eps", "image_mean", "image_std"}
+_SAME = (*sorted(OF_ENCODER), "decoder_num_attention_heads", "norm_pix_loss")
+_OF_IMAGES = ("reconstruction_target", "mask_type", "teacher_mask_ratio", "pooling")
+# What a state dict of Transformers' leaves open and its config says; the official code has 1e-6.
+_TRANSFORMERS_SETTINGS = {"layer_norm_eps": 1e-12}
+_VIDEOMAE = Family(
+    model_type="videomae",
+    recognised_by={r"(.*\.)?layer\.0\.attention\.attention\.query\.weight": None},
+    names=(
+        (r"^videomae\.", ""),
+        (r"^(?:encoder\.)?layer\.(?=\d)", "{encoder}blocks."),
+        (r"^decoder\.decoder_layers\.", "decoder.blocks."),
+        (r"^embeddings\.patch_embeddings\.projection\.", "{encoder}patch_embed.proj."),
+        (r"^layernorm\.", "{encoder}norm."),
+        (r"^classifier\.", "head."),
+    ),
+    settings=_TRANSFORMERS_SETTINGS,
+    record={name: name for name in (*_SAME, "id2label", "label2id")},
 )
-# To the names in MAE's files.
-VIT_MAE_NAMES = (
-    (r"^vit\.", ""),
-    (r"^decoder\.(?=decoder_|mask_token)", ""),
-    (r"^(?:(?:encoder\.)?layer|layers)\.", "blocks."),
-    (r"^decoder_(?:layers|encoder\.layer)\.", "decoder_blocks."),
-    (r"^embeddings\.cls_token$", "cls_token"),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^layernorm\.", "norm."),
+
+
+def _adapt_mae(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
+    """Add what MAE's models have alike and no file says: pre-trained, with a decoder or not, or fine-tuned."""
+    if "encoder_to_decoder.weight" in tensors and len(tensors["encoder_to_decoder.weight"]) == 512:
+        record.setdefault("decoder_num_attention_heads", 16)  # of all of MAE's models; VideoMAE has 8 at this width
+    # A classifier by the class token has a norm in front of its head where one by the mean has `fc_norm`: it gets that
+    # name, since a LayerNorm of all tokens gives each the same as of it alone.
+    if "head.weight" in tensors and "fc_norm.weight" not in tensors:
+        record.setdefault("pooling", "class_token")
+        for key in [key for key in tensors if key.startswith("norm.")]:
+            tensors[f"fc_{key}"] = tensors.pop(key)
+    # A mask for a teacher is our addition: it hides no more than the student's, whatever that is.
+    record["teacher_mask_ratio"] = min(record["teacher_mask_ratio"], record["mask_ratio"])
+
+
+_MAE = Family(
+    model_type="vit_mae",
+    recognised_by={r"patch_embed\.proj\.weight": 4},  # a 2-D convolution
+    names=(
+        (r"^decoder_embed\.", "encoder_to_decoder."),
+        (r"^decoder_blocks\.", "decoder.blocks."),
+        (r"^decoder_norm\.", "decoder.norm."),
+        (r"^decoder_pred\.", "decoder.head."),
+        (r"^decoder_pos_embed$", "decoder.pos_embed"),
+        # All else is the encoder's. (Generators are of AMD's students.)
+        (r"^(?!encoder_to_decoder\.|decoder\.|mask_token$|generators\.)", "{encoder}"),
+    ),
+    settings={
+        "num_frames": 1,
+        "reconstruction_target": "mae",
+        "mask_type": "random",
+        "mask_ratio": 0.75,
+        "teacher_mask_ratio": 0.5,
+    },
+    record={name: name for name in (*_SAME, *_OF_IMAGES)} | {"mask_ratio": "student_mask_ratio"},
+    adapt=_adapt_mae,
 )
-MAE_NAMES = (
-    (r"^decoder_embed\.", "encoder_to_decoder."),
-    (r"^decoder_blocks\.", "decoder.blocks."),
-    (r"^decoder_norm\.", "decoder.norm."),
-    (r"^decoder_pred\.", "decoder.head."),
-    (r"^decoder_pos_embed$", "decoder.pos_embed"),
-    # All else is the encoder's. (Generators are of AMD's students.)
-    (r"^(?!encoder_to_decoder\.|decoder\.|mask_token$|generators\.)", "{encoder}"),
+_VIT_MAE = replace(
+    _MAE,
+    recognised_by={r"(vit\.)?embeddings\.cls_token": None, r"(vit\.)?embeddings\.position_embeddings": None},
+    names=(  # to the names in MAE's files, and on
+        (r"^vit\.", ""),
+        (r"^decoder\.(?=decoder_|mask_token)", ""),
+        (r"^(?:(?:encoder\.)?layer|layers)\.", "blocks."),
+        (r"^decoder_(?:layers|encoder\.layer)\.", "decoder_blocks."),
+        (r"^embeddings\.cls_token$", "cls_token"),
+        (r"^embeddings\.position_embeddings$", "pos_embed"),
+        (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+        (r"^layernorm\.", "norm."),
+        *_MAE.names,
+    ),
+    settings={**_MAE.settings, **_TRANSFORMERS_SETTINGS},
 )
-TRANSFORMERS_SETTINGS = {"layer_norm_eps": 1e-12}
-"""What a state dict of Transformers' leaves open and its config says; the official code has 1e-6."""
-MAE_SETTINGS: dict[str, Any] = {
-    "model_type": "vit_mae",
-    "num_frames": 1,
-    "reconstruction_target": "mae",
-    "mask_type": "random",
-    "mask_ratio": 0.75,
-    "teacher_mask_ratio": 0.5,
-}
+FAMILIES = [_VIT_MAE, _MAE, _VIDEOMAE]
+"""All families but AMD's and VideoMAE's official files, in the order in which they are tried."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What cannot be inferred from any tensor
@@ -134,24 +204,16 @@ AVA_STATISTICS = {
     "image_mean": [value / 255 for value in (122.7717, 115.9465, 102.9801)],
     "image_std": [57.375 / 255] * 3,
 }
-# What other families' records say of an encoder.
-OF_ENCODER = {"num_frames", "image_size", "num_attention_heads", "layer_norm_eps", "image_mean", "image_std"}
-# Names in a family's own record -> ours. Those of a file of ours are the same, all of them.
-_SAME = (*sorted(OF_ENCODER), "decoder_num_attention_heads", "norm_pix_loss")
-_OF_IMAGES = ("reconstruction_target", "mask_type", "teacher_mask_ratio", "pooling")
-RECORDS = {
-    None: {  # the released scripts
-        "num_frames": "num_frames",
-        "input_size": "image_size",
-        "mask_ratio": "student_mask_ratio",
-        "mask_ratio_teacher": "teacher_mask_ratio",
-        "student_layer_direct_align": "student_direct_layers",
-        "student_layer_gen_align": "student_generation_layers",
-        "teacher_layer_direct_align": "teacher_direct_layers",
-        "teacher_layer_gen_align": "teacher_generation_layers",
-    },
-    "videomae": {name: name for name in (*_SAME, "id2label", "label2id")},
-    "vit_mae": {name: name for name in (*_SAME, *_OF_IMAGES)} | {"mask_ratio": "student_mask_ratio"},
+# What the arguments in files of the released scripts are called, and here.
+RELEASED_RECORD = {
+    "num_frames": "num_frames",
+    "input_size": "image_size",
+    "mask_ratio": "student_mask_ratio",
+    "mask_ratio_teacher": "teacher_mask_ratio",
+    "student_layer_direct_align": "student_direct_layers",
+    "student_layer_gen_align": "student_generation_layers",
+    "teacher_layer_direct_align": "teacher_direct_layers",
+    "teacher_layer_gen_align": "teacher_generation_layers",
 }
 _BY_WIDTH = "what published models of this width have"
 _USUAL_CLIP = "VideoMAE's and AMD's"

@@ -21,16 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .families import (
-    BESIDE_THE_ENCODER,
-    MAE_NAMES,
-    MAE_SETTINGS,
-    TRANSFORMERS_BLOCKS,
-    TRANSFORMERS_SETTINGS,
-    TRANSFORMERS_TYPES,
-    VIDEOMAE_NAMES,
-    VIT_MAE_NAMES,
-)
+from .families import BESIDE_THE_ENCODER, BLOCK_NAMES, FAMILIES, Family
 
 
 # Beside the tensors in official files that we write; the authors' code ignores them.
@@ -86,17 +77,27 @@ def read_source(source: str | Path | Mapping[str, Any]) -> Checkpoint:
         checkpoint = _read_folder(Path(source))
     else:
         checkpoint = read_checkpoint(source)
-    tensors, record = checkpoint.tensors, checkpoint.run_arguments
-    if {"embeddings.cls_token", "embeddings.position_embeddings"} <= {key.removeprefix("vit.") for key in tensors}:
-        tensors, record = _rename(tensors, VIT_MAE_NAMES), {**TRANSFORMERS_SETTINGS, **record}
-    if _PATCH_EMBEDDING in tensors and tensors[_PATCH_EMBEDDING].ndim == 4:  # MAE's code: a 2-D convolution
-        tensors, record = _from_mae(tensors, record)
-    # `encoder.` has been taken off where the file holds an encoder alone.
-    if any(re.search(r"(^|\.)layer\.0\.attention\.attention\.query\.weight$", key) for key in tensors):
-        tensors = _rename(tensors, VIDEOMAE_NAMES)
-        record = {"model_type": "videomae", **TRANSFORMERS_SETTINGS, **record}
-    checkpoint.tensors, checkpoint.run_arguments = tensors, record
+    family = next((family for family in FAMILIES if _is_of(family, checkpoint.tensors)), None)
+    if family is not None:
+        record = {"model_type": family.model_type, **family.settings, **checkpoint.run_arguments}
+        checkpoint.tensors = _rename(checkpoint.tensors, family.names)
+        if family.adapt is not None:
+            family.adapt(checkpoint.tensors, record)
+        checkpoint.run_arguments = record
     return checkpoint
+
+
+def _is_of(family: Family, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether tensors are of a family: each of its patterns is the name of one with so many dimensions."""
+    return all(
+        any(num_dims in (None, tensor.ndim) and re.fullmatch(pattern, key) for key, tensor in tensors.items())
+        for pattern, num_dims in family.recognised_by.items()
+    )
+
+
+def model_types() -> list[str]:
+    """Return the model types of Transformers whose folders are converted."""
+    return sorted({family.model_type for family in FAMILIES})
 
 
 def _read_folder(folder: Path) -> Checkpoint:
@@ -104,10 +105,10 @@ def _read_folder(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is no folder of a Transformers model.")
     settings = json.loads((folder / "config.json").read_text())
-    if settings.get("model_type") not in TRANSFORMERS_TYPES:
+    if settings.get("model_type") not in model_types():
         raise ValueError(
-            f"{folder} holds a `{settings.get('model_type')}` model; only `videomae` and `vit_mae` folders are "
-            "converted (`amd` folders load with `from_pretrained`)."
+            f"{folder} holds a `{settings.get('model_type')}` model; only `{'` and `'.join(model_types())}` folders "
+            "are converted (`amd` folders load with `from_pretrained`)."
         )
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
@@ -268,9 +269,10 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
 
 
 def _rename(tensors: Mapping[str, torch.Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, torch.Tensor]:
-    """Rename tensors by a table of `families.py`, and in Transformers' blocks; join query, key and value.
+    """Rename tensors by the rules of a family, and in Transformers' blocks, and give them the official form.
 
-    Names that no rule knows stay, so that the caller sees them.
+    Names that no rule knows stay, so that the caller sees them. The weights of query, key and value are joined, their
+    biases are apart; an image is a clip of one frame, so the 2-D convolution of its patches becomes a 3-D one.
     """
     encoder = "encoder." if any(key.startswith(("decoder.", "decoder_")) for key in tensors) else ""
     renamed: dict[str, torch.Tensor] = {}
@@ -279,11 +281,17 @@ def _rename(tensors: Mapping[str, torch.Tensor], rules: Sequence[tuple[str, str]
             key = re.sub(pattern, name.replace("{encoder}", encoder), key)
         if block := re.match(r".*blocks\.\d+\.", key):
             rest = key[block.end() :]
-            for pattern, name in TRANSFORMERS_BLOCKS:
+            for pattern, name in BLOCK_NAMES:
                 if re.match(pattern, rest):
                     key = block[0] + re.sub(pattern, name, rest, count=1)
                     break
-        renamed[key] = tensor
+        if key.endswith(_PATCH_EMBEDDING) and tensor.ndim == 4:
+            tensor = tensor.unsqueeze(2)  # (D, channels, 1 frame, rows, columns)
+        if key.endswith("attn.qkv.bias"):
+            parts = zip(("q_bias", "k_bias", "v_bias"), tensor.chunk(3), strict=True)
+            renamed |= {key.replace("qkv.bias", part): bias for part, bias in parts}
+        else:
+            renamed[key] = tensor
     return _join_attention(renamed)
 
 
@@ -302,38 +310,6 @@ def _join_attention(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return tensors
 
 
-def _from_mae(
-    tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Rename MAE's tensors, pre-trained with or without the decoder or fine-tuned, and add what its models have alike.
-
-    An image is a clip of one frame: the 2-D convolution of the patches becomes a 3-D one of tubelets of one frame.
-    """
-    settings = dict(MAE_SETTINGS)
-    if "decoder_embed.weight" in tensors and len(tensors["decoder_embed.weight"]) == 512:
-        settings["decoder_num_attention_heads"] = 16  # of all of MAE's models; VideoMAE has 8 at this width
-    # A classifier by the class token has a norm in front of its head where one by the mean has `fc_norm`: it gets that
-    # name, since a LayerNorm of all tokens gives each the same as of it alone.
-    takes_class_token = "head.weight" in tensors and "fc_norm.weight" not in tensors
-    if takes_class_token:
-        settings["pooling"] = "class_token"
-    settings |= record
-    # A mask for a teacher is our addition: it hides no more than the student's, whatever that is.
-    settings["teacher_mask_ratio"] = min(settings["teacher_mask_ratio"], settings["mask_ratio"])
-    official: dict[str, torch.Tensor] = {}
-    for key, tensor in _rename(tensors, MAE_NAMES).items():
-        if takes_class_token:
-            key = re.sub(r"^norm\.", "fc_norm.", key)
-        if key.endswith(_PATCH_EMBEDDING):
-            tensor = tensor.unsqueeze(2)  # (D, channels, 1 frame, rows, columns)
-        if key.endswith("attn.qkv.bias"):
-            parts = zip(("q_bias", "k_bias", "v_bias"), tensor.chunk(3), strict=True)
-            official |= {key.replace("qkv.bias", part): bias for part, bias in parts}
-        else:
-            official[key] = tensor
-    return official, settings
-
-
 def infer_task(checkpoint: Checkpoint) -> str | None:
     """Return what the keys say the checkpoint is, or `None` for an encoder alone."""
     if any(key.startswith(("decoder.", "encoder_to_decoder.")) for key in checkpoint.tensors):
@@ -343,7 +319,7 @@ def infer_task(checkpoint: Checkpoint) -> str | None:
     # The code for AVA ends its encoder in a norm; classifiers have theirs behind the mean. (A classifier of
     # Transformers by its first token looks alike, and is refused as one that lacks `fc_norm`.)
     is_detector = "norm.weight" in checkpoint.tensors and "fc_norm.weight" not in checkpoint.tensors
-    is_transformers = checkpoint.run_arguments.get("model_type") in TRANSFORMERS_TYPES
+    is_transformers = checkpoint.run_arguments.get("model_type") in model_types()
     return "detection" if is_detector and not is_transformers else "classification"
 
 

@@ -1,8 +1,9 @@
 """Load a teacher: frozen, proven to be loaded whole, and cut off after the last layer that is needed.
 
 Every teacher stands behind one protocol, [`Teacher`]. Two families do so today: encoders of this package (its own,
-VideoMAE's and MAE's, from any source that `models.py` reads), and modules of one's own. A further family gets a file
-beside this one with a module that speaks the protocol, and a line in [`load_fitting`] that makes it.
+VideoMAE's and MAE's, from any source that `models.py` reads), and modules of one's own. A further family whose weights
+fit an encoder of ours is an entry in `checkpoints/families.py`; any other gets a file beside this one with a module
+that speaks the protocol, and a line in [`load_fitting`] that makes it.
 """
 
 from __future__ import annotations

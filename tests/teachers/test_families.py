@@ -1,0 +1,126 @@
+"""A family of checkpoints that nobody has heard of: one table makes teachers of it, from a folder and from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from amd_hf import convert_checkpoint, load_teacher
+from amd_hf.checkpoints.families import FAMILIES, Family
+from tests.helpers.checkpoints import classifier_shapes, random_state_dict
+from tests.helpers.models import nested_masks, random_clips, tiny_teacher_config
+
+
+# Official name -> that of the family, written out: the other direction than the family's table.
+_FOREIGN = {"patch_embed.proj": "trunk.stem", "fc_norm": "top.ln", "head": "top.logits"}
+_IN_BLOCK = {"norm1": "ln_a", "attn.proj": "mix.out", "norm2": "ln_b", "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down"}
+
+
+def _foreign(official: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Separate query, key and value, all biases, and other names for everything."""
+    tensors: dict[str, torch.Tensor] = {}
+    for key, tensor in official.items():
+        name, _, leaf = key.rpartition(".")
+        if not key.startswith("blocks."):
+            tensors[f"{_FOREIGN[name]}.{leaf}"] = tensor
+            continue
+        _, number, rest = key.split(".", 2)
+        start = f"trunk.stage{number}."
+        if rest == "attn.qkv.weight":
+            for part, rows in zip("qkv", tensor.chunk(3), strict=True):
+                tensors[f"{start}mix.{part}.weight"] = rows.clone()
+        elif rest in ("attn.q_bias", "attn.v_bias"):
+            tensors[f"{start}mix.{rest[5]}.bias"] = tensor
+        else:
+            tensors[f"{start}{_IN_BLOCK[rest.rpartition('.')[0]]}.{leaf}"] = tensor
+    return tensors
+
+
+@pytest.fixture
+def family() -> Iterator[Family]:
+    """The table, and nothing else."""
+    made_up = Family(
+        model_type="made_up",
+        recognised_by={r"trunk\.stem\.weight": 5, r"trunk\.stage0\.mix\.q\.weight": 2},
+        names=(
+            (r"^trunk\.stem\.", "{encoder}patch_embed.proj."),
+            (r"^trunk\.stage(\d+)\.", r"{encoder}blocks.\1."),
+            (r"ln_a\.", "norm1."),
+            (r"ln_b\.", "norm2."),
+            (r"mix\.out\.", "attn.proj."),
+            (r"mix\.q\.", "attn.query."),
+            (r"mix\.k\.", "attn.key."),
+            (r"mix\.v\.", "attn.value."),
+            (r"mlp\.up\.", "mlp.fc1."),
+            (r"mlp\.down\.", "mlp.fc2."),
+            (r"^top\.ln\.", "fc_norm."),
+            (r"^top\.logits\.", "head."),
+        ),
+        settings={"layer_norm_eps": 1e-3},
+        record={
+            "heads": "num_attention_heads",
+            "clip_length": "num_frames",
+            "picture": "image_size",
+            "layer_norm_eps": "layer_norm_eps",
+        },
+    )
+    FAMILIES.append(made_up)
+    yield made_up
+    FAMILIES.remove(made_up)
+
+
+@pytest.fixture
+def official() -> dict[str, torch.Tensor]:
+    return random_state_dict(classifier_shapes(48, 5, 7, (3, 2, 8, 8)))
+
+
+def _folder(path: Path, official: dict[str, torch.Tensor]) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(
+        json.dumps({"model_type": "made_up", "heads": 3, "clip_length": 4, "picture": [16, 24]})
+    )
+    save_file(_foreign(official), path / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_teacher_of_a_family_that_is_one_table(
+    kind: str, family: Family, official: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    config = tiny_teacher_config(layer_norm_eps=1e-3)
+    if kind == "folder":
+        teacher = load_teacher(_folder(tmp_path / "model", official), layers=[2, 4])
+    else:
+        torch.save({"model": _foreign(official)}, tmp_path / "model.pth")
+        options = {"num_attention_heads": 3, "num_frames": 4, "image_size": [16, 24]}
+        teacher = load_teacher(tmp_path / "model.pth", layers=[2, 4], config=options)
+    expected = load_teacher(official, layers=[2, 4], config=config)
+    clips, (_, mask) = random_clips(config), nested_masks(12, 8, 4)
+    ours, theirs = (model(clips, mask, feature_layers=[2, 4]).layer_features for model in (teacher, expected))
+    assert teacher.config.layer_norm_eps == 1e-3
+    for layer in (2, 4):
+        torch.testing.assert_close(ours[layer], theirs[layer], rtol=0, atol=0)
+
+
+def test_whole_model_of_the_family_converts(family: Family, official: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    model = convert_checkpoint(_folder(tmp_path / "model", official))
+    assert torch.equal(model.classifier.weight, official["head.weight"])
+    assert model.config.num_attention_heads == 3
+
+
+def test_without_its_table_the_folder_is_refused_by_the_families_that_are_known(
+    official: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="holds a `made_up` model; only `videomae` and `vit_mae` folders"):
+        load_teacher(_folder(tmp_path / "model", official), layers=[2])
+
+
+def test_files_with_the_names_of_another_family_are_not_taken_for_it(family: Family) -> None:
+    stem = {"trunk.stem.weight": torch.zeros(48, 3, 8, 8)}  # of images: one dimension too few
+    with pytest.raises(ValueError, match="no `patch_embed.proj.weight`"):
+        load_teacher(stem, layers=[2])
