@@ -570,14 +570,11 @@ def _read_alignment(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 def _read_record(arguments: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the authors' training arguments, a Transformers config, or ours say beside the tensors."""
-    names: Mapping[str, str]
+    records = {family.model_type: dict(family.record) for family in FAMILIES}
+    names = records.get(str(arguments.get("model_type")), RELEASED_RECORD)
     if arguments.get("model_type") == "amd":
         names = {name: name for name in AMDConfig.__annotations__ if name not in (*read, "use_final_norm")}
-        if read.get("num_labels") is not None:
-            names = {**names, "id2label": "id2label", "label2id": "label2id"}
-    else:
-        records = (family.record for family in FAMILIES if family.model_type == arguments.get("model_type"))
-        names = next(records, RELEASED_RECORD)
+        names |= {} if read.get("num_labels") is None else {"id2label": "id2label", "label2id": "label2id"}
     return {ours: arguments[theirs] for theirs, ours in names.items() if arguments.get(theirs) is not None}
 
 
