@@ -6,6 +6,7 @@ workers decode, and each batch knows where in the stream it ends ([`StreamDataLo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import queue
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ _NUM_BATCHES_AHEAD = 2
 
 
 class VideoDataLoader(DataLoader):
-    """A `DataLoader` whose workers inherit no garbage from the process that forks them, and outlive SIGTERM a while.
+    """A `DataLoader` whose workers inherit no garbage of their parent, ignore Ctrl-C, and outlive SIGTERM a while.
 
     Freeing a PyAV object waits for threads that exist in its own process only: a worker whose garbage collector did so
     would crash or hang.
@@ -49,9 +50,10 @@ class VideoDataLoader(DataLoader):
         if self.num_workers == 0:
             return super().__iter__()
         gc.collect()
-        iterator = super().__iter__()
-        # A run that ends with an error leaves its workers behind. Python would send them SIGTERM and wait for them.
-        Finalize(iterator, _kill, (iterator._workers,), exitpriority=10)
+        with _sigint_held_back():
+            iterator = super().__iter__()
+            # A run that ends with an error leaves workers behind. Python would send them SIGTERM and wait for them.
+            Finalize(iterator, _kill, (iterator._workers,), exitpriority=10)
         return iterator
 
 
@@ -61,7 +63,31 @@ def _kill(workers: Sequence[BaseProcess]) -> None:
             worker.kill()
 
 
+@contextlib.contextmanager
+def _sigint_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back while workers are forked.
+
+    `os.fork` runs hooks whose exceptions Python ignores: a `KeyboardInterrupt` that is raised in one is lost, and the
+    training goes on. In a worker that has just begun it would run the clean-up of its parent.
+    """
+    received: list[FrameType | None] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: received.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if received:
+            before(signal.SIGINT, received[0])
+
+
 def _prepare_worker(worker_id: int) -> None:
+    # Ctrl-C reaches all processes; the one that trains decides, and ends its workers. One that it ended in the middle
+    # of a check of a shared lock would leave that locked, and its parent waiting for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
     # Clusters send SIGTERM to all processes of a job: the one that trains needs the rest of its step to save it.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_AFTER_SIGTERM))

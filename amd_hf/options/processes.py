@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from .programs import LAUNCHED, interruption_line
+from .interruption import wait_for_processes
+from .programs import LAUNCHED
 
 
 def start_processes(module: str, arguments: Sequence[str], num_processes: int, use_cpu: bool = False) -> None:
@@ -25,6 +27,7 @@ def start_processes(module: str, arguments: Sequence[str], num_processes: int, u
 
     Raises:
         ValueError: If there are fewer GPUs than processes, or a launcher has started this one already.
+        KeyboardInterrupt: If Ctrl-C ends it.
         SystemExit: If a process fails: with its exit code, after the line that says why.
     """
     if "LOCAL_RANK" in os.environ:
@@ -54,24 +57,29 @@ def start_processes(module: str, arguments: Sequence[str], num_processes: int, u
     # As many threads as there are cores in all; PyTorch's launcher would warn and take one each.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     os.environ[LAUNCHED] = "true"  # the processes leave it to this one to say what went wrong, once
+    wait_for_processes()
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed."):  # they tell of a failure in 30 lines, each by a level of its own
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         launch_command(launch_command_parser().parse_args([*launcher, "-m", module, *arguments]))
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-        if failure.message.startswith("error: "):
-            sys.stderr.write(f"\n{failure.message}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n")
-        elif failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            sys.stderr.write(f"\nerror: process {failure.local_rank} of {num_processes} was killed by {name}\n")
-        raise SystemExit(code) from None
-    except (KeyboardInterrupt, SignalException) as error:
-        number = getattr(error, "sigval", signal.SIGINT)
-        sys.stderr.write(interruption_line() if number == signal.SIGINT else "\nterminated\n")
-        raise SystemExit(128 + number) from None
+        _say_what_failed(failure := error.get_first_failure()[1], num_processes)
+        raise SystemExit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode) from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        sys.stderr.write("\nterminated\n")
+        raise SystemExit(128 + error.sigval) from None
+
+
+def _say_what_failed(failure: Any, num_processes: int) -> None:
+    """Write one line about the first process that failed, unless it ended with an exit code of its own choice."""
+    if failure.message.startswith("error: "):
+        sys.stderr.write(f"\n{failure.message}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n")
+    elif failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        sys.stderr.write(f"\nerror: process {failure.local_rank} of {num_processes} was killed by {name}\n")
 
 
 __all__ = ["start_processes"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunStopped, error_line, is_disk_full
+from .interruption import INTERRUPTED, Interruption, die_with_parent, heed_interrupts, hurry_at_exit
 
 
 # What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
@@ -31,30 +32,44 @@ _has_model_options = False
 def run_program(main: Callable[[], Any]) -> None:
     """Run a program's `main`; what a user can mend ends it with one line and exit code 2, not with a traceback.
 
-    A reader of the output that goes (`| head`) ends it silently, as it does other programs; Ctrl-C with one line.
+    A reader of the output that goes (`| head`) ends it silently, as it does other programs; Ctrl-C with one line,
+    within seconds, and pressed twice at once.
     """
+    hurry_at_exit()
+    is_launched = LAUNCHED in os.environ
+    if is_launched:
+        die_with_parent()
+    interruption = Interruption(lambda: "" if is_launched else interruption_line())
     try:
-        main()
-        sys.stdout.flush()
-    except _user_errors() as error:
-        if isinstance(error, BrokenPipeError) and _has_lost_its_reader():
-            raise SystemExit(_BROKEN_PIPE_EXIT_CODE) from None
+        with heed_interrupts(interruption):
+            main()
+            sys.stdout.flush()
+    except Exception as error:
+        if interruption.is_received:  # an import or a worker that it breaks off ends with an error of its own
+            interruption.say()
+            raise SystemExit(INTERRUPTED) from None
+        _end_with_error(error, is_launched)
+        raise
+    except KeyboardInterrupt:
+        interruption.say()
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _end_with_error(error: Exception, is_launched: bool) -> None:
+    """Say in one line what a user can mend and end; return where the error is a bug and keeps its traceback."""
+    if isinstance(error, BrokenPipeError) and _has_lost_its_reader():
+        raise SystemExit(_BROKEN_PIPE_EXIT_CODE) from None
+    if isinstance(error, _user_errors()):
         if os.environ.get("AMD_HF_TRACEBACK"):
-            raise
+            return
         line = f"error: {error_line(error, _all_names())}"
         is_told = _tell_torchrun(line)
-        if not (is_told and LAUNCHED in os.environ):
+        if not (is_told and is_launched):
             sys.stderr.write(f"\n{line}\n(set AMD_HF_TRACEBACK=1 to see where it was raised)\n{_launcher_note()}")
         raise SystemExit(error.exit_code if isinstance(error, RunStopped) else 2) from None
-    except RuntimeError as error:
-        if not is_disk_full(error):
-            raise
+    if isinstance(error, RuntimeError) and is_disk_full(error):
         sys.stderr.write(f"\nerror: {error_line(error)}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        if LAUNCHED not in os.environ:
-            sys.stderr.write(interruption_line())
-        raise SystemExit(130) from None
 
 
 def interruption_line() -> str:

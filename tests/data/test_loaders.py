@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,18 @@ from amd_hf.data.loaders import (
 
 def _as_is(rows: list[Any]) -> list[Any]:
     return rows
+
+
+_pressed_in_fork: list[int] = []
+
+
+def _press_ctrl_c() -> None:
+    """What a user may do while a process is forked, where Python ignores exceptions."""
+    if _pressed_in_fork:
+        signal.raise_signal(_pressed_in_fork.pop())
+
+
+os.register_at_fork(after_in_parent=_press_ctrl_c)
 
 
 def test_epoch_holds_every_row_once_in_an_order_of_seed_and_epoch() -> None:
@@ -132,3 +146,23 @@ def test_receiver_that_goes_while_it_takes_a_tensor_is_no_news_of_a_worker() -> 
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr.splitlines() == ["ValueError: a real fault"]
+
+
+def test_interrupt_while_workers_are_forked_is_not_lost() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    loader = build_eval_loader(list(range(4)), 2, _as_is, num_workers=1)
+    _pressed_in_fork.append(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        iter(loader)
+    assert signal.getsignal(signal.SIGINT) == before
+    gc.collect()
+    assert not multiprocessing.active_children()
+
+
+def test_workers_leave_ctrl_c_to_the_process_that_asks_for_batches() -> None:
+    batches = iter(build_eval_loader(list(range(40)), 1, _as_is, num_workers=1))
+    assert next(batches) == [0]
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGINT)
+    assert [row for batch in batches for row in batch] == list(range(1, 40))

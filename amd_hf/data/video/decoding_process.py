@@ -30,6 +30,7 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Iterator
 from pkgutil import resolve_name
 from typing import Any
 
@@ -421,7 +422,7 @@ class _DecodingProcess:
         package = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         memory = [] if self._memory is None else [self._memory.descriptor]
-        with theirs:
+        with theirs, _sigint_blocked():
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, package, *map(str, (theirs.fileno(), os.getpid(), *memory))],
                 stdin=subprocess.DEVNULL,
@@ -507,6 +508,19 @@ class _DecodingProcess:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Have processes that start inside inherit a blocked SIGINT: Ctrl-C reaches them before they can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _new_memory() -> SharedFrames | None:

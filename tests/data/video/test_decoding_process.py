@@ -88,6 +88,17 @@ def test_videos_one_after_the_other_share_a_process(video_40: Path) -> None:
     assert process.num_videos == 3
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_interrupt_never_reaches_the_process_that_decodes(video_40: Path) -> None:
+    with open_video(video_40, time_limit=60):
+        pass
+    (pid,) = _decoding_processes()
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    blocked, ignored = (int(status[name], 16) >> (signal.SIGINT - 1) & 1 for name in ("SigBlk", "SigIgn"))
+    assert (blocked, ignored) == (1, 1)  # the first from its very beginning, when it cannot ignore anything yet
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_two_videos_open_at_once_do_not_mix(video_40: Path, video_1: Path) -> None:
     with open_video(video_40, "pyav", time_limit=60) as long, open_video(video_1, "pyav", time_limit=60) as short:
         assert (len(long), len(short)) == (40, 1)
