@@ -159,7 +159,7 @@ def heed_interrupts(interruption: Interruption) -> Iterator[None]:
 
 
 def _leave_it_to_the_parent() -> None:
-    """A process that was forked off has no such thread, and must not tell the one of its parent of its own signals."""
+    """Tell no signals of a process that was forked off to the thread of its parent."""
     if _heeding:
         with contextlib.suppress(ValueError):  # it was not forked by the main thread
             signal.set_wakeup_fd(-1)
