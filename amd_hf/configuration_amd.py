@@ -133,6 +133,10 @@ class AMDConfig(PreTrainedConfig):
             What classifiers look at: the mean of the patch tokens, or the class token.
         head_dropout (`float`, *optional*, defaults to 0.0): Dropout in front of the classification head.
         classifier_init_scale (`float`, *optional*, defaults to 0.001): Factor on the initial weights of that head.
+        problem_type (`str`, *optional*):
+            Transformers' own option, which says what a classifier's labels are: `"single_label_classification"` (what
+            `None` means with several labels), `"multi_label_classification"` or `"regression"` (what it means with
+            `num_labels=1`). `pipeline` reads it too.
 
     Raises:
         ValueError: For an unknown option, sizes that do not divide, layer lists that do not fit, or mask ratios

@@ -13,7 +13,7 @@ the tokens seen by both models / by the teacher alone / by neither, P numbers in
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -453,10 +453,12 @@ class AMDPatchEmbeddings(nn.Module):
                 raise ValueError(f"There are {len(patches)} clips, but masks or ids of {len(visible_ids)}.")
             patches = gather_tokens(patches, visible_ids)
         pixels = self.normalize(patches)
-        # The dtype that the projection computes in; what a quantiser put in its place casts by itself.
-        dtype = getattr(getattr(self.projection, "weight", None), "dtype", None)
-        if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize >= 2:
-            pixels = pixels.to(dtype)
+        # The dtype that the projection computes in. Adapters and quantisers may have replaced it: int8 and float8 are
+        # how a weight is stored, and a layer without parameters casts by itself.
+        for parameter in self.projection.parameters():
+            if parameter.is_floating_point() and parameter.dtype.itemsize >= 2:
+                pixels = pixels.to(parameter.dtype)
+                break
         tokens = self.projection(pixels)
         table = None
         if grid not in (None, self.grid_size):
@@ -683,7 +685,8 @@ def _check_finite(model: nn.Module, source: Any) -> None:
     """Read every weight once, as the first forward pass would: 15 ms for ViT-B, beside the reading itself."""
     spoilt = [
         name
-        for name, tensor in model.state_dict().items()
+        for name, value in model.state_dict().items()
+        for tensor in _stored_tensors(value)
         # float8 of quantized models has no infinity, and PyTorch no test for its NaN
         if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.is_meta
         # A sum is quick, and finite only where every term is; one that overflows is looked at value by value.
@@ -696,6 +699,15 @@ def _check_finite(model: nn.Module, source: Any) -> None:
             f"{where} holds NaN or infinite values in {', '.join(spoilt[:5])}{more}: every score would be NaN. It was "
             "damaged, or its training had diverged; take an earlier checkpoint."
         )
+
+
+def _stored_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield what an entry of a state dict stores: of a quantised weight its integers and its scales."""
+    if hasattr(value, "__tensor_flatten__"):  # torch's protocol of tensors made of others; they may not know `sum`
+        for name in value.__tensor_flatten__()[0]:
+            yield from _stored_tensors(getattr(value, name))
+    elif isinstance(value, torch.Tensor):
+        yield value
 
 
 class AMDModel(AMDPreTrainedModel):
@@ -915,6 +927,61 @@ class AMDForPreTraining(AMDPreTrainedModel):
         return TokenSplit(visible, masked, masked.gather(1, teacher_only), masked.gather(1, hidden))
 
 
+def classification_loss(
+    labels: torch.Tensor, pooled_logits: torch.Tensor, config: AMDConfig, **_: Any
+) -> torch.Tensor:
+    """Compute the loss of a classifier, a mean in float32: Transformers' for `config.problem_type`, and soft targets.
+
+    Args:
+        labels (`torch.Tensor`): By `config.problem_type`:
+            `None` or `"single_label_classification"`: class numbers `(B,)`, or soft targets `(B, num_labels)`, floats
+            whose rows sum to 1, for the cross-entropy.
+            `"multi_label_classification"`: `(B, num_labels)`, 1 for each class that is right and else 0, for the
+            binary cross-entropy.
+            `"regression"`: numbers `(B, num_labels)`, or `(B,)` for one label, for the squared error.
+        pooled_logits (`torch.Tensor` of shape `(B, num_labels)`): Scores.
+        config ([`AMDConfig`]): Says which loss.
+
+    Returns:
+        `torch.Tensor` of shape `()`.
+
+    Raises:
+        ValueError: If the labels have another shape, or no `problem_type` is set and floats do not look like soft
+            targets (looked at on the CPU alone, where that makes nobody wait).
+    """
+    logits, labels = pooled_logits.float(), labels.to(pooled_logits.device)
+    shape = tuple(logits.shape)
+    problem = "regression" if config.problem_type is None and shape[1] == 1 else config.problem_type
+    is_of_classes = problem in (None, "single_label_classification")
+    if is_of_classes and not labels.is_floating_point() and labels.numel() == shape[0]:
+        return F.cross_entropy(logits, labels.reshape(-1).long())
+    if shape[1] == 1 and labels.numel() == shape[0]:
+        labels = labels.reshape(shape)
+    if tuple(labels.shape) != shape or (is_of_classes and not labels.is_floating_point()):
+        wanted = f"class numbers of shape ({shape[0]},) or soft targets of shape {shape}" if is_of_classes else shape
+        raise ValueError(
+            f"`labels` for `problem_type` {problem!r} must be {wanted}, got {labels.dtype} {tuple(labels.shape)}."
+        )
+    if is_of_classes:
+        if problem is None and labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_soft_targets(labels)
+        return F.cross_entropy(logits, labels.float())
+    if problem == "regression":
+        return F.mse_loss(logits, labels.float())
+    return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
+def _check_soft_targets(labels: torch.Tensor) -> None:
+    """Refuse rows of several ones, with which cross-entropy would train something else than what was meant."""
+    for row, total in enumerate(labels.detach().float().sum(dim=1).tolist()):
+        if abs(total - 1) > 0.05:  # what bf16 may lose is much less
+            raise ValueError(
+                f"`labels` of floats are soft targets whose rows sum to 1, but row {row} sums to {total:g}. Where "
+                'several classes can be right at once, set `problem_type="multi_label_classification"` in the config; '
+                'for the cross-entropy as it is, "single_label_classification".'
+            )
+
+
 class AMDForVideoClassification(AMDPreTrainedModel):
     """Encoder without its final LayerNorm, mean of the patch tokens, `fc_norm` and a linear classifier.
 
@@ -926,8 +993,12 @@ class AMDForVideoClassification(AMDPreTrainedModel):
 
     def __init__(self, config: AMDConfig):
         config = _with_final_norm(config, False)
+        if config.problem_type is None and config.num_labels == 1:  # as the library has it
+            config = copy.deepcopy(config)
+            config.problem_type = "regression"
         super().__init__(config)
         self.num_labels = config.num_labels
+        self.loss_function = classification_loss
         self.amd = AMDModel(config)
         self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.head_dropout)
@@ -949,14 +1020,17 @@ class AMDForVideoClassification(AMDPreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): Normalised floats, or raw uint8.
             labels (`torch.Tensor` of shape `(B,)`, int64, or `(B, num_labels)`, float, *optional*):
-                Class numbers or soft targets; the loss is the mean cross-entropy, in float32.
+                What `config.problem_type` says; see [`classification_loss`].
+
+        Raises:
+            ValueError: If the labels are not of the shape that the loss of this `config.problem_type` takes.
         """
         outputs = self.amd(pixel_values, return_dict=True, **kwargs)
         tokens = outputs.last_hidden_state
         takes_mean = self.config.pooling == "mean"
         pooled = self.fc_norm(self.amd.patch_tokens(tokens).mean(dim=1) if takes_mean else tokens[:, 0])
         logits = self.classifier(self.dropout(pooled))
-        loss = F.cross_entropy(logits.float(), labels) if labels is not None else None
+        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

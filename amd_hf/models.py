@@ -247,7 +247,11 @@ def _put_head(
     # For an official file these say what leaves no trace in its tensors.
     given = {name: value for name, value in config_options.items() if name not in _CHANNEL_OPTIONS}
     model = load_start(source, **(given if Path(source).is_file() else {}))
-    config = model.config.with_options(**{**config_options, **labels, "use_final_norm": is_detector})
+    goes_on = isinstance(model, base) and model.config.id2label == labels["id2label"]
+    # What the labels of another head meant says nothing of these.
+    of_head = {} if goes_on else {"problem_type": None}
+    options = {**of_head, **config_options, **labels, "use_final_norm": is_detector}
+    config = model.config.with_options(**options)
     encoder = model.base_model.state_dict()
     if not is_detector:  # a classifier has no final norm, but one of its own behind the mean
         encoder = {name: value for name, value in encoder.items() if not name.startswith("norm.")}
@@ -255,7 +259,7 @@ def _put_head(
     if config.num_channels != model.config.num_channels:
         channels = (model.config.num_channels, config.num_channels)
         state_dict[PATCH_EMBEDDING] = _adapt_input_channels(state_dict[PATCH_EMBEDDING], *channels)
-    if isinstance(model, base) and model.config.id2label == labels["id2label"]:
+    if goes_on:
         what = "detector of the same actions" if is_detector else "classifier of the same classes"
         logger.warning(f"{source} is a {what}: training goes on from its head.")
         state_dict |= {name: value for name, value in model.state_dict().items() if not name.startswith("amd.")}

@@ -574,7 +574,8 @@ def _read_record(arguments: Mapping[str, Any], read: Mapping[str, Any]) -> dict[
     names = records.get(str(arguments.get("model_type")), RELEASED_RECORD)
     if arguments.get("model_type") == "amd":
         names = {name: name for name in AMDConfig.__annotations__ if name not in (*read, "use_final_norm")}
-        names |= {} if read.get("num_labels") is None else {"id2label": "id2label", "label2id": "label2id"}
+        of_head = ("id2label", "label2id", "problem_type")
+        names |= {} if read.get("num_labels") is None else {name: name for name in of_head}
     return {ours: arguments[theirs] for theirs, ours in names.items() if arguments.get(theirs) is not None}
 
 

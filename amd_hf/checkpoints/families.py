@@ -133,7 +133,7 @@ _VIDEOMAE = Family(
         (r"^classifier\.", "head."),
     ),
     settings=_TRANSFORMERS_SETTINGS,
-    record={name: name for name in (*_SAME, "id2label", "label2id")},
+    record={name: name for name in (*_SAME, "id2label", "label2id", "problem_type")},
 )
 
 

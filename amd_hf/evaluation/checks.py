@@ -6,7 +6,6 @@ import difflib
 import re
 from typing import Any
 
-import torch
 from transformers.utils import logging
 
 from ..configuration_amd import AMDConfig
@@ -84,6 +83,24 @@ def _unknown_message(unknown: list[str], names: list[str], model_names: list[str
     )
 
 
+def check_exclusive_classes(config: AMDConfig, what: str) -> None:
+    """Refuse a classifier whose classes do not exclude each other, or whose scores are numbers.
+
+    Args:
+        config ([`AMDConfig`]): The classifier's.
+        what (`str`): What needs exclusive classes, for the message: a whole clause.
+
+    Raises:
+        ValueError: If `config.problem_type` is another than that of one right class per video.
+    """
+    if config.problem_type not in (None, "single_label_classification"):
+        raise ValueError(
+            f"The model's `problem_type` is {config.problem_type!r}, but {what}. Train and judge such a model with "
+            "`transformers.Trainer` and `pipeline`, which heed it (docs/finetuning.md); for one class per video set "
+            '`problem_type="single_label_classification"`.'
+        )
+
+
 def check_head_is_trained(model: AMDForVideoClassification, source: str) -> None:
     """Refuse a head whose weights are in the checkpoint but were never trained.
 
@@ -96,16 +113,15 @@ def check_head_is_trained(model: AMDForVideoClassification, source: str) -> None
     Raises:
         ValueError: If the head is still as it was initialised.
     """
-    untouched = (
-        not model.classifier.bias.any()
-        and not model.fc_norm.bias.any()
-        and torch.equal(model.fc_norm.weight, torch.ones_like(model.fc_norm.weight))
-    )
-    if untouched:
+    # By name: adapters and quantisers may have put layers of their own there.
+    norm = dict(model.fc_norm.named_parameters())
+    biases = [part for name, part in [*norm.items(), *model.classifier.named_parameters()] if name.endswith("bias")]
+    scales = [part for name, part in norm.items() if name.endswith("weight")]
+    if biases and not any(part.any() for part in biases) and all(bool((part == 1).all()) for part in scales):
         raise ValueError(
             f"The classification head of {source} was never trained: its biases are all 0, as initialised. Fine-tune "
             "the model first; testing a head of random numbers says nothing."
         )
 
 
-__all__ = ["check_head_is_trained", "match_labels"]
+__all__ = ["check_exclusive_classes", "check_head_is_trained", "match_labels"]

@@ -26,7 +26,7 @@ from ..data.sampling import SAMPLING_MODES, View, evaluation_views, sample_clip
 from ..data.video.decoding import DecodedVideoCache, VideoReadError, open_video
 from ..data.video.source import VideoSource
 from ..view_settings import ViewSettings
-from .checks import match_labels
+from .checks import check_exclusive_classes, match_labels
 from .metrics import MeanClassAccuracy, TopKAccuracy, likeliest_classes
 
 
@@ -293,8 +293,10 @@ def run_multi_view_test(
             bytes per video.
 
     Raises:
-        ValueError: If a row has no label, the labels are not the model's, or the model's scores are not finite.
+        ValueError: If a row has no label, the labels are not the model's, the model's scores are not finite, or its
+            `problem_type` is not that of one class per video.
     """
+    check_exclusive_classes(model.config, "a test counts videos whose one class is named right")
     rows = as_video_rows(rows)
     # Before the first batch: of several processes one that stops later leaves the others waiting.
     for video_id, label in zip(rows["video_id"], rows["label"], strict=True):

@@ -322,7 +322,8 @@ def predict_videos(
     Args:
         model (`torch.nn.Module`): Takes `pixel_values` uint8 `(B, T, C, S, S)` and returns `logits` `(B, classes)`.
         paths (`Sequence[str]`): Files.
-        options ([`ViewOptions`]): Clips and crops of each window, whose softmax is averaged.
+        options ([`ViewOptions`]): Clips and crops of each window, whose softmax is averaged (the sigmoid, where the
+            config's `problem_type` is `"multi_label_classification"`).
         accelerator (`accelerate.Accelerator`): Device and precision.
         windows ([`WindowOptions`], *optional*): By default each video as a whole.
         clips_per_batch (`int`, *optional*, defaults to 8): Most clips in one forward pass.
@@ -332,7 +333,15 @@ def predict_videos(
 
     Yields:
         One [`VideoPrediction`] per file, in their order, each as soon as it is whole.
+
+    Raises:
+        ValueError: If the model is one of regression, whose scores are no probabilities of classes.
     """
+    if model.config.problem_type == "regression":
+        raise ValueError(
+            'The model\'s `problem_type` is "regression": its scores are numbers, no probabilities of classes. Read '
+            "them off `pipeline`, or off the model's `logits`."
+        )
     loader = VideoDataLoader(
         _WindowClips(paths, options, windows, decoder, time_limit),
         batch_size=None,
@@ -377,7 +386,9 @@ def _classify(
         return
     clips = torch.cat([item.clips for item in items if item.clips is not None])
     logits = torch.cat([clip_logits(model, part, accelerator) for part in clips.split(clips_per_batch)])
-    of_windows = logits.softmax(dim=-1).view(len(items), -1, logits.shape[-1]).mean(dim=1).numpy()
+    is_multi_label = model.config.problem_type == "multi_label_classification"
+    scores = logits.sigmoid() if is_multi_label else logits.softmax(dim=-1)
+    of_windows = scores.view(len(items), -1, logits.shape[-1]).mean(dim=1).numpy()  # over the clips of each window
     for item, probabilities in zip(items, of_windows, strict=True):
         results[item.file_number].windows.append((item.window, probabilities))
 

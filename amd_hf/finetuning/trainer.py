@@ -17,6 +17,7 @@ from ..configuration_amd import AMDConfig
 from ..data.augment.erasing import erase_clips
 from ..data.clips import ClassificationCollator, ClipAugmentation
 from ..data.datasets.label_names import check_labels_fit
+from ..evaluation.checks import check_exclusive_classes
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from ..flops import finetuning_flops
 from ..modeling_amd import AMDForVideoClassification, AMDPatchEmbeddings
@@ -55,7 +56,8 @@ class AMDFineTuningTrainer(VideoTrainer):
 
     Raises:
         ValueError: If more layers are to be frozen than the model has, the average of weights that are not float32 is
-            asked for, or that of weights that are spread over processes.
+            asked for, or that of weights that are spread over processes, or the model's `problem_type` is not that of
+            one class per video.
         TypeError: If the model is a detector.
     """
 
@@ -76,6 +78,10 @@ class AMDFineTuningTrainer(VideoTrainer):
             raise TypeError(
                 f"AMD{ours}Trainer does not train an {type(model).__name__}: take AMD{theirs}Trainer with "
                 f"AMD{theirs}Arguments."
+            )
+        if not self._trains_detectors:
+            check_exclusive_classes(
+                model.config, "AMDFineTuningTrainer mixes and smooths labels, and counts hits, of one class per video"
             )
         if args.lora_rank is not None:
             model = add_lora(model, args.lora_rank, args.lora_alpha, args.lora_targets, args.lora_dropout)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 
+from amd_hf import AMDForVideoClassification, convert_checkpoint
 from tests.helpers.models import randomize
 
 
@@ -67,3 +68,22 @@ def hidden_states(model: torch.nn.Module, frames: torch.Tensor, mask: torch.Tens
     """Raw outputs of all blocks of Transformers' own model."""
     with torch.no_grad():
         return model.videomae(frames, bool_masked_pos=mask, output_hidden_states=True).hidden_states[1:]
+
+
+def twin_classifiers(folder: Path, **changes: Any) -> tuple[VideoMAEForVideoClassification, AMDForVideoClassification]:
+    """One classifier as Transformers' model and as ours, in eval mode: the same weights and the same logits.
+
+    Weights keep what passes through at about its size; biases have std 1, as those of trained models nearly have.
+    """
+    options = {"use_mean_pooling": True, "num_labels": 5, **changes}
+    theirs = VideoMAEForVideoClassification(videomae_config(**options)).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:  # scales of a LayerNorm stay near 1
+                parameter.copy_(noise if name.endswith("bias") else 1 + 0.1 * noise)
+    theirs.save_pretrained(folder)
+    return theirs, convert_checkpoint(folder).eval()
