@@ -927,30 +927,22 @@ class AMDForPreTraining(AMDPreTrainedModel):
         return TokenSplit(visible, masked, masked.gather(1, teacher_only), masked.gather(1, hidden))
 
 
-def classification_loss(
-    labels: torch.Tensor, pooled_logits: torch.Tensor, config: AMDConfig, **_: Any
-) -> torch.Tensor:
+def classification_loss(labels: torch.Tensor, logits: torch.Tensor, config: AMDConfig, **_: Any) -> torch.Tensor:
     """Compute the loss of a classifier, a mean in float32: Transformers' for `config.problem_type`, and soft targets.
 
     Args:
         labels (`torch.Tensor`): By `config.problem_type`:
             `None` or `"single_label_classification"`: class numbers `(B,)`, or soft targets `(B, num_labels)`, floats
-            whose rows sum to 1, for the cross-entropy.
-            `"multi_label_classification"`: `(B, num_labels)`, 1 for each class that is right and else 0, for the
-            binary cross-entropy.
-            `"regression"`: numbers `(B, num_labels)`, or `(B,)` for one label, for the squared error.
-        pooled_logits (`torch.Tensor` of shape `(B, num_labels)`): Scores.
+            whose rows sum to 1, for the cross-entropy; `"multi_label_classification"`: `(B, num_labels)` of 0 and 1,
+            for the binary one; `"regression"`: `(B, num_labels)`, or `(B,)` for one label, for the squared error.
+        logits (`torch.Tensor` of shape `(B, num_labels)`): Scores.
         config ([`AMDConfig`]): Says which loss.
 
-    Returns:
-        `torch.Tensor` of shape `()`.
-
     Raises:
-        ValueError: If the labels have another shape, or no `problem_type` is set and floats do not look like soft
-            targets (looked at on the CPU alone, where that makes nobody wait).
+        ValueError: If the labels have another shape; if floats without a `problem_type` are no soft targets (looked at
+            on the CPU alone, where that makes nobody wait).
     """
-    logits, labels = pooled_logits.float(), labels.to(pooled_logits.device)
-    shape = tuple(logits.shape)
+    logits, labels, shape = logits.float(), labels.to(logits.device), tuple(logits.shape)
     problem = "regression" if config.problem_type is None and shape[1] == 1 else config.problem_type
     is_of_classes = problem in (None, "single_label_classification")
     if is_of_classes and not labels.is_floating_point() and labels.numel() == shape[0]:
@@ -962,24 +954,17 @@ def classification_loss(
         raise ValueError(
             f"`labels` for `problem_type` {problem!r} must be {wanted}, got {labels.dtype} {tuple(labels.shape)}."
         )
-    if is_of_classes:
-        if problem is None and labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_soft_targets(labels)
-        return F.cross_entropy(logits, labels.float())
-    if problem == "regression":
-        return F.mse_loss(logits, labels.float())
-    return F.binary_cross_entropy_with_logits(logits, labels.float())
-
-
-def _check_soft_targets(labels: torch.Tensor) -> None:
-    """Refuse rows of several ones, with which cross-entropy would train something else than what was meant."""
-    for row, total in enumerate(labels.detach().float().sum(dim=1).tolist()):
-        if abs(total - 1) > 0.05:  # what bf16 may lose is much less
+    labels = labels.float()
+    if problem is None and labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        total = max(labels.detach().sum(dim=1).tolist(), key=lambda total: abs(total - 1), default=1.0)
+        if abs(total - 1) > 0.05:  # several ones, or none: bf16 loses much less
             raise ValueError(
-                f"`labels` of floats are soft targets whose rows sum to 1, but row {row} sums to {total:g}. Where "
-                'several classes can be right at once, set `problem_type="multi_label_classification"` in the config; '
-                'for the cross-entropy as it is, "single_label_classification".'
+                f"`labels` of floats are soft targets whose rows sum to 1, but one sums to {total:g}. Where several "
+                'classes can be right at once, set `problem_type="multi_label_classification"` in the config; for the '
+                'cross-entropy as it is, "single_label_classification".'
             )
+    losses = {"regression": F.mse_loss, "multi_label_classification": F.binary_cross_entropy_with_logits}
+    return losses.get(problem, F.cross_entropy)(logits, labels)
 
 
 class AMDForVideoClassification(AMDPreTrainedModel):
@@ -1020,10 +1005,7 @@ class AMDForVideoClassification(AMDPreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`): Normalised floats, or raw uint8.
             labels (`torch.Tensor` of shape `(B,)`, int64, or `(B, num_labels)`, float, *optional*):
-                What `config.problem_type` says; see [`classification_loss`].
-
-        Raises:
-            ValueError: If the labels are not of the shape that the loss of this `config.problem_type` takes.
+                What `config.problem_type` says; see [`classification_loss`], which refuses others.
         """
         outputs = self.amd(pixel_values, return_dict=True, **kwargs)
         tokens = outputs.last_hidden_state

@@ -570,12 +570,11 @@ def _read_alignment(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 def _read_record(arguments: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the authors' training arguments, a Transformers config, or ours say beside the tensors."""
-    records = {family.model_type: dict(family.record) for family in FAMILIES}
-    names = records.get(str(arguments.get("model_type")), RELEASED_RECORD)
+    records = {family.model_type: family.record for family in FAMILIES}
+    names = dict(records.get(str(arguments.get("model_type")), RELEASED_RECORD))
     if arguments.get("model_type") == "amd":
-        names = {name: name for name in AMDConfig.__annotations__ if name not in (*read, "use_final_norm")}
-        of_head = ("id2label", "label2id", "problem_type")
-        names |= {} if read.get("num_labels") is None else {name: name for name in of_head}
+        head = () if read.get("num_labels") is None else ("id2label", "label2id", "problem_type")
+        names = {name: name for name in (*AMDConfig.__annotations__, *head) if name not in (*read, "use_final_norm")}
     return {ours: arguments[theirs] for theirs, ours in names.items() if arguments.get(theirs) is not None}
 
 
