@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import torch
 import transformers
 
 
@@ -125,10 +126,13 @@ def report(results: Path) -> int:
             failed.add((kind, name))
             outcome = "excused" if (kind, name) in EXCUSED or ("*", name) in EXCUSED else "failed"
         outcomes.setdefault(kind, Counter())[outcome] += 1
+    # In Markdown, as docs/upstream.md has it.
     columns = ("passed", "failed", "excused", "skipped")
-    print(f"\n{'class':42}" + "".join(f"{column:>9}" for column in columns))
+    print(f"\nTransformers {transformers.__version__}, PyTorch {torch.__version__}\n")
+    print(f"| class | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for kind, counts in outcomes.items():
-        print(f"{kind.removesuffix('Test'):42}" + "".join(f"{counts[column]:>9}" for column in columns))
+        print(f"| {kind.removesuffix('Test')} | {' | '.join(str(counts[column]) for column in columns)} |")
+    print()
     ours = {(kind, name) for kind, name in failed if not kind.startswith("VideoMAE")}
     unexpected = sorted(ours - EXCUSED.keys() - {pair for pair in ours if ("*", pair[1]) in EXCUSED})
     names = {name for _, name in failed}
