@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..configuration_amd import AMDConfig
 from ..finetuning.trainer import AMDFineTuningTrainer
 from ..modeling_amd_detection import AMDActionDetectionOutput, AMDForActionDetection
-from ..training.views import shared_options, square_size
+from ..training.views import common_options, square_size
 from .clips import DetectionClipLoader, DetectionCollator, DetectionTestCollator
 from .evaluation import DetectionResult, check_action_names, check_scored_names, collect, detect
 from .training_arguments import AMDDetectionArguments
@@ -154,5 +154,5 @@ def detection_clip_loader(config: AMDConfig, args: AMDDetectionArguments) -> Det
         hue_shift=args.hue_shift,
         saturation_shift=args.saturation_shift,
         value_shift=args.value_shift,
-        **shared_options(config, args),
+        **common_options(config, args),
     )

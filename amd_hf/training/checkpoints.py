@@ -1,4 +1,4 @@
-"""Checkpoints that count only when they are whole: marked after the last file, checked before one is read."""
+"""Checkpoints that are whole or do not count: marked after the last file is written, checked before any is read."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ logger = logging.get_logger(__name__)
 MARKER_NAME = "checkpoint_marker.json"
 """Written last: size and BLAKE2b hash of each file of a checkpoint. Without it a checkpoint is not whole."""
 BEGUN_NAME = ".amd_hf_checkpoint_begun"
-"""Written first, and gone when the marker is there: what a killed save leaves can be told from others' files."""
-_FORMER_MARKER_NAME = "checkpoint_seal.json"  # in checkpoints of 0.1; to be read for one release more
+"""Written first and deleted once the marker exists: tells what a killed save has left from other people's files."""
+_FORMER_MARKER_NAME = "checkpoint_seal.json"  # in checkpoints of 0.1; still read for one release
 _OUR_NAMES = (MARKER_NAME, _FORMER_MARKER_NAME, f".{MARKER_NAME}.part", f".{_FORMER_MARKER_NAME}.part", BEGUN_NAME)
 _WRITTEN_ENDINGS = (
     ".safetensors", ".bin", ".pt", ".pth", ".distcp", ".json", ".json.gz", ".py", ".md", ".metadata", ".part", ".tmp",
@@ -36,7 +36,7 @@ _LOADED_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".json")  
 
 _CLOCK_TICK = 2_000_000_000  # nanoseconds; generous, as the clock may be another machine's
 
-# What this process has found whole: folder -> its marker, and size and times of each file as they were then.
+# Checkpoints that this process has found whole: folder -> its marker, and size and times of each file at that time.
 _found_whole: dict[Path, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {}
 
 
@@ -46,13 +46,14 @@ _found_whole: dict[Path, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {}
 
 
 def mark_checkpoint(checkpoint: str | Path) -> None:
-    """Mark a checkpoint as whole, at once and for good: it survives a crash of the machine right after."""
+    """Mark a checkpoint as whole; the mark survives a crash of the machine right afterwards."""
     folder = Path(checkpoint)
     names = sorted(_listed_files(folder) - _others(folder))
     marker = {name: fingerprint(folder / name) for name in names}
     for name in names:
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
+    # The marker is renamed into place only after all bytes are on the disk, so it never vouches for lost ones.
     unfinished = folder / f".{MARKER_NAME}.part"
     with open(unfinished, "w") as file:
         json.dump(marker, file, indent=1)
@@ -64,23 +65,23 @@ def mark_checkpoint(checkpoint: str | Path) -> None:
 
 
 def begin_checkpoint(checkpoint: str | Path) -> None:
-    """Make the folder of a checkpoint and mark it as begun; what a save that was cut short has left there goes first.
+    """Make the folder of a checkpoint and mark it as begun, after deleting what an interrupted save has left there.
 
     Raises:
-        RunStopped: If something of that name is there that this package did not write.
+        RunStopped: If the folder exists and this package did not write it.
     """
     folder = Path(checkpoint)
     marker = read_marker(folder)
     if isinstance(marker, str):
         remove_unfinished(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # An earlier checkpoint of this step is written over; what somebody laid into it is no part of the new one.
+    # An earlier checkpoint of this step is overwritten; files that somebody else put there do not belong to the new.
     others = sorted(_listed_files(folder) - (marker.keys() if isinstance(marker, dict) else set()))
     (folder / BEGUN_NAME).write_text(json.dumps(others))
 
 
 def _others(folder: Path) -> set[str]:
-    """Return the files that lay in a checkpoint's folder when it was begun."""
+    """Return the files that were in a checkpoint's folder before it was begun."""
     try:
         return set(json.loads((folder / BEGUN_NAME).read_text()))
     except (OSError, ValueError, TypeError):
@@ -88,10 +89,10 @@ def _others(folder: Path) -> set[str]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete a checkpoint that was begun and never marked as whole, file by file.
+    """Delete a checkpoint that was begun but never marked as whole, file by file.
 
     Raises:
-        RunStopped: If it was not begun by us, or holds files that no checkpoint holds. Those stay.
+        RunStopped: If this package did not begin it, or it holds files that no checkpoint has. Those stay.
     """
     if not folder.is_dir():
         return
@@ -104,23 +105,25 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether a folder was begun, or written, as a checkpoint by this package, or is empty."""
+    """Return whether this package began or wrote a folder as a checkpoint, or the folder is empty."""
     is_marked = any((folder / name).is_file() for name in _OUR_NAMES)
     return not folder.is_symlink() and (is_marked or not any(os.scandir(folder)))
 
 
 def check_checkpoints_are_ours(output_dir: str | Path) -> None:
-    """Raise `ValueError` for a folder named like a checkpoint that is none: this run may have to write there."""
+    """Raise `ValueError` for a folder named like a checkpoint that is none: this run may need to write there."""
     if foreign := [name for name in sort_checkpoints(str(output_dir)) if not is_ours(Path(name))]:
         raise ValueError(
-            f"{foreign[0]} was not written by this package, or by a release before it marked what it writes: move it "
-            "away, or choose another `--output_dir`."
+            f"{foreign[0]} was not written by this package, or by a release that did not mark its checkpoints yet: "
+            "move it away, or choose another `--output_dir`."
         )
 
 
 def remove_old_checkpoints(output_dir: Path, most: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints until there are `most`; the newest and the best stay, and so does what is no
-    checkpoint of ours, or lies in one without being listed by its marker."""
+    """Delete the oldest checkpoints until `most` are left.
+
+    The newest and the best stay. So do other people's folders, and files that no marker lists.
+    """
     if not most or most < 0:
         return
     checkpoints = [Path(name) for name in sort_checkpoints(str(output_dir), use_mtime=True)]
@@ -129,7 +132,7 @@ def remove_old_checkpoints(output_dir: Path, most: int | None, best: str | None)
     removable = [folder for folder in checkpoints if folder in markers and folder not in kept]
     for folder in removable[: max(len(markers) - max(most, len(kept)), 0)]:
         if left := remove_listed(folder, [*markers[folder], MARKER_NAME, _FORMER_MARKER_NAME]):
-            logger.warning(f"{folder} was an old checkpoint and is deleted, but for {', '.join(left[:5])}.")
+            logger.warning(f"The old checkpoint {folder} is deleted, except for {', '.join(left[:5])}.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -138,10 +141,10 @@ def remove_old_checkpoints(output_dir: Path, most: int | None, best: str | None)
 
 
 def problem_of(checkpoint: str | Path) -> str | None:
-    """Return why a checkpoint cannot be resumed from; None for one that is whole.
+    """Return why a checkpoint cannot be resumed from; None if it is whole.
 
-    All of its bytes are read for that, once in a process as long as neither the marker nor size and times of a file
-    change.
+    This reads all of its bytes, but only once per process while the marker and the files' sizes and times stay the
+    same.
     """
     folder = Path(checkpoint)
     marker = read_marker(folder)
@@ -153,27 +156,27 @@ def problem_of(checkpoint: str | Path) -> str | None:
     for name in marker:
         if not (folder / name).is_file():
             return f"its file {name} is missing"
-    # Taken before the bytes are read: a change in between is noticed the next time.
+    # Taken before the bytes are read, so that a change in between is noticed the next time.
     states = {name: _state_of(folder / name) for name in marker}
     if _found_whole.get(folder.resolve()) == (marker, states):
         return None
     for name, expected in marker.items():
         if fingerprint(folder / name) != expected:
             return f"its file {name} is damaged (another size or hash than when it was written)"
-    # Clocks of file systems tick every few milliseconds: a file as young as that could change and keep its times.
+    # Clocks of file systems tick every few milliseconds: a file younger than that could change and keep its times.
     if max(times[-1] for times in states.values()) < time.time_ns() - _CLOCK_TICK:
         _found_whole[folder.resolve()] = (marker, states)
     return None
 
 
 def _state_of(path: Path) -> tuple[int, ...]:
-    # The time of the last change of the inode cannot be set back by a program, as that of the content can.
+    # Programs can set the time of the last change of the content back, but not that of the inode.
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def read_marker(folder: Path) -> dict[str, dict[str, Any]] | str:
-    """Read a checkpoint's marker, by file name, or say why it is none: parsing alone makes no marker."""
+    """Return a checkpoint's marker, entries by file name; or, as text, why it is no valid marker."""
     is_former = not (folder / MARKER_NAME).exists() and (folder / _FORMER_MARKER_NAME).exists()
     file_name = _FORMER_MARKER_NAME if is_former else MARKER_NAME
     try:
@@ -191,7 +194,7 @@ def read_marker(folder: Path) -> dict[str, dict[str, Any]] | str:
 
 
 def _is_inside(name: str) -> bool:
-    """Return whether a name is that of a file in the folder or below, as `mark_checkpoint` writes them."""
+    """Return whether a name is a relative path in the folder, in the form that `mark_checkpoint` writes."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name and name not in ("", ".")
 
@@ -199,14 +202,14 @@ def _is_inside(name: str) -> bool:
 def _is_fingerprint(entry: Any) -> bool:
     if not isinstance(entry, dict) or entry.keys() != {"size", "blake2b"}:
         return False
-    is_size = type(entry["size"]) is int and entry["size"] >= 0  # true and 3.0 equal 1 and 3, and are no sizes
+    is_size = type(entry["size"]) is int and entry["size"] >= 0  # true and 3.0 equal 1 and 3, but are no sizes
     return (
         is_size and isinstance(entry["blake2b"], str) and re.fullmatch(r"[0-9a-f]{32}", entry["blake2b"]) is not None
     )
 
 
 def _listed_files(folder: Path) -> set[str]:
-    """Return the names of a checkpoint's files; marker and notes of ours are no part of it."""
+    """Return the names of a checkpoint's files, without our marker and notes."""
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -215,18 +218,18 @@ def _listed_files(folder: Path) -> set[str]:
 
 
 def find_checkpoint(args: TrainingArguments) -> str | None:
-    """Return the checkpoint that `args.resume_from_checkpoint` means: a folder, `"last"` / `"true"`, or none.
+    """Return the checkpoint that `args.resume_from_checkpoint` names: a folder, `"last"` / `"true"`, or None.
 
-    The last one is the newest that is whole: a run killed while it saved leaves a part of one behind.
+    `last` is the newest checkpoint that is whole: a run killed while it saves leaves an incomplete one behind.
 
     Raises:
-        FileNotFoundError: If the folder named is no whole checkpoint.
-        ValueError: If the output folder holds a run and nothing was said of resuming: it would be overwritten. Or the
-            finished model of another run, without `overwrite_output_dir`.
-        RunStopped: If a run of another process is going on there.
+        FileNotFoundError: If the folder is not a whole checkpoint.
+        ValueError: If the output folder holds checkpoints and `resume_from_checkpoint` is not set, since the run would
+            overwrite them; or if it holds a finished model and `overwrite_output_dir` is not set.
+        RunStopped: If another process is running there.
     """
     if args.process_index == 0:
-        check_no_run_in(args.output_dir)  # at once, not after minutes of loading
+        check_no_run_in(args.output_dir)  # now, not after minutes of loading
     checkpoint = _choose_checkpoint(args)
     check_output_folder(args, checkpoint)
     return checkpoint
@@ -238,7 +241,7 @@ def _choose_checkpoint(args: TrainingArguments) -> str | None:
     if wanted in (None, False, "false", "False"):
         if checkpoints:
             raise ValueError(
-                f"{args.output_dir} already holds checkpoints of a run ({checkpoints[-1].name}). Go on with it by "
+                f"{args.output_dir} already holds checkpoints of a run ({checkpoints[-1].name}). Continue it with "
                 "`--resume_from_checkpoint`, or choose another `--output_dir`."
             )
         return None
@@ -253,13 +256,13 @@ def _choose_checkpoint(args: TrainingArguments) -> str | None:
 
 
 def last_whole_checkpoint(output_dir: str) -> str | None:
-    """Return the newest checkpoint of a run that is whole; those passed over are named in the log."""
-    # A crash during a save leaves the one before it.
+    """Return the newest checkpoint of a run that is whole; the log names those that are skipped."""
+    # A crash during a save leaves an incomplete newest checkpoint; the one before it is whole.
     for checkpoint in reversed(sort_checkpoints(output_dir)):
         problem = problem_of(checkpoint)
         if problem is None:
             return str(checkpoint)
-        logger.warning(f"{checkpoint} is passed over: {problem}.")
+        logger.warning(f"{checkpoint} is skipped: {problem}.")
     return None
 
 
@@ -269,10 +272,10 @@ def last_whole_checkpoint(output_dir: str) -> str | None:
 
 
 class RunState(TrainerState):
-    """A Trainer's state whose file does not tell whose home folder it lies in.
+    """A Trainer's state whose file does not reveal the user's home folder.
 
-    The best checkpoint is written by its name alone where its path tells; the Trainer looks for it in its output
-    folder when it reads the state again.
+    If the path of the best checkpoint would, the file holds only its name; the Trainer then looks for it in its output
+    folder when it reads the state.
     """
 
     best_model_checkpoint: str | None
@@ -289,12 +292,12 @@ class RunState(TrainerState):
 
 
 def save_position(checkpoint: Path, process_index: int, position: dict[str, Any]) -> None:
-    """Write where in a stream a process stopped reading into a checkpoint."""
+    """Write a process's position in a stream into a checkpoint."""
     _position_file(checkpoint, process_index).write_text(json.dumps(position))
 
 
 def load_position(checkpoint: str | Path, process_index: int) -> dict[str, Any]:
-    """Read what `save_position` wrote.
+    """Read the position that `save_position` wrote.
 
     Raises:
         FileNotFoundError: If the checkpoint is of a run without a stream, or of fewer processes.
@@ -302,8 +305,8 @@ def load_position(checkpoint: str | Path, process_index: int) -> dict[str, Any]:
     file = _position_file(checkpoint, process_index)
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} is missing, so the position in the stream is unknown: the checkpoint is of a run without a "
-            "stream or of fewer processes. Resume as that run was started."
+            f"{file} is missing, so the position in the stream is unknown: the checkpoint is from a run without a "
+            "stream or with fewer processes. Resume with the same data and processes as that run."
         )
     return json.loads(file.read_text())
 

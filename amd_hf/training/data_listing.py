@@ -1,4 +1,4 @@
-"""What a run is trained on, written into its checkpoints: a run resumed over other data says so, and stops."""
+"""The listing of a run's training data in its checkpoints: a run that resumes with other data stops and says so."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..data.streams import noted_entries, stream_length
 
 
 LISTING_NAME = "training_data.json.gz"
-_COLUMNS = ("video_id", "label", "timestamp", "boxes", "actions")  # what a row is; not where its file lies
-_MOST_ENTRIES = 2_000_000  # that are kept by name; of larger sets only the hash
+_COLUMNS = ("video_id", "label", "timestamp", "boxes", "actions")  # what identifies a row; its file may have moved
+_MOST_ENTRIES = 2_000_000  # larger sets are listed by their hash alone
 _MOST_BYTES = 2**30
 
 
@@ -27,12 +27,12 @@ class DataListing:
     """The listing of a training set.
 
     Args:
-        kind (`str`): "rows", "stream", or "sequence" of a kind of which only the length is known.
-        num_rows (`int`, *optional*): Rows, where known.
+        kind (`str`): "rows", "stream", or "sequence" for other datasets, of which only the length is known.
+        num_rows (`int`, *optional*): Number of rows, if known.
         digest (`str`): BLAKE2b hash of the entries in their order.
-        label_names (`list[str]`, *optional*): Names of the classes by number.
-        entries (`list[list[str]]`, *optional*): Of rows their id and the rest of what is known of them; of streams the
-            name and size of each shard.
+        label_names (`list[str]`, *optional*): Names of the classes by index.
+        entries (`list[list[str]]`, *optional*): For each row its id and its other columns as JSON; for each shard of a
+            stream its name and size.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class DataListing:
 
 
 def list_data(rows: Any) -> DataListing:
-    """Return the listing of a training set, map-style or streaming."""
+    """Make the listing of a training set, map-style or streaming."""
     entries: list[list[str]] = []
     kind, num_rows = "sequence", None
     if isinstance(rows, IterableDataset):
@@ -68,13 +68,13 @@ def list_data(rows: Any) -> DataListing:
 
 
 def save_listing(checkpoint: Path, listing: DataListing) -> None:
-    """Write a listing into a checkpoint, the same bytes each time."""
+    """Write a listing into a checkpoint; the same listing always gives the same bytes."""
     text = json.dumps(asdict(listing), separators=(",", ":")).encode("utf-8", "surrogatepass")
     (checkpoint / LISTING_NAME).write_bytes(gzip.compress(text, compresslevel=6, mtime=0))
 
 
 def load_listing(checkpoint: Path) -> DataListing | None:
-    """Read the listing of a checkpoint; None where it holds none, as those of earlier releases.
+    """Read the listing of a checkpoint; None if it has none, as in earlier releases.
 
     Raises:
         ValueError: If it cannot be read.
@@ -86,16 +86,16 @@ def load_listing(checkpoint: Path) -> DataListing | None:
         with gzip.open(path) as file:
             text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
-            raise ValueError("it is larger than any")
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
         return DataListing(**json.loads(text))
     except (OSError, EOFError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no listing of training data: {error}") from error
 
 
 def differences(before: DataListing, now: DataListing) -> list[str]:
-    """Say in words what differs between two listings; nothing where nothing does."""
+    """Describe what differs between two listings; an empty list means nothing."""
     if now.kind == "stream" and before.kind != "stream":
-        return []  # the place in the stream is missing then, which is said where it is read
+        return []  # the position in the stream is missing then, which `load_position` reports
     found = []
     if before.kind != now.kind:
         found.append(f"they were {before.kind}, now they are {now.kind}")
@@ -116,9 +116,9 @@ def _count(number: int | None) -> str:
 
 
 def _label_difference(before: Sequence[str], now: Sequence[str]) -> str:
-    for number, (old, new) in enumerate(zip(before, now, strict=False)):
+    for index, (old, new) in enumerate(zip(before, now, strict=False)):
         if old != new:
-            return f"class {number} was {old!r} and is {new!r}"
+            return f"class {index} was {old!r} and is {new!r}"
     return f"{len(before)} named classes before, {len(now)} now"
 
 
@@ -135,13 +135,13 @@ def _entry_differences(before: list[list[str]], now: list[list[str]]) -> list[st
     ]
     if not found:
         pairs = zip(before, now, strict=False)
-        place = next((number for number, (one, other) in enumerate(pairs) if one[0] != other[0]), 0)
-        found.append(f"another order: number {place} was {before[place][0]!r} and is {now[place][0]!r}")
+        index = next((index for index, (one, other) in enumerate(pairs) if one[0] != other[0]), 0)
+        found.append(f"another order: row {index} was {before[index][0]!r} and is {now[index][0]!r}")
     return found
 
 
 def check_same_data(checkpoint: Path, now: DataListing) -> str | None:
-    """Say in one line what differs between the data of a checkpoint and those given now; None where nothing does.
+    """Describe in one line what differs between the data of a checkpoint's run and those given now; None if nothing.
 
     Raises:
         ValueError: If the listing of the checkpoint cannot be read.

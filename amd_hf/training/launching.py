@@ -1,4 +1,4 @@
-"""A run gets the processes and the sharding it was started with, or does not start."""
+"""Checks that a run has the processes and the sharding that it was launched with; sharded weights."""
 
 from __future__ import annotations
 
@@ -14,46 +14,48 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import TrainingArguments
 
 
-# Where launchers (torchrun and accelerate; MPI's, which accelerate reads on CPUs) say how many processes they started.
+# Environment variables in which launchers say how many processes they started: torchrun and accelerate, and MPI's
+# launchers, which accelerate reads on CPUs.
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def check_processes(args: TrainingArguments) -> None:
-    """Check that this process found the others that were started, or were to be started, together with it.
+    """Check that this process is connected to all others that the launcher started or was asked to start.
 
     Raises:
-        ValueError: If it did not: each process would train by itself, on all of the data, into the same folder.
+        ValueError: If it is not: each process would train alone, on all of the data, into the same folder.
     """
     for name in _COUNTS:
         if (asked := int(os.environ.get(name) or 1)) != 1 and asked != args.world_size:
             raise ValueError(
                 f"{asked} processes were started ({name}={asked}), but this one knows of {args.world_size}, itself "
-                f"included, on device {args.device}. On a machine without GPUs say `--use_cpu true`; with GPUs start "
+                f"included, on device {args.device}. On a machine without GPUs set `--use_cpu true`; with GPUs start "
                 "one process per GPU."
             )
-    # `accelerate launch` on CPUs starts one process, whatever `--num_processes` says; the only trace is an address.
+    # On CPUs `accelerate launch` starts one process, whatever `--num_processes` says. The only sign that several were
+    # requested is the address that it sets.
     is_launched = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
     if is_launched and args.world_size == 1 and not any(name in os.environ for name in _COUNTS):
         raise ValueError(
-            "`accelerate launch` was asked for several processes (it set MASTER_ADDR) and started one: on CPUs it "
-            "does so without a word. Start them with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node N SCRIPT ... "
+            "`accelerate launch` was asked for several processes (it set MASTER_ADDR) but started one: on CPUs it "
+            "does so silently. Start them with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node N SCRIPT ... "
             "--use_cpu true`, or ask for one (`--num_processes 1 --num_machines 1`)."
         )
 
 
 def check_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
-    """Check that FSDP2 is in use where it was asked for by `args.fsdp` or `accelerate launch`.
+    """Check that FSDP2 is active if `args.fsdp` or `accelerate launch` requested it.
 
     Raises:
-        ValueError: If the model would be copied to each process instead (DDP), as accelerate does on CPUs without a
-            word, or sharded by the first version of FSDP.
+        ValueError: If accelerate would copy the model to each process instead (DDP), as it silently does on CPUs, or
+            shard it with the first version of FSDP.
     """
     is_asked = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if not is_asked:
         return
     if accelerator.distributed_type != DistributedType.FSDP:
         raise ValueError(
-            f"FSDP was asked for, but accelerate gives {accelerator.distributed_type.value} on device "
+            f"FSDP was requested, but accelerate uses {accelerator.distributed_type.value} on device "
             f"{accelerator.device}: nothing would be sharded. FSDP needs GPUs and a launcher (`torchrun`, `accelerate "
             "launch`); leave it out to copy the model to each process."
         )
@@ -65,8 +67,8 @@ def check_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
 def shard_module(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
     """Shard the weights of `module` over the processes of a 1-D `mesh` (FSDP2), in place.
 
-    Each of its `blocks` is gathered when it is needed and given up again; what lies outside of them stays gathered
-    from the first forward pass on.
+    Each of its `blocks` is gathered for its own forward pass and freed afterwards; weights outside of the blocks stay
+    gathered from the first forward pass on.
     """
     for block in blocks:
         fully_shard(block, mesh=mesh)
@@ -75,15 +77,15 @@ def shard_module(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMes
 
 @contextmanager
 def whole_weights(*modules: nn.Module) -> Iterator[None]:
-    """Gather the weights that FSDP2 has sharded, on each process, for as long as the context lasts.
+    """Gather the weights that FSDP2 has sharded on every process, as long as the context lasts.
 
-    A forward pass inside of it waits for no other process: the numbers of passes may differ. Weights that are not
-    sharded stay as they are.
+    Forward passes inside the context wait for no other process, so processes may run different numbers of them.
+    Weights that are not sharded stay as they are.
     """
     sharded = [[part for part in module.modules() if isinstance(part, FSDPModule)] for module in modules]
     for parts in sharded:
         for number, part in enumerate(parts):
-            if number == 0:  # the root, which knows the others after its first forward pass: it may not have come yet
+            if number == 0:  # the root finds the others in its first forward pass, which may not have run yet
                 part._get_fsdp_state()._lazy_init()
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
@@ -92,5 +94,5 @@ def whole_weights(*modules: nn.Module) -> Iterator[None]:
     finally:
         for parts in sharded:
             for number, part in enumerate(parts):
-                part.set_reshard_after_forward(number > 0, recurse=False)  # as PyTorch does: the root keeps its own
+                part.set_reshard_after_forward(number > 0, recurse=False)  # PyTorch's default: the root stays gathered
                 part.reshard()

@@ -1,7 +1,7 @@
-"""What a run says of itself while it trains: losses, unreadable videos, speed.
+"""What a run measures while it trains: losses, unreadable videos, speed.
 
-All times are read on the host. Nothing waits for the device: a log reads the losses back anyway, so the time from one
-log to the next is the device's time too.
+All times are read on the host, and nothing waits for the device: each log reads the losses back anyway, so the time
+between two logs is the device's time too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..errors import RunStopped
 
 logger = logging.get_logger(__name__)
 
-_MIN_TRIED = 100  # unreadable videos are judged from here on: one bad file among the first ten says nothing
+_MIN_TRIED = 100  # check the fraction only from here on: one bad file among the first ten means nothing
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -48,15 +48,15 @@ class LossMeter:
         return bool(self._sums)
 
     def add(self, values: dict[str, torch.Tensor], weight: int = 1) -> None:
-        """Add scalars, each counted `weight` times; nothing is read back from the device."""
+        """Add scalars, each counted `weight` times, without reading them back from the device."""
         for name, value in values.items():
             entry = torch.stack([value.detach().double() * weight, value.new_tensor(weight, dtype=torch.float64)])
             self._sums[name] = self._sums[name] + entry if name in self._sums else entry
 
     def reduce(self, accelerator: Accelerator, names: list[str] | None = None) -> dict[str, float]:
-        """Return the means over all that was added on all processes since the last call; every process must call it.
+        """Return the means over all that was added on any process since the last call; every process must call this.
 
-        `names` must be given where a process may have added nothing; a name that nobody added has no mean (NaN).
+        `names` is needed if a process may have added nothing. A name that no process added gets NaN.
         """
         names = sorted(self._sums) if names is None else names
         nothing = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
@@ -69,17 +69,17 @@ class LossMeter:
 
 
 class FiniteLossGuard:
-    """Guard that stops a run whose loss is not finite, naming the step and the parts.
+    """Stops a run when its loss is not finite, and names the step and the parts.
 
-    On an accelerator the values are copied to the host without waiting and looked at one step later, so that the check
-    does not stall the device; on the CPU they are looked at once.
+    On an accelerator the values are copied to the host without waiting, and checked one step later so that the check
+    does not stall the device. On the CPU they are checked at once.
     """
 
     def __init__(self) -> None:
         self._pending: tuple[int, list[str], torch.Tensor, torch.cuda.Event | None] | None = None
 
     def watch(self, step: int, losses: dict[str, torch.Tensor]) -> None:
-        """Remember the losses of a step after checking those of the step before."""
+        """Check the pending losses, and keep those of this step for the next check."""
         self.check()
         values = torch.stack([loss.detach() for loss in losses.values()])
         event = None
@@ -93,7 +93,7 @@ class FiniteLossGuard:
             self.check()
 
     def check(self) -> None:
-        """Check the losses that are remembered.
+        """Check the pending losses.
 
         Raises:
             RunStopped: If a loss is NaN or infinite.
@@ -103,7 +103,7 @@ class FiniteLossGuard:
         step, names, values, event = self._pending
         self._pending = None
         if event is not None:
-            event.synchronize()
+            event.synchronize()  # a step has passed since the copy began, so this rarely waits
         bad = [
             f"{name} = {value}" for name, value in zip(names, values.tolist(), strict=True) if not math.isfinite(value)
         ]
@@ -120,14 +120,14 @@ class FiniteLossGuard:
 
 
 class ReadingLog:
-    """Videos tried and found unreadable in training, over all processes.
+    """Counts the videos that training tried and could not read, over all processes.
 
     Args:
-        max_share (`float`): Largest share of unreadable videos that is borne, judged after 100 tried.
+        max_fraction (`float`): Largest fraction of unreadable videos to tolerate, checked from 100 videos on.
     """
 
-    def __init__(self, max_share: float):
-        self.max_share = max_share
+    def __init__(self, max_fraction: float):
+        self.max_fraction = max_fraction
         self.num_tried = 0
         self.num_unreadable = 0
         self.reasons: dict[str, str] = {}
@@ -143,20 +143,20 @@ class ReadingLog:
         """Add counts of all processes.
 
         Raises:
-            RunStopped: If too large a share cannot be read.
+            RunStopped: If too large a fraction cannot be read.
         """
         self.num_tried += num_tried
         self.num_unreadable += num_unreadable
-        if self.num_tried >= _MIN_TRIED and self.num_unreadable > self.max_share * self.num_tried:
+        if self.num_tried >= _MIN_TRIED and self.num_unreadable > self.max_fraction * self.num_tried:
             examples = "; ".join(f"{video_id} ({reason})" for video_id, reason in list(self.reasons.items())[:5])
             raise RunStopped(
                 f"{self.num_unreadable} of {self.num_tried} videos tried cannot be read, more than "
-                f"`max_unreadable_share` {self.max_share:.2%} allows. For example: {examples}. "
-                "Repair or remove these files, or raise the share if you can do without them."
+                f"`max_unreadable_fraction` {self.max_fraction:.2%} allows. For example: {examples}. "
+                "Repair or remove these files, or raise the fraction if you can do without them."
             )
 
     def summary(self) -> dict[str, int]:
-        """Return what to log: nothing while every video could be read."""
+        """Return what to log: nothing as long as every video could be read."""
         return {"unreadable_videos": self.num_unreadable} if self.num_unreadable else {}
 
 
@@ -166,7 +166,7 @@ class ReadingLog:
 
 
 class ThroughputMeter(TrainerCallback):
-    """Counter of clips and seconds between logs, without evaluations and saves, which only the time left includes.
+    """Measures clips per second between logs; evaluations and saves count only in the estimate of the time left.
 
     Args:
         clock (`Callable[[], float]`, *optional*): Seconds; `time.perf_counter` by default.
@@ -187,12 +187,12 @@ class ThroughputMeter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start again: what happens before the first step of a run, or of a resumed one, is not its speed."""
+        """Start again: the time before the first step does not count, whether the run is new or resumed."""
         self._reset()
 
     @contextmanager
     def waiting(self, step: int) -> Iterator[None]:
-        """Time the fetching of the batches of a step that follows `step` others."""
+        """Count the time inside as waiting for data; `step` steps are done."""
         start = self._clock()
         if self._window_start is None:
             self._window_start = start
@@ -203,7 +203,7 @@ class ThroughputMeter(TrainerCallback):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time of work that is no training."""
+        """Leave the time inside out of the measurement: it is no training."""
         start = self._clock()
         yield
         if self._window_start is not None:
@@ -214,39 +214,40 @@ class ThroughputMeter(TrainerCallback):
         self._num_clips += num_clips
 
     def read(self, step: int, num_steps: int, flops_per_clip: int | None, num_devices: int) -> dict[str, float]:
-        """Return the speed since the last call, which must come after the losses were read back.
+        """Return the speed since the last call. Call this after the losses were read back.
 
         Args:
-            step, num_steps (`int`): Optimizer steps done and to be done in all.
-            flops_per_clip (`int`, *optional*): Operations of forward and backward pass over a clip, where known.
-            num_devices (`int`): Processes that share the clips.
+            step, num_steps (`int`): Optimizer steps done, and of the whole run.
+            flops_per_clip (`int`, *optional*): FLOPs of forward and backward pass over a clip, if known.
+            num_devices (`int`): Number of processes among which the clips are divided.
 
         Returns:
-            `clips_per_second` of all processes together; `data_wait_share`, the part of the time in which this process
-            waited for data; `tflops_per_device`, 1e12 operations per second and process, where `flops_per_clip` is
-            known; `hours_left`. Empty where no step was made.
+            `clips_per_second` of all processes together; `data_wait_fraction`, the fraction of the time that this
+            process waited for data; `tflops_per_device`, 1e12 operations per second and process, if `flops_per_clip`
+            is known; `hours_left`. Empty if no step was done.
         """
         now = self._clock()
         if self._window_start is None or self._anchor is None:
             return {}
         seconds = max(now - self._window_start - self._seconds_paused, 1e-9)
         clips_per_second = self._num_clips / seconds
-        found = {"clips_per_second": clips_per_second, "data_wait_share": self._seconds_waiting / seconds}
+        found = {"clips_per_second": clips_per_second, "data_wait_fraction": self._seconds_waiting / seconds}
         if flops_per_clip is not None:
             found["tflops_per_device"] = clips_per_second * flops_per_clip / num_devices / 1e12
         first_time, first_step = self._anchor
         if step > first_step:
             seconds_per_step = (now - first_time) / (step - first_step)
             found["hours_left"] = seconds_per_step * (num_steps - step) / 3600
-        if not self._is_warm:  # the first steps compile, fill caches and start workers: no measure of those to come
+        # The first steps compile, fill caches and start workers, so the time left is estimated from the steps after.
+        if not self._is_warm:
             self._anchor, self._is_warm = (now, step), True
         self._window_start, self._num_clips = now, 0
         self._seconds_waiting = self._seconds_paused = 0.0
         return found
 
 
-def in_words(hours: float) -> str:
-    """Say a time as people do: "13 s", "42 min", "5 h 07 min", "3 days 4 h"."""
+def format_duration(hours: float) -> str:
+    """Format a duration for people: "13 s", "42 min", "5 h 07 min", "3 days 4 h"."""
     seconds = round(hours * 3600)
     if seconds < 100:
         return f"{seconds} s"
@@ -258,28 +259,30 @@ def in_words(hours: float) -> str:
     return f"{round(minutes / 60) // 24} days {round(minutes / 60) % 24} h"
 
 
-class _TimeLeftInWords(TrainerCallback):
-    """Stand-in for a callback that prints logs, with `time_left` in words; all others get `hours_left`."""
+class _PrintsTimeLeft(TrainerCallback):
+    """Prints `hours_left` as a readable `time_left`; trackers and the history keep `hours_left`."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs is not None and "hours_left" in logs:
             logs = {
-                "time_left" if name == "hours_left" else name: in_words(value) if name == "hours_left" else value
+                "time_left" if name == "hours_left" else name: format_duration(value)
+                if name == "hours_left"
+                else value
                 for name, value in logs.items()
             }
         super().on_log(args, state, control, logs=logs, **kwargs)
 
 
-class _Progress(_TimeLeftInWords, ProgressCallback):
+class _Progress(_PrintsTimeLeft, ProgressCallback):
     pass
 
 
-class _Printer(_TimeLeftInWords, PrinterCallback):
+class _Printer(_PrintsTimeLeft, PrinterCallback):
     pass
 
 
-def speak_of_time_left(trainer: Trainer) -> None:
-    """Have what a Trainer prints name the time left in words; a notebook's table stays as it is."""
+def print_time_left(trainer: Trainer) -> None:
+    """Make a Trainer print a readable `time_left` in its logs; a notebook's table stays as it is."""
     kinds: tuple[tuple[type, type], ...] = ((ProgressCallback, _Progress), (PrinterCallback, _Printer))
     for theirs, ours in kinds:
         if any(type(callback) is theirs for callback in trainer.callback_handler.callbacks):

@@ -1,4 +1,4 @@
-"""Device and precision of a program where nobody says otherwise: a GPU in bf16, else the CPU in what it is fast in."""
+"""Default device and precision of a program: a GPU in bf16, else the CPU in the precision that is fast there."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from transformers.utils import is_torch_xla_available
 
 
 PRECISION_NAME = "precision.json"
-"""File of a checkpoint that says what its run is computed in."""
-_NAMES = {"no": "float32", "bf16": "bf16", "fp16": "fp16"}  # accelerate's, and what people call them
-_LEAST_SPEEDUP = 1.2  # bf16 rounds to 8 bits: that must be worth something
+"""File of a checkpoint that holds the precision of its run."""
+_NAMES = {"no": "float32", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names, and those that we print
+_LEAST_SPEEDUP = 1.2  # bf16 keeps 8 significant bits; less speed is not worth that
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What a program computes in.
+    """Device and precision of a program.
 
     Args:
-        name (`str`): `no` (float32), `bf16` or `fp16`, as accelerate names them; weights stay in float32.
+        name (`str`): `no` (float32), `bf16` or `fp16`, as in accelerate; weights stay in float32.
         device (`str`): The device.
-        reason (`str`): Why, in words; empty where somebody asked for it.
+        reason (`str`): Why this precision was chosen; empty if the user asked for it.
     """
 
     name: str
@@ -45,22 +45,22 @@ class Precision:
 
 
 def choose_precision(device: torch.device, asked: str | None = None, begun_in: str | None = None) -> Precision:
-    """Choose the precision on a device; all processes choose the same and must call this together.
+    """Choose the precision for a device. All processes must call this together; they get the same one.
 
     Args:
-        device (`torch.device`): Where to compute.
-        asked (`str`, *optional*): What the user, or who launches the program, asks for: it is taken.
-        begun_in (`str`, *optional*): What the run that is resumed was begun in: it is kept where nothing is asked for.
+        device (`torch.device`): The device to compute on.
+        asked (`str`, *optional*): Precision that the user or the launcher asks for; it is used as it is.
+        begun_in (`str`, *optional*): Precision in which a resumed run began; used unless another one is asked for.
 
     Returns:
-        [`Precision`]: `bf16` on GPUs that have it and on CPUs that multiply it faster than float32, else float32.
+        [`Precision`]: By default `bf16` on GPUs that support it and on CPUs that are faster in it, else float32.
     """
     if asked is not None:
         is_slow = asked == "bf16" and device.type == "cpu" and cpu_bf16_speedup() < 1
         slower = f"{1 / cpu_bf16_speedup():.0f} times slower than float32 here: leave it out" if is_slow else ""
         return Precision(asked, str(device), slower)
     if begun_in is not None and (begun_in != "fp16" or device.type != "cpu"):
-        choice = Precision(begun_in, str(device), "as the run was begun")
+        choice = Precision(begun_in, str(device), "as the run began")
     elif device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         choice = Precision("bf16", str(device)) if has_bf16 else Precision("no", str(device), "this GPU has no bf16")
@@ -74,55 +74,55 @@ def choose_precision(device: torch.device, asked: str | None = None, begun_in: s
     else:
         choice = Precision("no", str(device))
     if dist.is_initialized() and dist.get_world_size() > 1:
-        # Processes measure for themselves, on a busy machine not the same; gradients must come from one precision.
+        # Each process measures for itself, and results differ on a busy machine; gradients need one precision.
         if len({*gather_object([choice.name])}) > 1:
             choice = replace(choice, name="no", reason="bf16 does not pay on all processes")
     return choice
 
 
 def has_no_accelerator() -> bool:
-    """Return whether this process computes on the CPU, for want of anything else or because its launcher says so."""
+    """Return whether this process must compute on the CPU: there is no accelerator, or the launcher demands it."""
     says_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes", "on")
     return says_cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
 
 
 def launcher_precision() -> str | None:
-    """Return what `accelerate launch --mixed_precision` asks for; None for `no`, which it says unasked too."""
+    """Return the value of `accelerate launch --mixed_precision`; None for `no`, which is also its default."""
     name = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     return name if name in ("bf16", "fp16") else None
 
 
 def start_accelerator(use_cpu: bool, mixed_precision: str | None, stream: TextIO | None = None) -> Accelerator:
-    """Return an `Accelerator` on the device and in the precision asked for, or chosen, and say which in one line.
+    """Return an `Accelerator` for the device and precision, asked for or chosen, and print them in one line.
 
     Args:
-        use_cpu (`bool`): Whether to stay on the CPU although there is a GPU.
-        mixed_precision (`str`, *optional*): `no`, `bf16` or `fp16`; None: [`choose_precision`].
-        stream (*optional*): Where the line goes; standard output by default.
+        use_cpu (`bool`): Whether to use the CPU even if there is a GPU.
+        mixed_precision (`str`, *optional*): `no`, `bf16` or `fp16`; None lets [`choose_precision`] decide.
+        stream (*optional*): Where to print; standard output by default.
     """
     state = PartialState(cpu=use_cpu or has_no_accelerator())
     precision = choose_precision(state.device, mixed_precision or launcher_precision())
     if state.is_main_process:
         (stream or sys.stdout).write(f"device: {precision}\n")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision.name:
-        # An earlier run or command of this process computed in another: begin anew, as `TrainingArguments` does each
-        # time. accelerate (1.x) has no public door for it.
+        # An earlier run of this process used another precision: reset the state, as `TrainingArguments` always does.
+        # accelerate (1.x) has no public function for it.
         AcceleratorState._reset_state()
     return Accelerator(cpu=state.device.type == "cpu", mixed_precision=precision.name)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Of a run, from its checkpoints
+# The precision in checkpoints
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def save_precision(checkpoint: Path, precision: Precision) -> None:
-    """Write what a run is computed in into a checkpoint."""
+    """Write the precision of a run into a checkpoint."""
     (checkpoint / PRECISION_NAME).write_text(json.dumps({"precision": precision.name}) + "\n")
 
 
 def load_precision(checkpoint: str | Path) -> str | None:
-    """Read what `save_precision` wrote; None where there is nothing to read, as in checkpoints of earlier releases."""
+    """Read the precision that `save_precision` wrote; None if there is none, as in earlier releases."""
     try:
         name = json.loads((Path(checkpoint) / PRECISION_NAME).read_text())["precision"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -131,7 +131,7 @@ def load_precision(checkpoint: str | Path) -> str | None:
 
 
 def precision_before(output_dir: str, resume_from_checkpoint: str | bool | None) -> str | None:
-    """Return the precision of the run that is to be resumed; None where nobody knows it, or none is resumed."""
+    """Return the precision of the run to resume; None if it is unknown or no run is resumed."""
     if resume_from_checkpoint in (None, False, "false", "False"):
         return None
     if resume_from_checkpoint not in (True, "last", "true", "True"):
@@ -141,15 +141,15 @@ def precision_before(output_dir: str, resume_from_checkpoint: str | bool | None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Of a CPU
+# The speed of a CPU
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def cpu_bf16_speedup(size: int = 512) -> float:
-    """Return how many times faster than in float32 matrix products are in bf16 on this CPU; measured once, in 0.1 s.
+    """Measure how many times faster matrix products are in bf16 than in float32 on this CPU; once, in 0.1 s.
 
-    Some CPUs multiply bf16 five times as fast, others emulate it, many times slower.
+    Some CPUs multiply bf16 five times as fast; others emulate it, many times slower.
 
     Args:
         size (`int`, *optional*, defaults to 512): Rows and columns of the matrices.
@@ -157,12 +157,12 @@ def cpu_bf16_speedup(size: int = 512) -> float:
     matrices = [torch.ones(size, size, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     best = [float("inf"), float("inf")]
     start_of_all = time.perf_counter()
-    for _ in range(12):  # in turns, and the best of many: other programs take their time from both alike
+    for _ in range(12):  # take turns and keep the best times: other programs then disturb both alike
         for number, matrix in enumerate(matrices):
             start = time.perf_counter()
             matrix @ matrix
             best[number] = min(best[number], time.perf_counter() - start)
-        if time.perf_counter() - start_of_all > 0.5:  # emulation
+        if time.perf_counter() - start_of_all > 0.5:  # emulated bf16 is slow: one round says enough
             break
     return best[0] / best[1]
 

@@ -1,4 +1,4 @@
-"""A run has its output folder to itself: another run's model is not overwritten, and no two runs write at a time."""
+"""One run per output folder: no run overwrites another's model, and no two runs write at the same time."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _folders_of_this_process: set[Path] = set()
 
 
 def check_output_folder(args: TrainingArguments, checkpoint: str | Path | None) -> None:
-    """Refuse an output folder in which a run would replace what it did not make.
+    """Refuse an output folder if the run would replace files there that it did not make.
 
-    A run that goes on from a checkpoint in the folder may replace the model there: it is its own.
+    A run that resumes from a checkpoint in the folder may replace the model there, which is its own.
 
     Raises:
         ValueError: If the folder holds a model, a card or results and `overwrite_output_dir` is not set.
@@ -49,23 +49,22 @@ def check_output_folder(args: TrainingArguments, checkpoint: str | Path | None) 
         more = f" and {len(present) - 4} more" if len(present) > 4 else ""
         raise ValueError(
             f"{folder} already holds {', '.join(present[:4])}{more}, which this run would replace: another run's "
-            "model, or files of your own. Choose another `--output_dir`; go on with a run that has checkpoints by "
-            "`--resume_from_checkpoint`; or say `--overwrite_output_dir true`."
+            "model, or your own files. Choose another `--output_dir`; or continue a run that has checkpoints with "
+            "`--resume_from_checkpoint`; or set `--overwrite_output_dir true`."
         )
 
 
 def claim_output_folder(args: TrainingArguments, checkpoint: str | Path | None) -> None:
-    """Check a folder as `check_output_folder` does, and note that this process may train in it again.
+    """Check an output folder as `check_output_folder` does, and let this process train in it again.
 
     Raises:
-        ValueError: As above; also if a folder named like a checkpoint, which this run may have to replace, is none.
+        ValueError: If the folder holds a model, a card or results that this process did not write, and
+            `overwrite_output_dir` is not set.
     """
     folder = Path(args.output_dir).resolve()
     if folder in _folders_of_this_process:
         if any(path.is_file() for pattern in RUN_FILES for path in folder.glob(pattern)):
-            logger.warning(
-                f"{folder} holds the model of an earlier run of this process, which is going to be replaced."
-            )
+            logger.warning(f"{folder} holds the model of an earlier run of this process, which this run will replace.")
     else:
         check_output_folder(args, checkpoint)
     _folders_of_this_process.add(folder)
@@ -78,7 +77,7 @@ def claim_output_folder(args: TrainingArguments, checkpoint: str | Path | None) 
 
 @dataclass
 class _Held:
-    """A lock that this process holds, and how many of its runs do."""
+    """A lock that this process holds, and how many of its runs share it."""
 
     descriptor: int
     process: int
@@ -90,16 +89,16 @@ _guard = threading.Lock()
 
 
 class RunLock:
-    """Lock that keeps a second process out of an output folder, as long as the first one lives.
+    """Keeps a second process out of an output folder while the first one lives.
 
     It is a POSIX record lock (`fcntl.lockf`) on a file in the folder. The system frees it when the process ends,
-    however it ends; loading workers do not inherit it, neither by fork nor by exec, so one that outlives its killed
-    parent holds nothing (a lock by `flock` would be shared with forked workers). It works over NFS where the server's
-    lock service runs; a file system without locks is warned about. A process loses a record lock as soon as it closes
-    *any* descriptor of the file: nothing else may open it.
+    however it ends. Loading workers do not inherit it by fork or exec, so a worker that outlives its killed parent
+    does not hold it (a `flock` lock would be shared with forked workers). It works over NFS if the server runs its
+    lock service; on a file system without locks there is a warning. A process loses a record lock as soon as it closes
+    *any* descriptor of the file, so nothing else may open it.
 
     Args:
-        folder (`str` or `Path`): The output folder; made where it does not exist.
+        folder (`str` or `Path`): The output folder; created if it does not exist.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -110,7 +109,7 @@ class RunLock:
         """Take the lock; runs of one process share it.
 
         Raises:
-            RunStopped: If another process holds it. Says which.
+            RunStopped: If another process holds it. The error says which.
         """
         if self._free is not None and self._free.alive:
             return
@@ -118,7 +117,8 @@ class RunLock:
         path = self._folder.resolve() / LOCK_NAME
         with _guard:
             held = _held.get(path)
-            if held is None or held.process != os.getpid():  # not what a forked process believes to hold
+            # A forked process has a copy of the parent's entry, but not its lock.
+            if held is None or held.process != os.getpid():
                 descriptor = _lock_file(path)
                 if descriptor is None:
                     return
@@ -127,13 +127,13 @@ class RunLock:
         self._free = weakref.finalize(self, _release, path, os.getpid())
 
     def release(self) -> None:
-        """Give the lock back, and remove its file with the last run of this process that holds it."""
+        """Release the lock; the last run of this process that holds it removes its file."""
         if self._free is not None:
             self._free()
 
 
 def check_no_run_in(folder: str | Path) -> None:
-    """Raise `RunStopped` if another process runs in a folder; leave nothing behind."""
+    """Raise `RunStopped` if another process is running in a folder; write nothing."""
     if (Path(folder) / LOCK_NAME).exists():
         lock = RunLock(folder)
         lock.acquire()
@@ -141,9 +141,9 @@ def check_no_run_in(folder: str | Path) -> None:
 
 
 def _lock_file(path: Path) -> int | None:
-    """Lock a file and return its descriptor; None where the file system has no locks."""
+    """Open and lock the file, and return its descriptor; None if the file system has no locks."""
     if fcntl is None:
-        logger.warning(f"This system has no file locks: nothing keeps a second run out of {path.parent}.")
+        logger.warning(f"This system has no file locks: a second run in {path.parent} would not be noticed.")
         return None
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -153,13 +153,14 @@ def _lock_file(path: Path) -> int | None:
             text = os.pread(descriptor, 1000, 0)
             os.close(descriptor)
             if error.errno in _NO_LOCKS:
-                logger.warning(f"{path.parent} lies on a file system without locks: nothing keeps a second run out.")
+                logger.warning(f"{path.parent} is on a file system without locks: a second run would not be noticed.")
                 return None
             raise RunStopped(
-                f"{path.parent} is the output folder of a run that is going on{_describe(text)}. Wait for its end or "
-                "stop it; or choose another `--output_dir`."
+                f"Another run is writing into {path.parent}{_describe(text)}. Wait until it ends, stop it, or choose "
+                "another `--output_dir`."
             ) from error
-        # Its holder may have removed the file between our opening and locking it: ours would keep nobody out.
+        # The holder may have removed the file after we opened it and before we locked it. Others would then lock a
+        # new file of that name, and our lock would keep nobody out: try again.
         if _is_same_file(descriptor, path):
             break
         os.close(descriptor)
@@ -186,7 +187,7 @@ def _describe(text: bytes) -> str:
 
 def _release(path: Path, process: int) -> None:
     if os.getpid() != process:
-        return  # a forked copy of the run: the lock is its parent's
+        return  # in a forked copy of the run: its parent holds the lock
     with _guard:
         held = _held.get(path)
         if held is None or held.process != process:

@@ -1,4 +1,4 @@
-"""An optimizer step: its batches, in which all processes take part alike, its groups of parameters and its rate."""
+"""An optimizer step: its batches, on which all processes agree, its groups of parameters and its learning rate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Slot:
-    """What this process trains on at one place of the step, and how many clips all of them train on there."""
+    """One micro-batch of the step: what this process trains on, and how many clips all processes train on."""
 
     batch: dict[str, Any]  # empty where there is nothing to train on
     num_clips: int
@@ -41,16 +41,17 @@ class _Slot:
 
 
 class StepBatches:
-    """The batches of each optimizer step, and by what each loss is to be divided.
+    """Fetches the micro-batches of each optimizer step and knows by what to divide each loss.
 
-    The gradient of a step is the mean over its clips on all processes: the mean of means where every batch is full.
-    Batches may be smaller or missing in two cases. No video of a batch could be read on some process: then all leave
-    theirs out. A stream ends, on some processes earlier than on others: then those wait for the rest.
+    The gradient of a step is the mean over its clips on all processes. That is the mean of the micro-batches' means
+    when all are full. They may be smaller or missing in two cases. If a process cannot read any video of its
+    micro-batch, all processes skip theirs. If a stream ends on some processes earlier than on others, those repeat a
+    batch with weight 0 until the others are done.
 
     Args:
-        reading_log (`ReadingLog`): counts the videos of all processes.
-        num_processes (`int`): how many train together.
-        host_group (`torch.distributed.ProcessGroup`, *optional*): of the processes' hosts; None for one process.
+        reading_log (`ReadingLog`): Counts the videos of all processes.
+        num_processes (`int`): Number of processes that train together.
+        host_group (`torch.distributed.ProcessGroup`, *optional*): The processes' group on the CPU; None for one.
     """
 
     def __init__(self, reading_log: ReadingLog, num_processes: int, host_group: dist.ProcessGroup | None) -> None:
@@ -60,17 +61,18 @@ class StepBatches:
         self._plan: deque[tuple[int, float]] = deque()
         self._stand_in: dict[str, Any] = {}
         self.num_clips = 0
-        """Clips of the step fetched last that count, on all processes together."""
+        """Clips that count in the last step fetched, on all processes together."""
 
     def fetch(self, iterator: Iterator[Any], num_batches: int) -> list[dict[str, Any]]:
-        """Fetch the batches of one step; empty ones have nothing to train on, but count as batches of the step."""
+        """Return the micro-batches of one step; the list has an empty one for each that is skipped."""
         if isinstance(iterator, StreamIterator):
             slots = [self._next_of_stream(iterator) for _ in range(num_batches)]
         else:
             slots = [self._next_of_rows(batch) for batch in islice(iterator, num_batches)]
         total_clips = sum(slot.total_clips for slot in slots)
         self.num_clips = sum(slot.clips_to_count or slot.total_clips for slot in slots)
-        # Empty ones first: gradients are exchanged between processes with the last batch of a step.
+        # Empty ones first: processes exchange gradients in the backward pass of the last micro-batch, which must
+        # therefore not be an empty one.
         slots.sort(key=lambda slot: bool(slot.batch))
         self._plan = deque(
             (slot.num_clips, total_clips / (slot.num_clips * self._num_processes) if slot.num_clips else math.inf)
@@ -79,11 +81,11 @@ class StepBatches:
         return [slot.batch for slot in slots]
 
     def next_weight(self) -> tuple[int, float]:
-        """Return the clips of the next batch (0 where it does not count) and by what its mean loss is divided."""
+        """Return the number of clips in the next micro-batch (0: no weight) and the divisor of its mean loss."""
         return self._plan.popleft()
 
     def _next_of_rows(self, batch: dict[str, Any]) -> _Slot:
-        if "num_tried" not in batch:  # a collator of the user's own
+        if "num_tried" not in batch:  # from a custom collator: every batch counts the same
             num_clips = _count_clips(batch) * self._num_processes
             return _Slot(batch, 1, self._num_processes, clips_to_count=num_clips)
         return self._agree(batch)
@@ -97,17 +99,16 @@ class StepBatches:
             if not slot.has_ended_everywhere:
                 if slot.batch or not slot.total_clips:
                     return slot
-                # A batch of before, of no weight: this process must take part in the exchange of gradients.
+                # An earlier batch with weight 0: this process must take part in the exchange of gradients, or the
+                # others wait for it forever.
                 if not self._stand_in:
-                    raise RunStopped(
-                        "This process got no video of the stream at all: use fewer processes or more shards."
-                    )
+                    raise RunStopped("This process got no video of the stream: use fewer processes or more shards.")
                 return _Slot(self._stand_in, 0, slot.total_clips)
             iterator.start_next_pass()
         raise RunStopped("The stream gives no videos: look at the data set's shards and its `split`.")
 
     def _agree(self, batch: dict[str, Any], has_ended: bool = False) -> _Slot:
-        """Take the reading report out of a batch and agree with the other processes on what is trained on."""
+        """Take the reading report out of a batch, and decide with the other processes whether to train on it."""
         num_tried, unreadable = batch.pop("num_tried", 0), batch.pop("unreadable", [])
         self._reading_log.name(unreadable)
         num_clips = _count_clips(batch)
@@ -132,7 +133,7 @@ def _count_clips(batch: dict[str, Any]) -> int:
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is decayed: biases, 1-D weights, mask and class tokens are not, as released."""
+    """Return whether a parameter is decayed: biases, 1-D weights, mask tokens and class tokens are not."""
     last = name.rsplit(".", 1)[-1]
     return parameter.ndim > 1 and not last.endswith("bias") and last not in ("mask_token", "class_token")
 
@@ -147,8 +148,8 @@ def parameter_groups(
         weight_decay (`float`): For the parameters of [`has_weight_decay`]; the others get 0.
         learning_rate (`float`, *optional*): Rate of the last layer; needed with `layer_decay`.
         layer_decay (`float`, *optional*, defaults to 1.0):
-            The rate of layer i is `learning_rate * layer_decay ** (num_hidden_layers + 1 - i)`: layer 0 is the patch
-            embedding, i the i-th block, and `num_hidden_layers + 1` all that follows.
+            The rate of layer i is `learning_rate * layer_decay ** (num_hidden_layers + 1 - i)`. Layer 0 is the patch
+            embedding, layer i the i-th block, and layer `num_hidden_layers + 1` everything after the blocks.
 
     Returns:
         `list[dict]`: Groups for a `torch.optim` optimizer, early layers first.
@@ -169,8 +170,8 @@ def parameter_groups(
 
 
 def layer_number(name: str, num_layers: int) -> int:
-    """Return a parameter's layer: 0 for the patch embedding, i for block i, `num_layers + 1` for all that follows."""
-    name = name.split("amd.", 1)[-1]  # adapters put prefixes of their own in front
+    """Return the layer of a parameter: 0 for the patch embedding, i for block i, else `num_layers + 1`."""
+    name = name.split("amd.", 1)[-1]  # adapters add prefixes of their own
     if name.startswith("embeddings."):
         return 0
     match = re.match(r"layers\.(\d+)\.", name)
@@ -178,9 +179,10 @@ def layer_number(name: str, num_layers: int) -> int:
 
 
 def keep_key_biases(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Have an optimizer leave the biases of the attention's keys as they are: 0, as in every official checkpoint.
+    """Keep the key biases of the attention at 0, as in every official checkpoint, by clearing their gradients.
 
-    The softmax is blind to them, so their gradient is rounding alone, which Adam would make steps of full size of.
+    A key bias adds the same amount to all scores of a query, which the softmax cancels. Its gradient is rounding
+    noise, which Adam would scale up to full steps.
 
     Args:
         optimizer (`torch.optim.Optimizer`): Of the model's parameters.
@@ -196,7 +198,7 @@ def keep_key_biases(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
             if not hasattr(gradient, "device_mesh"):
                 gradient.chunk(3)[1].zero_()
                 continue
-            # FSDP2: each process has a part of it. Imported here since it takes a second.
+            # FSDP2: each process holds a slice of the gradient. Imported here because the import takes a second.
             from torch.distributed.tensor import distribute_tensor
 
             mask = torch.ones(gradient.shape, dtype=gradient.dtype, device=gradient.device)
@@ -211,29 +213,29 @@ def keep_key_biases(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def cosine_factor(num_training_steps: int, num_warmup_steps: int, final_share: float) -> Callable[[int], float]:
-    """Return the factor on the learning rate by step: linear warm-up from 0, then cosine to `final_share`.
+def cosine_factor(num_training_steps: int, num_warmup_steps: int, final_ratio: float) -> Callable[[int], float]:
+    """Return the factor on the learning rate as a function of the step: linear warm-up, then cosine to `final_ratio`.
 
-    As the released code counts: the last warm-up step and the first cosine step both have the full rate, and the last
-    step of all stays one step above the final rate.
+    It counts steps as the released code does: the last warm-up step and the first cosine step both have the full
+    rate, and the last step of the run ends just above the final rate.
     """
 
     def factor(step: int) -> float:
         if step < num_warmup_steps:
             return step / max(num_warmup_steps - 1, 1)
         progress = min((step - num_warmup_steps) / max(num_training_steps - num_warmup_steps, 1), 1.0)
-        return final_share + 0.5 * (1 - final_share) * (1 + math.cos(math.pi * progress))
+        return final_ratio + 0.5 * (1 - final_ratio) * (1 + math.cos(math.pi * progress))
 
     return factor
 
 
 def cosine_schedule(
-    optimizer: torch.optim.Optimizer, num_training_steps: int, num_warmup_steps: int, final_share: float
+    optimizer: torch.optim.Optimizer, num_training_steps: int, num_warmup_steps: int, final_ratio: float
 ) -> LambdaLR:
-    """Make a schedule by [`cosine_factor`] for each parameter group: it ends at its own fraction of its own rate."""
+    """Return the schedule of [`cosine_factor`]; the factor multiplies the rate of each parameter group."""
     if num_warmup_steps > num_training_steps:
         logger.warning(
             f"The warm-up takes {num_warmup_steps} steps, but the run has only {num_training_steps}: the learning "
-            "rate never reaches its full height. Lower `warmup_epochs` (or `warmup_steps`) or train longer."
+            "rate never reaches its maximum. Lower `warmup_epochs` (or `warmup_steps`) or train longer."
         )
-    return LambdaLR(optimizer, cosine_factor(num_training_steps, num_warmup_steps, final_share))
+    return LambdaLR(optimizer, cosine_factor(num_training_steps, num_warmup_steps, final_ratio))

@@ -1,4 +1,4 @@
-"""What a run will do, in a few lines, before it starts."""
+"""A summary of a run, printed before it starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .trainer import VideoTrainer
 
 
 def count_parameters(model: nn.Module, only_trainable: bool = False) -> int:
-    """Count the parameters of a module."""
+    """Return the number of parameters of a module."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not only_trainable)
 
 
@@ -28,12 +28,16 @@ def describe_model(model: nn.Module) -> str:
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:
-    """Describe metrics in one line."""
+    """Format metrics in one line."""
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def describe_run(trainer: VideoTrainer, **more: Any) -> str:
-    """Describe data, model, effective batch, steps and rate of a run, a line each; `more` adds lines of one's own.
+    """Describe data, model, effective batch, steps and learning rate of a run, one item per line.
+
+    Args:
+        trainer ([`VideoTrainer`]): The run.
+        more: Further lines, by name.
 
     Raises:
         ValueError: If the training set does not fill one optimizer step.
@@ -41,7 +45,7 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
     args = trainer.args
     num_videos, steps_per_epoch = trainer.num_train_videos, trainer.steps_per_epoch
     if hasattr(trainer.train_dataset, "__len__"):
-        trainer.get_train_dataloader()  # tells of a set that is too small
+        trainer.get_train_dataloader()  # raises if the set is too small
     num_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * (steps_per_epoch or 0))
     warmup = args.count_warmup_steps(num_steps, steps_per_epoch)
     epochs = f"{num_steps / steps_per_epoch:g} epochs of {steps_per_epoch}" if steps_per_epoch else "of a stream"
@@ -58,7 +62,7 @@ def describe_run(trainer: VideoTrainer, **more: Any) -> str:
             f"device x {args.gradient_accumulation_steps} accumulation steps x {args.world_size} processes)"
         ),
         "steps": f"{num_steps:,} ({epochs}), {warmup} of warm-up",
-        "learning rate": f"{args.learning_rate:g} down to {args.learning_rate * args.final_learning_rate_share:g}",
+        "learning rate": f"{args.learning_rate:g} down to {args.learning_rate * args.final_learning_rate_ratio:g}",
         **(
             {}
             if flops is None

@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning share: data, optimizer, logs, saving and resuming, evaluation, publication."""
+"""The trainer under pre-training and fine-tuning: data, optimizer, logs, saving, resuming, evaluation, publishing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from .checkpoints import (
 )
 from .data_listing import DataListing, check_same_data, list_data, save_listing
 from .launching import check_sharding, whole_weights
-from .monitoring import FiniteLossGuard, LossMeter, ReadingLog, ThroughputMeter, speak_of_time_left
+from .monitoring import FiniteLossGuard, LossMeter, ReadingLog, ThroughputMeter, print_time_left
 from .precision import load_precision, save_precision
 from .run_folders import RunLock, claim_output_folder
 from .steps import StepBatches, cosine_schedule, keep_key_biases, parameter_groups
@@ -59,31 +59,31 @@ _SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 class VideoTrainer(Trainer):
     """Base of [`AMDTrainer`] and [`AMDFineTuningTrainer`]; not used by itself.
 
-    Videos are decoded by the collators inside the loading workers, and each process loads its own share: nothing is
-    read on one process for another. A subclass defines `evaluation_parts` and `evaluation_names`.
+    The collators decode videos inside the loading workers. Each process loads its own videos; none reads for another.
+    A subclass defines `evaluation_parts` and `evaluation_names`.
 
-    A checkpoint is marked as whole after its last file is written on every process, and only then are old ones
-    deleted. SIGTERM (what clusters send before they take a machine away) ends the run after the step under way and a
-    checkpoint of it.
+    A checkpoint is marked as whole once every process has written its last file, and only then are old checkpoints
+    deleted. On SIGTERM, which clusters send before they take a machine away, the run finishes the current step, saves
+    a checkpoint and ends.
 
-    `save_model` writes the card of the run beside the model. With `push_to_hub` the Hub is not asked for anything
-    before [`push_to_hub`] is called, which the programs do last: a run needs no network, and what is published is the
-    model as it was tested.
+    `save_model` writes the card of the run beside the model. With `push_to_hub` nothing contacts the Hub before
+    [`push_to_hub`] is called, which the programs do last: a run needs no network, and publishes the model that was
+    tested.
 
     Args:
-        model, args, data_collator, train_dataset, eval_dataset and more: As for [`~transformers.Trainer`]; the
-            datasets hold rows of videos (see [`load_video_dataset`]) or whatever `data_collator` takes. For the
-            built-in collators data sets of one's own may have decoded columns and no `video_id`: see
+        model, args, data_collator, train_dataset, eval_dataset and more: See [`~transformers.Trainer`]. The datasets
+            hold rows of videos (see [`load_video_dataset`]) or whatever `data_collator` takes. With the built-in
+            collators, your own datasets may have decoded columns and no `video_id`: see
             [`~amd_hf.data.datasets.own.as_video_rows`].
         eval_collator (`Callable`, *optional*): Collator of the evaluation set; `data_collator` when not given.
-        processing_class (*optional*): The processor that is saved beside the model, which says how the model looks at
-            videos. It is made from the model's config and the arguments when not given; of one that is given, what
-            the run does otherwise is replaced, with a warning.
+        processing_class (*optional*): The processor to save beside the model; it says how the model reads videos. By
+            default it is made from the model's config and the arguments. Where a given processor differs from the
+            run, the run's setting replaces the processor's, with a warning.
 
     Raises:
-        ValueError: If one process is to drive several GPUs, FSDP was asked for and is not given, or there is no such
-            `metric_for_best_model`.
-        TypeError: If the training set is a stream of another kind than `datasets.IterableDataset`.
+        ValueError: If one process would have to drive several GPUs, FSDP was requested but is not active, or
+            `metric_for_best_model` is unknown.
+        TypeError: If the training set is a stream but no `datasets.IterableDataset`.
     """
 
     args: VideoTrainingArguments
@@ -92,9 +92,9 @@ class VideoTrainer(Trainer):
     control: TrainerControl
     eval_collator: Callable
     clip_loader_type: type = ClipLoader
-    """Kind of the `loader` of the built-in collators."""
+    """Class of the built-in collators' `loader`."""
     program_options: Sequence[Any] = ()
-    """Dataclasses of options beside the arguments, which the card names too."""
+    """Dataclasses of options besides the arguments, for the card."""
     test_metrics: Mapping[str, float] | None = None
     """Metrics of the last test."""
     loss_is_scaled_for_ga = False  # losses are means: the Trainer divides them by the accumulation steps
@@ -126,37 +126,37 @@ class VideoTrainer(Trainer):
             kwargs["eval_dataset"] = as_video_rows(kwargs.get("eval_dataset"))
         _check_rows(args, kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
-        # Flags and counts travel between hosts, so that the accelerator is never waited for.
+        # Flags and counts travel between hosts over gloo, so that no one waits for the accelerator.
         self.host_group = dist.new_group(backend="gloo") if args.world_size > 1 else None
         self.run_lock = RunLock(args.output_dir)  # held from `train` to `finish_run`, or as long as this lives
         self._sigterm_received = False  # by this process
         self._is_stopping = False  # agreed on by all
         self.add_callback(_StopAfterSaving(self))
-        speak_of_time_left(self)
+        print_time_left(self)
         check_sharding(args, self.accelerator)
         self.eval_collator = eval_collator or self.data_collator
-        self.reading_log = ReadingLog(args.max_unreadable_share)
+        self.reading_log = ReadingLog(args.max_unreadable_fraction)
         self._stream_loader: StreamDataLoader | None = None
         self._listing: DataListing | None = None
         self._meter = LossMeter()
         self._finite_guard = FiniteLossGuard()
         self._step_batches = StepBatches(self.reading_log, args.world_size, self.host_group)
-        self._num_clips = 1  # of the batch under way that count
+        self._num_clips = 1  # clips of the current batch that count
         self._throughput = ThroughputMeter()
         self.add_callback(self._throughput)
 
     # ---- To be defined by subclasses ----
 
     def evaluation_parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return scalars of one evaluation batch by name, each a mean over the batch."""
+        """Return the scalars of one evaluation batch by name, each a mean over the batch."""
         raise NotImplementedError
 
     def evaluation_names(self) -> list[str]:
-        """Return the names that `evaluation_parts` gives, the same on all processes."""
+        """Return the names of `evaluation_parts`, the same on all processes."""
         raise NotImplementedError
 
     def flops_per_clip(self) -> int | None:
-        """Count the operations of a training step per clip, forward and backward; None where no formula is known."""
+        """Return the FLOPs of a training step per clip, forward and backward; None if there is no formula."""
         return None
 
     def modules_used(self) -> list[nn.Module]:
@@ -164,20 +164,20 @@ class VideoTrainer(Trainer):
         return [self.model]
 
     def finish_metrics(self, metrics: dict[str, float], expected: int, read: int) -> dict[str, float]:
-        """Finish the means over the videos that were read: some metrics count the unreadable ones too."""
+        """Correct the means over the videos that were read where a metric counts unreadable videos too."""
         return metrics
 
     # ---- Data ----
 
     @property
     def num_train_videos(self) -> int | None:
-        """Videos in a pass over the training set; None for a stream that does not say."""
+        """Return the number of videos in the training set; None for a stream of unknown length."""
         rows = self.train_dataset
         return stream_length(rows) if isinstance(rows, IterableDataset) else len(rows)
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Optimizer steps in a pass over the training set; None for a stream that does not say its length."""
+        """Return the number of optimizer steps in an epoch; None for a stream of unknown length."""
         num_videos = self.num_train_videos
         return None if num_videos is None else max(num_videos // self.args.videos_per_step, 1)
 
@@ -228,7 +228,7 @@ class VideoTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
-        """Return the batches of one optimizer step, agreed on by all processes; see [`StepBatches`]."""
+        """Return the batches of one optimizer step, on which all processes agree; see [`StepBatches`]."""
         self.agree_on_stopping()
         with self._throughput.waiting(self.state.global_step):
             batches = self._step_batches.fetch(epoch_iterator, num_batches)
@@ -242,12 +242,12 @@ class VideoTrainer(Trainer):
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(self.optimizer_groups(model), **options)
-            # The softmax is blind to key biases: Adam would make steps of the rounding in their gradients.
+            # The softmax ignores key biases: Adam would turn the rounding in their gradients into full steps.
             keep_key_biases(self.optimizer, model)
         return self.optimizer
 
     def optimizer_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Return the parameters to train, in groups."""
+        """Return the groups of parameters to train."""
         return parameter_groups(model, self.args.weight_decay)
 
     def create_scheduler(
@@ -259,13 +259,13 @@ class VideoTrainer(Trainer):
                 optimizer or self.optimizer,
                 num_training_steps,
                 args.count_warmup_steps(num_training_steps, self.steps_per_epoch),
-                args.final_learning_rate_share,
+                args.final_learning_rate_ratio,
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _get_learning_rate(self) -> float:
-        """Return the rate to log: the last layer's, not that of the first group, which layer decay makes smallest."""
+        """Return the rate to log: the last layer's. The first group's rate is the smallest under layer decay."""
         return max(self.lr_scheduler.get_last_lr()) if self.lr_scheduler is not None else 0.0
 
     # ---- Losses and logs ----
@@ -273,7 +273,7 @@ class VideoTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Compute loss and gradients of one batch; an empty one (no video could be read) has none."""
+        """Compute loss and gradients of one batch; an empty batch, whose videos are all unreadable, has none."""
         self._num_clips, self.current_gradient_accumulation_steps = self._step_batches.next_weight()
         # A process without a video still takes part in the exchange of gradients.
         if not inputs:
@@ -281,7 +281,7 @@ class VideoTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _record_losses(self, total: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
-        """Watch a training loss and add it and its parts to the next log."""
+        """Check that a training loss is finite, and add it and its parts to the next log."""
         self._finite_guard.watch(self.state.global_step + 1, {**parts, "total": total})
         self._meter.add({"loss": total, **{f"loss_{name}": value for name, value in parts.items()}}, self._num_clips)
 
@@ -295,25 +295,25 @@ class VideoTrainer(Trainer):
             )
             logs = {**logs, **means, **speed, **self.reading_log.summary()}
         if self._stream_loader is not None:
-            # Passes over the stream so far; whole ones where nobody knows how long it is.
+            # Epochs so far; only whole ones if the length of the stream is unknown.
             length = stream_length(self.train_dataset)
             passes = self.state.global_step * self.args.videos_per_step / length if length is not None else None
             self.state.epoch = float(self._stream_loader.position["epoch"]) if passes is None else passes
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate as [`~transformers.Trainer`] does; the time is not counted as training."""
+        """Evaluate as [`~transformers.Trainer`] does, without counting the time as training."""
         with self._throughput.paused():
             return super().evaluate(*args, **kwargs)
 
     # ---- Running ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as [`~transformers.Trainer`] does; to resume from `True` takes the newest checkpoint that is whole.
+        """Train as [`~transformers.Trainer`] does; `True` resumes from the newest checkpoint that is whole.
 
         Raises:
             FileNotFoundError: If there is no whole checkpoint to resume from.
-            RunStopped: If the run was ended by SIGTERM, after a checkpoint was written, or another process died.
+            RunStopped: If SIGTERM ended the run, after a checkpoint was saved, or another process died.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
@@ -325,26 +325,26 @@ class VideoTrainer(Trainer):
         if resume_from_checkpoint:
             self.check_resumable(Path(resume_from_checkpoint))
         try:
-            with self._heeding_sigterm():
+            with self._catching_sigterm():
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         except BaseException as error:
             self.run_lock.release()
             if not isinstance(error, RuntimeError) or not _is_loss_of_a_process(error):
                 raise
             raise RunStopped(
-                f"Another process of this run has ended or no longer answers ({' '.join(str(error).split())}): see "
-                "what it said last, then go on with `--resume_from_checkpoint`."
+                f"Another process of this run has ended or no longer answers ({' '.join(str(error).split())}): look "
+                "at its last messages, then continue with `--resume_from_checkpoint`."
             ) from error
         if self._is_stopping and self.state.global_step < self.state.max_steps:
             raise RunStopped(
                 f"Stopped by SIGTERM after step {self.state.global_step} of {self.state.max_steps}, which is saved in "
-                f"{self.args.output_dir}. Go on with `--resume_from_checkpoint`.",
+                f"{self.args.output_dir}. Continue with `--resume_from_checkpoint`.",
                 exit_code=_SIGTERM_EXIT_CODE,
             )
         return output
 
     def _take_folder(self, checkpoint: str | None) -> None:
-        """Claim and lock the output folder on the first process, for all of them; they learn what came of it."""
+        """Claim and lock the output folder on the first process; an error is raised on every process."""
         outcome: list[Exception | None] = [None]
         if self.is_world_process_zero():
             try:
@@ -360,24 +360,24 @@ class VideoTrainer(Trainer):
             raise outcome[0]
 
     @contextmanager
-    def _heeding_sigterm(self) -> Iterator[None]:
-        """Take note of SIGTERM inside; only the main thread may, in any other nothing is noted."""
+    def _catching_sigterm(self) -> Iterator[None]:
+        """Note SIGTERM instead of dying of it. Python has handlers in the main thread only: elsewhere do nothing."""
         self._sigterm_received = self._is_stopping = False
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def note_signal(number: int, frame: FrameType | None) -> None:
             self._sigterm_received = True
 
-        previous = signal.signal(signal.SIGTERM, note)
+        previous = signal.signal(signal.SIGTERM, note_signal)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, previous)
 
     def agree_on_stopping(self) -> None:
-        """Learn whether any process was asked to stop; every process must call it once per step."""
+        """Find out whether any process received SIGTERM; every process must call this once per step."""
         flag = torch.tensor(int(self._sigterm_received))
         if self.host_group is not None:
             dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.host_group)
@@ -387,21 +387,22 @@ class VideoTrainer(Trainer):
 
     @property
     def state(self) -> TrainerState:
-        """Of the run; see [`RunState`]."""
+        """Return the state of the run; see [`RunState`]."""
         return self._state
 
     @state.setter
     def state(self, state: TrainerState) -> None:
-        # The Trainer makes its states itself, new and from files, and gives no other place to choose their class.
+        # The Trainer creates its states itself, new and from files, and has no other hook to choose their class.
         self._state = RunState(**vars(state))
         best = state.best_model_checkpoint
         if best is not None and Path(best).name == best and not Path(best).is_dir():
             self._state.best_model_checkpoint = str(Path(self.args.output_dir, best))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as [`~transformers.Trainer`] does, with the card of the run in the output folder; publish nothing.
+        """Save the model as [`~transformers.Trainer`] does, and the card of the run; publish nothing.
 
-        Weights spoilt by a loss that is not finite are not saved.
+        Raises:
+            RunStopped: If the last loss was not finite: the weights may be spoilt.
         """
         self._finite_guard.check()
         super().save_model(output_dir, _internal_call=True)
@@ -417,7 +418,8 @@ class VideoTrainer(Trainer):
                 begin_checkpoint(checkpoint)
             self.accelerator.wait_for_everyone()
             try:
-                self.args.save_total_limit = None  # old ones stay until this one is whole
+                # The Trainer would delete old checkpoints before this one is marked as whole: we do it below.
+                self.args.save_total_limit = None
                 super()._save_checkpoint(model, trial)
                 checkpoint.mkdir(parents=True, exist_ok=True)
                 self.save_extras(checkpoint)
@@ -435,17 +437,17 @@ class VideoTrainer(Trainer):
 
     def _cannot_save(self, checkpoint: Path, error: Exception) -> RunStopped:
         free = shutil.disk_usage(checkpoint.parent).free / 2**20
-        with contextlib.suppress(OSError, RunStopped):  # it counts for nothing anyway
+        with contextlib.suppress(OSError, RunStopped):  # what stays has no marker, so nothing will resume from it
             remove_unfinished(checkpoint)
         last = last_whole_checkpoint(str(checkpoint.parent))
         kept = f"{last} is whole" if last else "there is no earlier one"
         return RunStopped(
             f"{checkpoint} could not be written ({' '.join(str(error).split())}; {free:.0f} MiB are free on that "
-            f"disk); what there was of it is deleted, {kept}. Make room, then go on with `--resume_from_checkpoint`."
+            f"disk); its files are deleted, {kept}. Free some space, then continue with `--resume_from_checkpoint`."
         )
 
     def training_listing(self) -> DataListing:
-        """Return the listing of the training set, made once."""
+        """Return the listing of the training set, which is made once."""
         if self._listing is None:
             self._listing = list_data(self.train_dataset)
         return self._listing
@@ -454,19 +456,19 @@ class VideoTrainer(Trainer):
         """Raise `ValueError` if the run of a checkpoint was trained on other data, unless `data_changed_ok`."""
         before, now = load_precision(checkpoint), self.args.precision.name
         if before not in (None, now):
-            logger.warning(f"The run of {checkpoint} was begun in precision {before!r} and goes on in {now!r}.")
+            logger.warning(f"The run of {checkpoint} began in precision {before!r} and continues in {now!r}.")
         different = check_same_data(checkpoint, self.training_listing())
         if different is None:
             return
         if not self.args.data_changed_ok:
             raise ValueError(
-                f"The training data are not those that {checkpoint} was trained on: {different}. Give the data of "
-                "before, or say `--data_changed_ok true` to go on with these."
+                f"The training data are not those that {checkpoint} was trained on: {different}. Use the same data, "
+                "or set `--data_changed_ok true` to continue with these."
             )
         logger.warning(f"The training data are not those that {checkpoint} was trained on: {different}.")
 
     def save_extras(self, checkpoint: Path) -> None:
-        """Write more files into a checkpoint; called on every process before it is marked as whole."""
+        """Write more files into a checkpoint. Every process calls this before the checkpoint is marked as whole."""
         if self.args.should_save:
             save_listing(checkpoint, self.training_listing())
             save_precision(checkpoint, self.args.precision)
@@ -474,7 +476,7 @@ class VideoTrainer(Trainer):
             save_position(checkpoint, self.args.process_index, self._stream_loader.position)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Restore random states: the Trainer calls this on resuming, before a stream's first batch is read."""
+        """Restore the position in the stream with the random state; the Trainer calls this before the first batch."""
         super()._load_rng_state(checkpoint)
         if self._stream_loader is not None and checkpoint is not None:
             self._stream_loader.load_position(load_position(checkpoint, self.args.process_index))
@@ -489,7 +491,7 @@ class VideoTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Return exact means over the evaluation set: a clip counts once, whatever batch size and processes are."""
+        """Compute exact means over the evaluation set: every clip counts once, for any batch size and processes."""
         self.model.eval()
         meter = LossMeter()
         counts = torch.zeros(2, dtype=torch.float64)  # videos expected, videos read
@@ -513,7 +515,7 @@ class VideoTrainer(Trainer):
     # ---- Publishing ----
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Note the name of the repository; it is made when the model is published."""
+        """Set the name of the repository, which is created when the model is published."""
         self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         self.push_in_progress = None
 
@@ -523,14 +525,14 @@ class VideoTrainer(Trainer):
             write_run_card(self, options=self.program_options)
 
     def finish_run(self) -> None:
-        """End a run: write the card with every result, and with `push_to_hub` publish."""
+        """Write the card with every result and, with `push_to_hub`, publish the model. Call this last."""
         self.create_model_card()
         if self.args.push_to_hub:
             self.push_to_hub()
         self.run_lock.release()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Keep checkpoints here: only the finished model is published."""
+        """Do nothing: checkpoints are not published."""
 
     def push_to_hub(
         self,
@@ -543,13 +545,13 @@ class VideoTrainer(Trainer):
     ) -> str | None:
         """Save the model, check its folder, print what will be uploaded, and upload it; see [`prepare_folder`].
 
-        It always waits for the end of the upload; the other arguments are those of [`~transformers.Trainer`].
+        This always waits for the end of the upload; the other arguments are those of [`~transformers.Trainer`].
 
         Returns:
             The address of the commit; `None` on processes other than the first.
 
         Raises:
-            ValueError: If the folder is not fit to be published.
+            ValueError: If the folder fails a check.
             ConnectionError: If the Hub cannot be reached; everything is then ready on disk.
         """
         if self.hub_model_id is None:
@@ -585,21 +587,21 @@ class _StopAfterSaving(TrainerCallback):
 
 
 def _check_rows(args: VideoTrainingArguments, train: Any, evaluation: Any) -> None:
-    """Check that a run can save how far it has read its training set, and has videos to evaluate on where it is to."""
+    """Check that the position in the training set can be saved, and that there are videos if there are evaluations."""
     if isinstance(train, IterableDataset):
         prepare_for_stream(args, train)
     elif train is not None and not hasattr(train, "__len__"):
         raise TypeError(
-            f"`train_dataset` is a stream of a kind ({type(train).__name__}) whose position cannot be saved: give a "
-            "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` does, or rows with a length."
+            f"`train_dataset` is a stream of a kind ({type(train).__name__}) whose position cannot be saved: pass a "
+            "`datasets.IterableDataset`, as `load_video_dataset(..., streaming=True)` returns, or rows with a length."
         )
     if args.eval_strategy != IntervalStrategy.NO and evaluation is None:
         raise ValueError(
-            f"`eval_strategy` is {args.eval_strategy.value}, but there are no videos to evaluate on: name them "
-            "(`--eval_split`, `--eval_data`; from Python `eval_dataset=...`), or leave it out."
+            f"`eval_strategy` is {args.eval_strategy.value}, but there are no videos to evaluate on: set "
+            "`--eval_split` or `--eval_data` (in Python `eval_dataset=...`), or leave `eval_strategy` out."
         )
 
 
 def _is_loss_of_a_process(error: Exception) -> bool:
-    """Return whether communication failed; gloo has no type of error of its own."""
+    """Return whether communication between processes failed; gloo raises plain RuntimeErrors."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

@@ -1,4 +1,4 @@
-"""How a run looks at videos: the loaders of its clips, and the processor that it saves beside its model."""
+"""How a run reads videos: the loaders of its clips, and the processor that it saves beside its model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .arguments import VideoTrainingArguments
 
 
 def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any) -> ClipLoader:
-    """Return a loader of clips as large as the config says, seeded by the arguments.
+    """Return a loader of clips of the config's size, seeded by the arguments.
 
     Raises:
         ValueError: If frames are not square or there is no such decoder.
@@ -27,32 +27,32 @@ def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any)
         min_crop_area=args.min_crop_area,
         interpolation=args.interpolation,
         repetitions_share_frames=args.repetitions_share_frames,
-        **shared_options(config, args),
+        **common_options(config, args),
         **options,
     )
 
 
 def square_size(config: AMDConfig) -> int:
-    """Return height and width of clips.
+    """Return the height of clips, which is also their width.
 
     Raises:
         ValueError: If they are not square.
     """
     height, width = config.image_height_width
     if height != width:
-        raise ValueError(f"Clips are cut out square: `image_size` {config.image_size} needs a collator of your own.")
+        raise ValueError(f"Our clips are square: `image_size` {config.image_size} needs a collator of your own.")
     return height
 
 
-def shared_options(config: AMDConfig, args: VideoTrainingArguments) -> dict[str, Any]:
-    """Return what loaders of clips of every task take from a model's config and the training arguments.
+def common_options(config: AMDConfig, args: VideoTrainingArguments) -> dict[str, Any]:
+    """Return the options of clip loaders that come from the config and the training arguments for every task.
 
     Raises:
         ValueError: If there is no such decoder.
         ImportError: If the decoder is not installed.
     """
     if args.decoder is not None:
-        find_decoder(args.decoder)  # a wrong name is told now, not by a worker of the loader
+        find_decoder(args.decoder)  # raises for a wrong name now, not in a worker of the loader
     return {
         "num_frames": config.num_frames,
         "sampling_rate": args.sampling_rate,
@@ -67,7 +67,7 @@ def shared_options(config: AMDConfig, args: VideoTrainingArguments) -> dict[str,
 
 @functools.cache
 def process_cache(max_bytes: int) -> DecodedVideoCache | None:
-    """Return this process's cache of decoded videos, which all stages of a run share; `None` for 0 bytes."""
+    """Return the process's cache of decoded videos, common to all stages of a run; `None` for 0 bytes."""
     return DecodedVideoCache(max_bytes) if max_bytes else None
 
 
@@ -78,17 +78,17 @@ def processor_of_run(
     eval_collator: Callable | None,
     loader_type: type = ClipLoader,
 ) -> Any:
-    """Return the processor to save, from what the user brings and how the run makes its clips.
+    """Return the processor to save, made from the user's processor and from how the run makes its clips.
 
-    The run rules, so that the model is used as it was trained. Where the clips come from a collator of the user's own,
-    nobody but the user knows how they are made, and a processor that is given stays as it is.
+    The run's settings win, so that the model is used as it was trained. If a custom collator makes the clips, only the
+    user knows how, and the user's processor stays as it is.
 
     Args:
-        processor (*optional*): What the user gave as `processing_class`.
+        processor (*optional*): The user's `processing_class`.
         config ([`AMDConfig`]): The model's.
         args ([`VideoTrainingArguments`]): The run's.
-        eval_collator (`Callable`, *optional*): What makes its evaluation clips.
-        loader_type (`type`, *optional*, defaults to `ClipLoader`): Kind of the `loader` that collators of ours have.
+        eval_collator (`Callable`, *optional*): The collator of the evaluation clips.
+        loader_type (`type`, *optional*, defaults to `ClipLoader`): Class of the built-in collators' `loader`.
 
     Raises:
         ValueError: If the processor's mean and std are not those of the model's config.
@@ -99,7 +99,7 @@ def processor_of_run(
             check_processor(processor, config)
         return processor
     settings = args.view_settings()
-    if isinstance(loader, loader_type):  # a collator may read clips in another way than the arguments say
+    if isinstance(loader, loader_type):  # the user may have built the collator with other settings than the arguments
         names = ("sampling_mode", "sampling_rate", "short_side", "interpolation")
         settings = replace(settings, **{name: getattr(loader, name) for name in names if hasattr(loader, name)})
     return fit_processor(processor, config, settings)

@@ -29,7 +29,7 @@ from amd_hf.data.video.decoding import VideoReadError, open_video
 from amd_hf.options.parsing import parse_recipe
 from amd_hf.options.programs import run_program
 from amd_hf.pretraining.visualization import spread_over_classes
-from amd_hf.training.monitoring import in_words
+from amd_hf.training.monitoring import format_duration
 from tests.cli.conftest import Work
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config
@@ -399,7 +399,7 @@ def test_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
      (47.9, "47 h 54 min"), (76.2, "3 days 4 h")],
 )  # fmt: skip
 def test_time_left_is_said_in_words(hours: float, words: str) -> None:
-    assert in_words(hours) == words
+    assert format_duration(hours) == words
 
 
 def test_printed_logs_say_the_time_left_in_words_and_kept_ones_in_hours(work: Work, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_bad_video_is_counted_in_training_and_its_actions_are_missed_in_the_test
         lambda row: {"video": {**row["video"], "path": str(bad)}} if row["name"] == "val001" else {},
         keep_in_memory=True,
     )
-    args = detection_args(tmp_path, per_device_train_batch_size=8, max_steps=1, max_unreadable_share=0.5)
+    args = detection_args(tmp_path, per_device_train_batch_size=8, max_steps=1, max_unreadable_fraction=0.5)
     trainer = AMDDetectionTrainer(_detector(), args, train_dataset=spoilt, eval_dataset=spoilt)
     trainer.train()
     assert (trainer.reading_log.num_tried, trainer.reading_log.num_unreadable) == (8, 2)

@@ -196,7 +196,7 @@ def _relabel(rows: datasets.Dataset) -> datasets.Dataset:
         ),
         (
             lambda rows: rows.select([0, 2, 1, 3, 4, 5, 6, 7]),
-            r"another order: number 1 was 'train/cl.*' and is 'train/do",
+            r"another order: row 1 was 'train/cl.*' and is 'train/do",
         ),
         (_relabel, r"2 with other labels or sizes \('train/down/.*'train/farther/"),
         (

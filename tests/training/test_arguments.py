@@ -37,13 +37,13 @@ def test_rate_grows_with_the_videos_of_a_step_but_not_with_repetitions(tmp_path:
     )  # fmt: skip
     assert args.videos_per_step == 128
     assert args.learning_rate == pytest.approx(0.6e-3)
-    assert args.final_learning_rate_share == pytest.approx(0.01)
+    assert args.final_learning_rate_ratio == pytest.approx(0.01)
 
 
 def test_no_base_rate_keeps_the_rate_given(tmp_path: Path) -> None:
     args = pretraining_args(tmp_path, base_learning_rate=None, learning_rate=3e-4, min_base_learning_rate=3e-5)
     assert args.learning_rate == 3e-4
-    assert args.final_learning_rate_share == pytest.approx(0.1)
+    assert args.final_learning_rate_ratio == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_warm_up_counts_epochs_unless_steps_are_given(tmp_path: Path, options: d
         ({"lr_scheduler_type": "linear"}, "always the released code's warm-up and cosine"),
         ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "always the released code's warm-up and cosine"),
         ({"warmup_epochs": -1}, "`warmup_epochs` must be at least 0"),
-        ({"max_unreadable_share": 1.5}, "between 0 and 1, got 1.5"),
+        ({"max_unreadable_fraction": 1.5}, "between 0 and 1, got 1.5"),
         ({"remove_unused_columns": True}, "`remove_unused_columns=True` is not supported"),
         ({"logging_nan_inf_filter": True}, "`logging_nan_inf_filter=True` is not supported"),
         ({"base_learning_rate": 0.0}, "`base_learning_rate` must be above 0"),
@@ -145,7 +145,7 @@ def test_value_that_only_the_run_can_judge_raises_before_the_first_step(
 
 
 def test_clips_that_are_not_square_need_a_collator_of_ones_own(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cut out square: `image_size` \[16, 24\] needs a collator of your own"):
+    with pytest.raises(ValueError, match=r"Our clips are square: `image_size` \[16, 24\] needs a collator of your own"):
         AMDTrainer(AMDForPreTraining(tiny_config()), pretraining_args(tmp_path))
 
 
@@ -175,3 +175,9 @@ def test_description_says_what_the_run_will_do(tmp_path: Path, options: dict[str
     trainer.train()
     assert trainer.state.global_step == int(steps.split()[0])
     assert logged(trainer, "learning_rate")[:3] == pytest.approx([0.0, 0.01, 0.01])
+
+
+def test_old_name_of_an_option_sets_the_new_one_and_warns(tmp_path: Path) -> None:
+    with pytest.warns(FutureWarning, match="`max_unreadable_share` is now `max_unreadable_fraction`"):
+        args = pretraining_args(tmp_path, max_unreadable_share=0.25)
+    assert (args.max_unreadable_fraction, args.max_unreadable_share) == (0.25, None)

@@ -28,7 +28,7 @@ from tests.helpers.training import finetuning_args, load_script, pretraining_arg
 from tests.helpers.videos import write_video
 
 
-_LIMITED = {"decoder": "hostile", "decode_time_limit": 0.7, "max_unreadable_share": 1.0, "sampling_rate": 1}
+_LIMITED = {"decoder": "hostile", "decode_time_limit": 0.7, "max_unreadable_fraction": 1.0, "sampling_rate": 1}
 
 
 @pytest.fixture(autouse=True)

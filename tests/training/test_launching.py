@@ -42,5 +42,5 @@ def test_accelerate_launch_on_cpus_with_several_processes_is_refused(tmp_path: P
     run = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=200)
     assert run.returncode != 0
     (said,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-    assert "was asked for several processes (it set MASTER_ADDR) and started one" in said
+    assert "was asked for several processes (it set MASTER_ADDR) but started one" in said
     assert "torchrun --nproc_per_node N" in said

@@ -118,16 +118,16 @@ def test_resumed_run_keeps_the_precision_that_it_was_begun_in(
     # By itself this machine would take the other one now.
     monkeypatch.setattr(precision, "cpu_bf16_speedup", lambda: 0.5 if begun_in == "bf16" else 4.0)
     resumed = trainer(bf16=None, resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
-    assert resumed.args.precision == precision.Precision(begun_in, "cpu", "as the run was begun")
+    assert resumed.args.precision == precision.Precision(begun_in, "cpu", "as the run began")
     assert trainer(bf16=None, resume_from_checkpoint="last").args.precision.name == begun_in
     assert trainer(bf16=None).args.precision.name != begun_in
     other = trainer(bf16=begun_in != "bf16")
     monkeypatch.setattr(logging.getLogger("amd_hf.training.trainer"), "handlers", [caplog.handler])
     other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
-    assert f"was begun in precision '{begun_in}' and goes on in" in caplog.text
+    assert f"began in precision '{begun_in}' and continues in" in caplog.text
     caplog.clear()
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
-    assert "was begun in precision" not in caplog.text
+    assert "began in precision" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_sharded_teacher_is_evaluated_with_saved_by_name_and_held_in_parts(
 @pytest.mark.parametrize("asked_by", ["argument", "launcher"])
 def test_sharding_that_would_be_left_out_silently_is_refused(two: list[dict[str, Any]], asked_by: str) -> None:
     for found in two:
-        assert "FSDP was asked for, but accelerate gives MULTI_CPU on device cpu" in found["refusals"][asked_by]
+        assert "FSDP was requested, but accelerate uses MULTI_CPU on device cpu" in found["refusals"][asked_by]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def mixed_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_video_is_named_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    log = ReadingLog(max_share=0.5)
+    log = ReadingLog(max_fraction=0.5)
     log.name([("a.mp4", "no moov")])
     log.name([("a.mp4", "no moov"), ("b.mp4", "empty")])
     assert [record.getMessage() for record in caplog.records] == [
@@ -71,7 +71,7 @@ def test_video_is_named_once_with_its_reason(caplog: pytest.LogCaptureFixture) -
 def test_run_stops_when_the_share_of_unreadable_videos_is_too_large(
     counts: list[tuple[int, int]], stops: bool
 ) -> None:
-    log = ReadingLog(max_share=0.01)
+    log = ReadingLog(max_fraction=0.01)
     log.name([("a.mp4", "no moov"), ("b.mp4", "empty")])
     *before, last = counts
     for tried, unreadable in before:
@@ -84,7 +84,7 @@ def test_run_stops_when_the_share_of_unreadable_videos_is_too_large(
 
 
 def test_nothing_is_logged_while_every_video_can_be_read() -> None:
-    log = ReadingLog(max_share=0.01)
+    log = ReadingLog(max_fraction=0.01)
     log.count(10, 0)
     assert log.summary() == {}
     log.count(10, 1)
@@ -141,7 +141,7 @@ def test_too_many_unreadable_videos_end_the_run_with_their_names(tmp_path: Path)
     text_file(tmp_path / "videos" / "text.mp4")
     trainer = _trainer(
         "pretraining", tmp_path / "videos", tmp_path / "out", per_device_train_batch_size=5, num_train_epochs=30,
-        max_unreadable_share=0.19,
+        max_unreadable_fraction=0.19,
     )  # fmt: skip
     with pytest.raises(RunStopped, match=r"20 of 100 videos tried.*19\.00% allows.*text\.mp4 \(.+\)\. Repair or"):
         trainer.train()

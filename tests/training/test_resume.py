@@ -198,7 +198,7 @@ def test_last_whole_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptur
         (10, "it is incomplete"), (11, "its file model.safetensors is damaged"),
         (12, "its file trainer_state.json is missing"), (13, "model.safetensors is damaged"), (14, "is damaged"),
     ):  # fmt: skip
-        assert re.search(rf"checkpoint-{step} is passed over: .*{problem}", caplog.text), step
+        assert re.search(rf"checkpoint-{step} is skipped: .*{problem}", caplog.text), step
 
 
 def test_resuming_with_nothing_to_resume_starts_from_the_beginning_and_says_so(
@@ -278,7 +278,9 @@ def test_full_disk_keeps_the_checkpoint_of_before_and_says_so(motion_videos: Pat
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     trainer._save_optimizer_and_scheduler = save_on_a_full_disk
-    with pytest.raises(RunStopped, match=r"checkpoint-2 could not be written .*checkpoint-1 is whole.*Make room"):
+    with pytest.raises(
+        RunStopped, match=r"checkpoint-2 could not be written .*checkpoint-1 is whole.*Free some space"
+    ):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     assert problem_of(tmp_path / "checkpoint-1") is None

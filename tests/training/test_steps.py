@@ -35,7 +35,7 @@ def test_schedule_equals_the_authors(golden_dir: Path) -> None:
 def test_schedule_reaches_every_group_at_its_own_rate() -> None:
     weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": [weights[0]], "lr": 0.4}, {"params": [weights[1]], "lr": 0.1}])
-    schedule = cosine_schedule(optimizer, num_training_steps=10, num_warmup_steps=3, final_share=0.2)
+    schedule = cosine_schedule(optimizer, num_training_steps=10, num_warmup_steps=3, final_ratio=0.2)
     rates = []
     for _ in range(11):
         rates.append([group["lr"] for group in optimizer.param_groups])

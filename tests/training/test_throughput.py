@@ -44,11 +44,11 @@ def test_speed_is_that_of_the_time_since_the_last_log() -> None:
         _train(meter, clock, step, waiting=1.0, computing=3.0, clips=16)
     first = meter.read(2, 10, flops_per_clip=5 * 10**12, num_devices=2)
     assert first == pytest.approx(
-        {"clips_per_second": 4.0, "data_wait_share": 0.25, "tflops_per_device": 10.0, "hours_left": 8 * 4 / 3600}
+        {"clips_per_second": 4.0, "data_wait_fraction": 0.25, "tflops_per_device": 10.0, "hours_left": 8 * 4 / 3600}
     )
     _train(meter, clock, 2, waiting=0.5, computing=1.5, clips=16)
     second = meter.read(3, 10, flops_per_clip=None, num_devices=2)
-    assert second == pytest.approx({"clips_per_second": 8.0, "data_wait_share": 0.25, "hours_left": 7 * 2 / 3600})
+    assert second == pytest.approx({"clips_per_second": 8.0, "data_wait_fraction": 0.25, "hours_left": 7 * 2 / 3600})
 
 
 def test_evaluation_and_saving_count_for_the_time_left_alone() -> None:
@@ -61,7 +61,7 @@ def test_evaluation_and_saving_count_for_the_time_left_alone() -> None:
     _train(meter, clock, 1, waiting=1.0, computing=1.0, clips=8)
     _train(meter, clock, 2, waiting=1.0, computing=1.0, clips=8)
     found = meter.read(3, 11, None, 1)
-    assert found == pytest.approx({"clips_per_second": 4.0, "data_wait_share": 0.5, "hours_left": 8 * 5 / 3600})
+    assert found == pytest.approx({"clips_per_second": 4.0, "data_wait_fraction": 0.5, "hours_left": 8 * 5 / 3600})
 
 
 def test_resumed_run_starts_anew() -> None:
@@ -72,7 +72,7 @@ def test_resumed_run_starts_anew() -> None:
     clock.seconds += 50.0  # loads a checkpoint
     _train(meter, clock, 40, waiting=1.0, computing=1.0, clips=8)
     assert meter.read(41, 51, None, 1) == pytest.approx(
-        {"clips_per_second": 4.0, "data_wait_share": 0.5, "hours_left": 10 * 2 / 3600}
+        {"clips_per_second": 4.0, "data_wait_fraction": 0.5, "hours_left": 10 * 2 / 3600}
     )
 
 
@@ -138,7 +138,7 @@ def test_logs_of_distillation_tell_its_speed(tmp_path: Path) -> None:
         assert {"loss_direct", "loss_generation", "loss_reconstruction", "grad_norm", "learning_rate"} <= logs.keys()
         # A window is two steps of 2 x 4 clips: 2 x 1 s of waiting and 6 s of computing each.
         assert logs["clips_per_second"] == pytest.approx(16 / 16)
-        assert logs["data_wait_share"] == pytest.approx(2 / 8)
+        assert logs["data_wait_fraction"] == pytest.approx(2 / 8)
         assert logs["tflops_per_device"] == pytest.approx(flops / 1e12)
     # The first window has an evaluation and a save between its steps; as many steps are left.
     assert first["hours_left"] * 3600 == pytest.approx(16 + 1000 + 500)
