@@ -120,7 +120,7 @@ class FiniteLossGuard:
 
 
 class ReadingLog:
-    """Counts the videos that training tried and could not read, over all processes.
+    """Counts of the videos that training tried and could not read, over all processes.
 
     Args:
         max_fraction (`float`): Largest fraction of unreadable videos to tolerate, checked from 100 videos on.
@@ -166,7 +166,7 @@ class ReadingLog:
 
 
 class ThroughputMeter(TrainerCallback):
-    """Measures clips per second between logs; evaluations and saves count only in the estimate of the time left.
+    """Meter of clips per second between logs; evaluations and saves count only in the estimate of the time left.
 
     Args:
         clock (`Callable[[], float]`, *optional*): Seconds; `time.perf_counter` by default.
@@ -260,7 +260,7 @@ def format_duration(hours: float) -> str:
 
 
 class _PrintsTimeLeft(TrainerCallback):
-    """Prints `hours_left` as a readable `time_left`; trackers and the history keep `hours_left`."""
+    """Printing of `hours_left` as a readable `time_left`; trackers and the history keep `hours_left`."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs is not None and "hours_left" in logs:

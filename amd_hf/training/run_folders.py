@@ -89,7 +89,7 @@ _guard = threading.Lock()
 
 
 class RunLock:
-    """Keeps a second process out of an output folder while the first one lives.
+    """Lock that keeps a second process out of an output folder while the first one lives.
 
     It is a POSIX record lock (`fcntl.lockf`) on a file in the folder. The system frees it when the process ends,
     however it ends. Loading workers do not inherit it by fork or exec, so a worker that outlives its killed parent

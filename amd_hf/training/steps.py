@@ -41,7 +41,7 @@ class _Slot:
 
 
 class StepBatches:
-    """Fetches the micro-batches of each optimizer step and knows by what to divide each loss.
+    """Source of the micro-batches of each optimizer step and of the divisor of each loss.
 
     The gradient of a step is the mean over its clips on all processes. That is the mean of the micro-batches' means
     when all are full. They may be smaller or missing in two cases. If a process cannot read any video of its

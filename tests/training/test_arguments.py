@@ -145,7 +145,9 @@ def test_value_that_only_the_run_can_judge_raises_before_the_first_step(
 
 
 def test_clips_that_are_not_square_need_a_collator_of_ones_own(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Our clips are square: `image_size` \[16, 24\] needs a collator of your own"):
+    with pytest.raises(
+        ValueError, match=r"Our clips are square: `image_size` \[16, 24\] needs a collator of your own"
+    ):
         AMDTrainer(AMDForPreTraining(tiny_config()), pretraining_args(tmp_path))
 
 
