@@ -69,7 +69,7 @@ class LossMeter:
 
 
 class FiniteLossGuard:
-    """Stops a run when its loss is not finite, and names the step and the parts.
+    """Guard that stops a run when its loss is not finite, and names the step and the parts.
 
     On an accelerator the values are copied to the host without waiting, and checked one step later so that the check
     does not stall the device. On the CPU they are checked at once.
