@@ -270,7 +270,7 @@ class VideoTrainingArguments(TrainingArguments):
             if name in _TRACKERS and name not in available:
                 raise ImportError(
                     f"`report_to` names {name}, whose package is not installed: `pip install {_TRACKERS[name]}`, or "
-                    "use `--report_to none`."
+                    "`--report_to none`."
                 )
 
     def _check_rates(self) -> None:

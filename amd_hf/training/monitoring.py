@@ -120,7 +120,7 @@ class FiniteLossGuard:
 
 
 class ReadingLog:
-    """Counts of the videos that training tried and could not read, over all processes.
+    """Log of the videos that training tried and could not read, over all processes.
 
     Args:
         max_fraction (`float`): Largest fraction of unreadable videos to tolerate, checked from 100 videos on.

@@ -96,7 +96,7 @@ def test_trainer_from_python_refuses_too_and_the_same_process_may_train_again(
     trainer.train()
     trainer.save_model()
     _trainer(_rows(videos), tmp_path / "own", save_strategy="no", max_steps=1).train()
-    assert "is going to be replaced" in caplog.text
+    assert "which this run will replace" in caplog.text
 
 
 def test_program_run_twice_refuses_the_second_time_before_it_loads_anything(videos: Path, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_second_run_is_refused_until_the_first_is_killed_although_its_worker_liv
     holder: tuple[subprocess.Popen[str], int, Path], videos: Path
 ) -> None:
     process, worker, folder = holder
-    said = rf"going on: process {process.pid} on .*--output_dir"
+    said = rf"Another run is writing into .*: process {process.pid} on .*--output_dir"
     with pytest.raises(RunStopped, match=said):
         RunLock(folder).acquire()
     with pytest.raises(RunStopped, match=said):
