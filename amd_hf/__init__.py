@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what `_LAZY_NAMES` does at run time, for editors and type c
     from .detection.datasets.ava import load_action_dataset
     from .detection.trainer import AMDDetectionTrainer
     from .detection.training_arguments import AMDDetectionArguments
+    from .export.exporting import export_model
     from .finetuning.arguments import AMDFineTuningArguments
     from .finetuning.trainer import AMDFineTuningTrainer
     from .modeling_amd import AMDForImageClassification, AMDForPreTraining, AMDForVideoClassification, AMDModel
@@ -48,6 +49,7 @@ _LAZY_NAMES = {
     "optimize_for_cpu": "cpu",
     "convert_checkpoint": "checkpoints.conversion",
     "export_checkpoint": "checkpoints.conversion",
+    "export_model": "export.exporting",
     "load_video_dataset": "data.loading",
     "load_image_dataset": "data.loading",
     "AMDDetectionTrainer": "detection.trainer",

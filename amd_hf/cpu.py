@@ -8,6 +8,7 @@ PyTorch goes to oneDNN by itself.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -24,17 +25,18 @@ logger = logging.get_logger(__name__)
 class _OneDNNLinear(nn.Module):
     """A linear layer, with an exact GELU behind it where asked; holds the parameters of the layer it stands for."""
 
-    def __init__(self, layer: nn.Linear, activation: str = "none"):
+    def __init__(self, layer: nn.Linear, product: Callable[..., torch.Tensor], activation: str = "none"):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
         self.activation = activation
+        self._product = product  # found once: what becomes of its private name later does no harm
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():  # it has no backward pass
             try:
-                return _product(hidden_states, self.weight, self.bias, self.activation)
-            except (RuntimeError, AttributeError):  # another dtype or device by now, or tensors oneDNN does not take
+                return self._product(hidden_states, self.weight, self.bias, self.activation, [], "none")
+            except RuntimeError:  # another dtype or device by now, autocast, or tensors that oneDNN does not take
                 pass
         hidden_states = F.linear(hidden_states, self.weight, self.bias)
         return F.gelu(hidden_states) if self.activation == "gelu" else hidden_states
@@ -43,19 +45,12 @@ class _OneDNNLinear(nn.Module):
 class _OneDNNMLP(nn.Module):
     """The MLP of a block, whose GELU is computed with the first product."""
 
-    def __init__(self, mlp: AMDMLP):
+    def __init__(self, mlp: AMDMLP, product: Callable[..., torch.Tensor]):
         super().__init__()
-        self.fc1, self.fc2 = _OneDNNLinear(mlp.fc1, "gelu"), _OneDNNLinear(mlp.fc2)
+        self.fc1, self.fc2 = _OneDNNLinear(mlp.fc1, product, "gelu"), _OneDNNLinear(mlp.fc2, product)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.fc1(hidden_states))
-
-
-def _product(
-    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
-) -> torch.Tensor:
-    # What `torch.compile` calls for linear layers on CPUs: not public, so its absence must harm nobody.
-    return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, activation, [], "none")
 
 
 def optimize_for_cpu(model: nn.Module) -> nn.Module:
@@ -63,7 +58,8 @@ def optimize_for_cpu(model: nn.Module) -> nn.Module:
 
     Its parameters, their names and its results stay as they are but for rounding; with a backward pass it computes as
     before. Layers that adapters or quantisers have replaced, or that have hooks, are left alone. Where nothing is
-    to be gained (another CPU, dtype or device, a PyTorch without the operator) the model is returned unchanged.
+    to be gained (another CPU, dtype or device, a PyTorch without the operator) the model is returned unchanged, and
+    the log says why.
 
     Args:
         model (`torch.nn.Module`): A model of this package, or one that holds one.
@@ -71,19 +67,19 @@ def optimize_for_cpu(model: nn.Module) -> nn.Module:
     Returns:
         `model` itself.
     """
-    reason = _why_not()
-    if reason is not None:
-        logger.info("Not optimised for this CPU: %s.", reason)
+    try:
+        product = _find_product()
+        swaps = list(_find_swaps(model, product))  # all of them before the first is made
+    except RuntimeError as error:
+        logger.info("Not optimised for this CPU: %s.", error)
         return model
-    for module in list(model.modules()):
-        if isinstance(module, AMDAttention):
-            _swap(module, "qkv", "proj")
-        elif isinstance(module, AMDPatchEmbeddings):
-            _swap(module, "projection")
-        else:
-            for name, child in list(module.named_children()):
-                if type(child) is AMDMLP and not _has_hooks(child) and _suits(child.fc1) and _suits(child.fc2):
-                    setattr(module, name, _OneDNNMLP(child).train(child.training))
+    except Exception as error:  # noqa: BLE001  # whatever a release of PyTorch may lack: the model runs without it
+        logger.warning(
+            "Not optimised for this CPU, as this PyTorch is not the one that it was written for: %s.", error
+        )
+        return model
+    for parent, name, layer in swaps:
+        setattr(parent, name, layer.train(getattr(parent, name).training))
     return model
 
 
@@ -94,31 +90,41 @@ def prepare_for_inference(model: nn.Module, accelerator: Accelerator) -> nn.Modu
     return optimize_for_cpu(model) if is_float32_on_cpu else model
 
 
-def _why_not() -> str | None:
-    """Return why oneDNN gains nothing in this process, or None where it does; found out by trying."""
+def _find_product() -> Callable[..., torch.Tensor]:
+    """Return oneDNN's linear layer with what is computed behind it.
+
+    Raises:
+        RuntimeError: If it gains nothing in this process, which is found out by trying; says why.
+        Exception: Whatever a PyTorch raises that lacks it.
+    """
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"it is a {platform.machine()}, and the gain was measured on x86"
+        raise RuntimeError(f"it is a {platform.machine()}, and the gain was measured on x86")
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT" or not torch.backends.mkldnn.enabled:
-        return "PyTorch has no vector instructions or no oneDNN here"
+        raise RuntimeError("PyTorch has no vector instructions or no oneDNN here")
+    # What `torch.compile` calls for linear layers on CPUs: not public, so its absence must harm nobody.
+    product = torch.ops.mkldnn._linear_pointwise.default
     numbers = torch.arange(6.0).view(2, 3)
-    try:
-        with torch.no_grad():
-            found = _product(numbers, numbers, None, "gelu")
-    except (RuntimeError, AttributeError, TypeError) as error:
-        return f"this PyTorch lacks the operator ({error})"
-    is_right = torch.allclose(found, F.gelu(numbers @ numbers.T), atol=1e-4)
-    return None if is_right else "the operator gives other numbers"
+    with torch.no_grad():
+        found = product(numbers, numbers, None, "gelu", [], "none")
+    if not torch.allclose(found, F.gelu(numbers @ numbers.T), atol=1e-4):
+        raise RuntimeError("the operator gives other numbers")
+    return product
 
 
-def _swap(module: nn.Module, *names: str) -> None:
-    for name in names:
-        layer = getattr(module, name)
-        if _suits(layer):
-            setattr(module, name, _OneDNNLinear(layer).train(layer.training))
+def _find_swaps(model: nn.Module, product: Callable[..., torch.Tensor]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield the layers to replace, by their parents and names, and what takes their place."""
+    for module in model.modules():
+        names = {AMDAttention: ("qkv", "proj"), AMDPatchEmbeddings: ("projection",)}.get(type(module), ())
+        for name in names:
+            if _suits(layer := getattr(module, name)):
+                yield module, name, _OneDNNLinear(layer, product)
+        for name, child in module.named_children():
+            if type(child) is AMDMLP and not _has_hooks(child) and _suits(child.fc1) and _suits(child.fc2):
+                yield module, name, _OneDNNMLP(child, product)
 
 
 def _suits(layer: nn.Module) -> bool:
-    """Return whether nobody would miss the layer itself: plain, dense float32 on the CPU, no hooks."""
+    """Whether nobody would miss the layer itself: plain, dense float32 on the CPU, no hooks."""
     return (
         type(layer) is nn.Linear
         and "forward" not in vars(layer)

@@ -15,7 +15,15 @@ from amd_hf import AMDForPreTraining, AMDForVideoClassification, cpu, optimize_f
 from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config
 
 
-pytestmark = pytest.mark.skipif(cpu._why_not() is not None, reason=f"nothing to gain here: {cpu._why_not()}")
+def _why_not() -> str:
+    try:
+        cpu._find_product()
+    except (RuntimeError, AttributeError) as error:
+        return str(error)
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(_why_not()), reason=f"nothing to gain here: {_why_not()}")
 
 
 def _onednn_products(function: Callable[[], Any]) -> int:
@@ -45,7 +53,7 @@ def test_layer_computes_its_definition(has_bias: bool, activation: str) -> None:
         wanted += layer.bias.detach().double()
     if activation == "gelu":
         wanted *= 0.5 * (1 + torch.erf(wanted / 2**0.5))
-    swapped = cpu._OneDNNLinear(layer, activation)
+    swapped = cpu._OneDNNLinear(layer, cpu._find_product(), activation)
     with torch.no_grad():
         for states, expected in (
             (hidden_states, wanted),
@@ -120,20 +128,53 @@ def test_adapters_are_left_and_heard(model: AMDForVideoClassification, clips: to
         torch.testing.assert_close(optimize_for_cpu(adapted)(clips).logits, wanted)
 
 
-def test_without_the_private_operator_every_forward_works(
-    model: AMDForVideoClassification, clips: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (torch.ops, "mkldnn"),
+        (torch.ops.mkldnn, "_linear_pointwise"),
+        (torch.backends.cpu, "get_cpu_capability"),
+        (torch.backends, "mkldnn"),
+        (cpu, "_has_hooks"),  # which asks modules for their hooks by names that are PyTorch's own
+    ],
+)
+def test_without_a_private_name_every_forward_works(
+    owner: Any, name: str, model: AMDForVideoClassification, clips: torch.Tensor, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    wanted = model(clips).logits.detach()
+    optimised = optimize_for_cpu(copy.deepcopy(model))
+
+    class Gone:
+        def __getattr__(self, attribute: str) -> Any:
+            raise AttributeError(f"module 'torch' has no attribute {attribute!r}")
+
+        def __call__(self, *args: Any) -> Any:
+            raise AttributeError(f"module 'torch' has no attribute {name!r}")
+
+    with monkeypatch.context() as patched, torch.no_grad():
+        patched.setattr(owner, name, Gone())
+        torch.testing.assert_close(model(clips).logits, wanted)
+        torch.testing.assert_close(optimised(clips).logits, wanted)  # it went away after the layers were swapped
+        assert optimize_for_cpu(model) is model
+        torch.testing.assert_close(model(clips).logits, wanted)
+    assert not any(isinstance(module, cpu._OneDNNLinear | cpu._OneDNNMLP) for module in model.modules())
+    assert "this PyTorch is not the one that it was written for: module 'torch' has no attribute" in caplog.text
+
+
+def test_operator_that_refuses_its_tensors_later_is_passed_over(
+    model: AMDForVideoClassification, clips: torch.Tensor
 ) -> None:
     wanted = model(clips).logits.detach()
 
-    def missing(*_: Any) -> torch.Tensor:
-        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+    def refuse(*_: Any) -> torch.Tensor:
+        raise RuntimeError("could not create a primitive descriptor")
 
-    optimised = optimize_for_cpu(copy.deepcopy(model))
-    monkeypatch.setattr(cpu, "_product", missing)
+    for module in optimize_for_cpu(model).modules():
+        if isinstance(module, cpu._OneDNNLinear):
+            module._product = refuse
     with torch.no_grad():
-        torch.testing.assert_close(optimised(clips).logits, wanted)  # it went away after the layers were swapped
-        torch.testing.assert_close(optimize_for_cpu(model)(clips).logits, wanted)
-    assert not any(isinstance(module, cpu._OneDNNLinear) for module in model.modules())
+        torch.testing.assert_close(model(clips).logits, wanted)
 
 
 @pytest.mark.parametrize(("precision", "is_swapped"), [("no", True), ("bf16", False)])

@@ -41,6 +41,7 @@ _LAYERS = (
     ("training",),
     ("pretraining", "finetuning"),
     ("detection",),  # builds on fine-tuning
+    ("export",),
     ("registration",),
     ("__init__",),
     ("cli",),

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "test a model on labelled videos, over several views",
     "predict": "classify videos, or detect actions in one",
     "features": "write features of videos",
+    "export": "write a model as ONNX, OpenVINO or ExecuTorch, and compare the two",
     "convert": "read an official checkpoint, or write one",
     "check": "decode every video of a data set and list those that cannot be read",
     "validate": "check annotation files line by line",

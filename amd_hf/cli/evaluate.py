@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from ..cpu import prepare_for_inference
 from ..data.arguments import DataArguments
 from ..data.clips import ClassificationCollator, ClipLoader
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
@@ -29,7 +29,7 @@ from ..detection.evaluation import (
     run_detection_test,
     write_detection_report,
 )
-from ..evaluation.checks import check_head_is_trained
+from ..evaluation.checks import load_tested_classifier
 from ..evaluation.multiview import MultiViewResult, ViewOptions, run_multi_view_test
 from ..evaluation.probes import run_linear_probe
 from ..evaluation.report import (
@@ -41,10 +41,10 @@ from ..evaluation.report import (
     draw_confusion_matrix,
     write_report,
 )
+from ..export.running import describe_engine, load_for_inference, precision_for
 from ..models import (
     load_detection_processor,
     load_model,
-    load_trained_classifier,
     load_trained_detector,
     override_notes,
     read_settings,
@@ -82,6 +82,13 @@ class TestOptions:
     mixed_precision: str | None = field(
         default=None,
         metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
+    )
+    engine: str | None = field(
+        default=None,
+        metadata={
+            "help": "What runs the model; by default PyTorch, or what it was exported to.",
+            "choices": ["pytorch", "onnx", "openvino", "zentorch"],
+        },
     )
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
@@ -142,8 +149,8 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --annotations FILE.csv`.")
     outputs = result_files(Path(options.output_dir), options, METRICS_FILE, CLASSES_FILE, DETECTIONS_FILE)
     check_model_source(source, "model_name_or_path")
-    accelerator = start_accelerator(options.use_cpu, options.mixed_precision)
-    model = prepare_for_inference(load_trained_detector(source, **model_options), accelerator)
+    accelerator = start_accelerator(options.use_cpu, precision_for(source, options.engine, options.mixed_precision))
+    model: Any = load_for_inference(source, load_trained_detector, accelerator, options.engine, **model_options)
     processor = load_detection_processor(source, model.config)
     loader = evaluation_clip_loader(
         model.config, processor, options.sampling_rate, options.decoder, options.decode_time_limit
@@ -151,7 +158,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
     rows = data.load()
     if accelerator.is_main_process:
         print_notes(override_notes(read_settings(processor), {"sampling_rate": options.sampling_rate}))
-        print(f"model: {source}: {describe_model(model)}\ntest: {len(rows):,} key frames", flush=True)
+        print(f"model: {source}: {describe_engine(model)}\ntest: {len(rows):,} key frames", flush=True)
     result = run_detection_test(
         model, rows, loader, accelerator, clips_per_batch=options.batch_size, num_workers=options.num_workers,
         scored=data.scored_actions(),
@@ -181,7 +188,8 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
     names = [METRICS_FILE, *([] if options.linear_probe else [CLASSES_FILE, MATRIX_FILE, PREDICTIONS_FILE])]
     outputs = {folder: result_files(folder, options, *names) for _, _, folder in tests}
     means = result_files(Path(options.output_dir), options, METRICS_FILE) if options.all_folds else None
-    accelerator = start_accelerator(options.use_cpu, options.mixed_precision)
+    precision = precision_for(tests[0][0], options.engine, options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, precision)
     if options.linear_probe:
         found = []
         for source, fold_data, folder in tests:
@@ -250,11 +258,8 @@ def test_model(
     source: str, data: DataArguments, options: EvaluateOptions, model_options: dict, accelerator: Accelerator
 ) -> MultiViewResult:
     """Test one model on one data set."""
-    model = prepare_for_inference(
-        load_trained_classifier(source, options.allow_untrained_head, **model_options), accelerator
-    )
-    if not options.allow_untrained_head:
-        check_head_is_trained(model, source)
+    load = partial(load_tested_classifier, allow_untrained_head=options.allow_untrained_head)
+    model: Any = load_for_inference(source, load, accelerator, options.engine, **model_options)
     rows = data.load(options.split)
     overrides = {
         "sampling_rate": options.sampling_rate,
@@ -266,7 +271,7 @@ def test_model(
     views = ViewOptions.of_test(model.config, settings)
     if accelerator.is_main_process:
         print_notes(notes)
-        print(f"model: {source}: {describe_model(model)}")
+        print(f"model: {source}: {describe_engine(model)}")
         kind = f"{views.mode}, {views.num_segments} x {views.num_crops}"
         print(f"test: {len(rows):,} videos x {views.num_views} views of {views.num_frames} frames: {kind}", flush=True)
     return run_multi_view_test(

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cpu import prepare_for_inference
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..evaluation.features import FeatureOptions, extract_features
 from ..evaluation.multiview import ViewOptions
+from ..export.running import describe_engine, load_for_inference, precision_for
 from ..models import load_model, view_settings
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source
 from ..training.precision import start_accelerator
-from ..training.summary import describe_model
 from ..video_sampling_amd import SAMPLING_MODES
 
 
@@ -55,6 +54,13 @@ class ExtractOptions:
         default=None,
         metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
     )
+    engine: str | None = field(
+        default=None,
+        metadata={
+            "help": "What runs the encoder; by default PyTorch, or what it was exported to.",
+            "choices": ["pytorch", "onnx", "openvino", "zentorch"],
+        },
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
     def __post_init__(self) -> None:
@@ -70,19 +76,23 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     features = FeatureOptions(
         options.model_name_or_path, tuple(options.tensors), format=options.format, dtype=options.dtype
     )
-    accelerator = start_accelerator(options.use_cpu, options.mixed_precision)
-    model = load_model(options.model_name_or_path, **model_options)
-    encoder = prepare_for_inference(model.base_model, accelerator)
+    source = options.model_name_or_path
+    precision = precision_for(source, options.engine, options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, precision)
+    encoder: Any = load_for_inference(
+        source, lambda *args, **kwargs: load_model(*args, **kwargs).base_model, accelerator, options.engine,
+        features.layers, **model_options,
+    )  # fmt: skip
     overrides = {"sampling_mode": options.sampling_mode, "sampling_rate": options.sampling_rate}
     settings, notes = view_settings(
-        options.model_name_or_path, model.config, overrides, for_test=options.num_segments > 1
+        options.model_name_or_path, encoder.config, overrides, for_test=options.num_segments > 1
     )
     views = ViewOptions.of_clip(encoder.config, settings, options.num_segments, options.num_crops)
     rows = data.load(options.split)
     if accelerator.is_main_process:
         for note in notes:
             print(note)
-        print(f"encoder: {describe_model(encoder)}")
+        print(f"encoder: {describe_engine(encoder)}")
         print(f"{len(rows):,} videos x {views.num_views} views, tensors: {', '.join(features.tensors)}", flush=True)
     summary = extract_features(
         encoder, rows, views, features, options.output_dir, accelerator, resume=options.resume,

@@ -20,17 +20,16 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from .. import AMDConfig
-from ..cpu import prepare_for_inference
 from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..detection.drawing import draw_detections
 from ..detection.evaluation import evaluation_clip_loader
 from ..detection.prediction import as_json, detect_in_video, read_boxes_of_video
-from ..evaluation.checks import check_head_is_trained
+from ..evaluation.checks import load_tested_classifier
 from ..evaluation.multiview import ViewOptions
 from ..evaluation.prediction import FORMATS, HEADERS, WindowOptions, as_dict, find_videos, predict_videos
+from ..export.running import load_for_inference, precision_for
 from ..models import (
     load_detection_processor,
-    load_trained_classifier,
     load_trained_detector,
     override_notes,
     read_settings,
@@ -60,6 +59,13 @@ class ModelOptions:
     mixed_precision: str | None = field(
         default=None,
         metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
+    )
+    engine: str | None = field(
+        default=None,
+        metadata={
+            "help": "What runs the model; by default PyTorch, or what it was exported to.",
+            "choices": ["pytorch", "onnx", "openvino", "zentorch"],
+        },
     )
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
 
@@ -168,8 +174,9 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     outputs = OutputFiles(paths, "amd-hf predict", options.overwrite)
     boxes = read_boxes_of_video(options.person_boxes, options.video, options.min_person_score)
     check_model_source(source, "model_name_or_path")
-    accelerator = start_accelerator(options.use_cpu, options.mixed_precision, sys.stderr)
-    model = prepare_for_inference(load_trained_detector(source, **model_options), accelerator)
+    precision = precision_for(source, options.engine, options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, precision, sys.stderr)
+    model: Any = load_for_inference(source, load_trained_detector, accelerator, options.engine, **model_options)
     processor = load_detection_processor(source, model.config)
     loader = evaluation_clip_loader(
         model.config, processor, options.sampling_rate, options.decoder, options.decode_time_limit
@@ -204,9 +211,10 @@ def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     windows = options.windows()
     videos = find_videos(options.videos, options.media)
     check_model_source(options.model_name_or_path, "model_name_or_path")
-    accelerator = start_accelerator(options.use_cpu, options.mixed_precision, sys.stderr)
-    model = prepare_for_inference(load_trained_classifier(options.model_name_or_path, **model_options), accelerator)
-    check_head_is_trained(model, options.model_name_or_path)
+    source = options.model_name_or_path
+    precision = precision_for(source, options.engine, options.mixed_precision)
+    accelerator = start_accelerator(options.use_cpu, precision, sys.stderr)
+    model: Any = load_for_inference(source, load_tested_classifier, accelerator, options.engine, **model_options)
     views, notes = options.views(model.config)
     print_notes(notes)
     predictions = predict_videos(

@@ -11,6 +11,7 @@ from transformers.utils import logging
 from ..configuration_amd import AMDConfig
 from ..data.datasets.label_names import label_names_of
 from ..modeling_amd import AMDForVideoClassification
+from ..models import load_trained_classifier
 
 
 logger = logging.get_logger(__name__)
@@ -124,4 +125,23 @@ def check_head_is_trained(model: AMDForVideoClassification, source: str) -> None
         )
 
 
-__all__ = ["check_exclusive_classes", "check_head_is_trained", "match_labels"]
+def load_tested_classifier(
+    source: str, allow_untrained_head: bool = False, **config_options: Any
+) -> AMDForVideoClassification:
+    """Load a classifier to be tested: one whose head was trained, unless an untrained one is asked for.
+
+    Args:
+        source (`str`): See [`~amd_hf.models.load_trained_classifier`].
+        allow_untrained_head (`bool`, *optional*, defaults to `False`): Take it although its head was never trained.
+        **config_options: Options of [`AMDConfig`] that the source does not say.
+
+    Raises:
+        ValueError: If there is no head, or it is still as it was initialised.
+    """
+    model = load_trained_classifier(source, allow_untrained_head, **config_options)
+    if not allow_untrained_head:
+        check_head_is_trained(model, source)
+    return model
+
+
+__all__ = ["check_exclusive_classes", "check_head_is_trained", "load_tested_classifier", "match_labels"]

@@ -109,6 +109,11 @@ COMMANDS = {
                "use_cpu", "num_processes"),
         starts_processes=True,
     ),
+    "export": Command(
+        {"": (_DATA, "cli.export:ExportOptions")},
+        first=("model_name_or_path", "format", "int8", "data", "train_split", "split", "output_dir", "batch_size",
+               "input_type"),
+    ),
     "convert": Command({"": ("cli.convert:ConvertOptions",)}, first=("source", "output_dir", "to_official", "task")),
     "check": Command(
         {"": (_DATA, "cli.check:CheckVideosOptions")}, first=("data", "split", "output_dir"), has_model_options=False

@@ -31,11 +31,11 @@ LOCK_NAME = ".amd_hf_run.lock"
 _FORMAT = "amd_hf output"
 
 # What travels with a model: the files on the top level of the package that are named so.
-_CODE = tuple(sorted(path.name for path in Path(__file__).parents[1].glob("*_amd*.py")))
+CODE_FILES = tuple(sorted(path.name for path in Path(__file__).parents[1].glob("*_amd*.py")))
 _WEIGHTS = ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 RUN_FILES = (
-    *_WEIGHTS, *_PROCESSORS, *_CODE, "README.md", "losses.png", "training_args.bin", "trainer_state.json",
+    *_WEIGHTS, *_PROCESSORS, *CODE_FILES, "README.md", "losses.png", "training_args.bin", "trainer_state.json",
     "all_results.json", "train_results.json", "eval_results.json", "test_results.json", "per_class.csv",
     "detections.csv", "similarity.json", "similarity.png",
 )  # fmt: skip
@@ -70,7 +70,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
         *(f"data/videos/{split}[0-9]*.mp4" for split in ("train", "validation")),
         *(f"detector/{name}" for name in _RUN),
     ),
-    "publishing": (*_WEIGHTS, *_PROCESSORS, *_CODE, "README.md", "*.png", "LICENSE*", "NOTICE*"),
+    "publishing": (*_WEIGHTS, *_PROCESSORS, *CODE_FILES, "README.md", "*.png", "LICENSE*", "NOTICE*"),
 }  # fmt: skip
 """Per program the names that it writes, `*` standing for a part of a name: all else in its folder is strange."""
 

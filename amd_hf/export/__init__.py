@@ -1,0 +1,1 @@
+"""Models in the formats of other runtimes: exported, compared, measured, and run through the same views."""
