@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 # process makes small models ten times slower.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: help install demo demo-detection demo-images study test test-slow test-kill test-library stress check api format clean
+.PHONY: help install demo demo-detection demo-images study test test-slow test-kill test-library test-export stress check api format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ test-kill: install ## `kill -9` at random moments, 24 times and more: resumed ru
 test-library: install ## The common tests of Transformers itself over our classes, VideoMAE beside them (5 minutes)
 	$(BIN)/python -m pip install --quiet parameterized
 	OMP_NUM_THREADS=1 $(BIN)/python tools/library_tests.py
+
+test-export: install ## Export to ONNX and OpenVINO, in int8 too (installs them; 3 minutes)
+	$(BIN)/python -m pip install --quiet --editable ".[export]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow" tests/export tests/docs/test_commands.py
 
 stress: install ## 1,000 damaged videos through each decoder; memory of a worker over 2,000 videos (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/data/video/test_damaged_videos.py tests/data/test_loaders_memory.py

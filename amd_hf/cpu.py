@@ -124,7 +124,7 @@ def _find_swaps(model: nn.Module, product: Callable[..., torch.Tensor]) -> Itera
 
 
 def _suits(layer: nn.Module) -> bool:
-    """Whether nobody would miss the layer itself: plain, dense float32 on the CPU, no hooks."""
+    """Say whether nobody would miss the layer itself: plain, dense float32 on the CPU, no hooks."""
     return (
         type(layer) is nn.Linear
         and "forward" not in vars(layer)

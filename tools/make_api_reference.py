@@ -67,7 +67,7 @@ PAGES = {
     "checkpoints": Page(
         "Teachers and checkpoints",
         "Files of others as models of this package, and back.",
-        ("amd_hf.load_teacher", "amd_hf.convert_checkpoint", "amd_hf.export_checkpoint"),
+        ("amd_hf.load_teacher", "amd_hf.convert_checkpoint", "amd_hf.export_checkpoint", "amd_hf.export_model"),
     ),
     "data": Page(
         "Data",

@@ -6,11 +6,11 @@ What is exported takes the clips that the model takes: raw uint8, which it norma
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -233,12 +233,20 @@ def check_request(kind: str, format: str, input_type: str, batch_size: int | Non
 def check_packages(format: str, int8: bool = False) -> None:
     """Raise `ImportError` with the line that installs what is missing."""
     packages = [*FORMATS[format].packages, *(INT8_FORMATS.get(format, ()) if int8 else ())]
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    found = {
+        "onnx": find_spec("onnx"),
+        "onnxscript": find_spec("onnxscript"),
+        "onnxruntime": find_spec("onnxruntime"),
+        "openvino": find_spec("openvino"),
+        "nncf": find_spec("nncf"),
+        "executorch": find_spec("executorch"),
+    }
+    missing = [name for name in packages if found[name] is None]
     if missing:
         extra = "" if format == "executorch" else ', or all formats but ExecuTorch: `pip install "amd_hf[export]"`'
         what = f"{FORMATS[format].title}{' in int8' if int8 else ''}"
         raise ImportError(f"{what} needs {', '.join(missing)}: `pip install {' '.join(missing)}`{extra}.")
-    if importlib.util.find_spec("transformers.exporters") is None:
+    if find_spec("transformers.exporters") is None:
         raise ImportError('Exporting needs Transformers 5.24 or later: `pip install "transformers>=5.24"`.')
 
 

@@ -1,4 +1,4 @@
-"""Run an exported model in the place of the PyTorch model that it was made of, or any model by an engine."""
+"""Exported models in the place of the PyTorch models that they were made of; any model by another engine."""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ def test_launchers_start_the_programs(
         print(f"\n{time.perf_counter() - started:6.1f} s  {launcher} scripts/finetune.py ...", end="")  # noqa: T201
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/finetuning.md", "docs/publishing.md", "docs/testing.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/export.md", "docs/finetuning.md", "docs/publishing.md", "docs/testing.md"]
+)
 def test_python_of_the_pages_runs(page: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Code blocks as they stand, but for the sizes of the student and the name of the teacher."""
     folder = enter_world(world, tmp_path / "world")

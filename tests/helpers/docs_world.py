@@ -12,6 +12,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ EXEMPT = {
     r"(.*scripts/push_to_hub\.py|amd-hf push) (?!.*--dry_run)": "uploads: tests/cli/test_push.py does so",
     r".*(finetune\.py|finetune) (\.\.\.|…)$": "stands for any command of the page",
 }
+
+for _word, _packages in {
+    "onnx|exported": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "nncf"),
+}.items():
+    if not all(map(find_spec, _packages)):
+        EXEMPT[rf"amd-hf .*({_word})"] = f"needs {', '.join(_packages)}: `make test-export` installs them"
 
 # Where programs are described, and how their files are named in commands.
 PROGRAM_FOLDERS = ("amd_hf/cli", "examples", "studies", "tools")
@@ -388,6 +396,8 @@ def _small_options(program: str, arguments: list[str], is_detection: bool) -> li
         return ["--root", "."]
     if program == "convert" and "--output_dir" in arguments:
         return [f"--model.{name}={_OFFICIAL[name]}" for name in ("image_size", "num_frames")]
+    if program == "export":
+        return ["--measure_speed", "false"]
     if program in ("evaluate", "predict", "features", "visualize"):
         return ["--use_cpu"]
     return []

@@ -325,11 +325,12 @@ def test_devices_and_pipes_are_written_to_as_ever(tmp_path: Path) -> None:
         ("evaluate", ["--task", "detection", "--model_name_or_path", "m", "--annotations", "a", "--output_dir", "{}"],
          "detections.csv"),
         ("check_videos", ["--data", "d", "--output_dir", "{}"], "clean.csv"),
+        ("export", ["--model_name_or_path", "m", "--output_dir", "{}"], "model.onnx"),
         ("visualize", ["--model_name_or_path", "m", "--data", "d", "--output_dir", "{}"], "reconstructions.png"),
         ("ablate", ["--grid", str(ROOT / "configs/ablations/main.yaml"), "--output_dir", "{}"],
          "reports/main/report.md"),
     ],
-    ids=["json", "video", "test", "probe", "folds", "detector", "check", "pictures", "study"],
+    ids=["json", "video", "test", "probe", "folds", "detector", "check", "export", "pictures", "study"],
 )  # fmt: skip
 def test_programs_refuse_to_overwrite_others_files_before_they_do_anything(
     script: str, arguments: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -506,6 +507,9 @@ _ALLOWED = {
     ("studies/ablate.py", "train_classifier"): "into a stage's folder",
     ("amd_hf/cli/check.py", "write_outcome"): "OutputFiles",
     ("amd_hf/cli/convert.py", "main"): "a target that did not exist",
+    ("amd_hf/export/exporting.py", "export_model"): "OutputFiles; all is written into a temporary folder first",
+    ("amd_hf/export/exporting.py", "_describe"): "a temporary folder",
+    ("amd_hf/export/exporting.py", "_measure"): "a temporary folder",
     ("amd_hf/cli/convert.py", "write_official"): "a target that did not exist",
     ("examples/demo.py", "main"): "a claimed folder",
     ("examples/demo_detection.py", "main"): "a claimed folder",
