@@ -251,9 +251,10 @@ def check_packages(format: str, int8: bool = False) -> None:
 
 
 def _int8_quantizer(format: str, calibration: Iterable[Mapping[str, torch.Tensor]]) -> Any:
-    """Weights and activations of linear layers in int8; softmax, norms and the products of attention stay in float32.
+    """Return what makes weights and activations of linear layers int8.
 
-    Static ranges, found on the calibration clips; weights one scale per output channel.
+    Softmax, norms and the products of attention stay in float32. Ranges are static, found on the calibration clips;
+    weights have one scale per output channel.
     """
     from transformers import exporters
 

@@ -39,7 +39,7 @@ _TIME_LIMIT = 20.0  # seconds of passes that are timed
 
 @dataclass
 class Comparison:
-    """Scores of a model and of what was exported of it, on the same clips.
+    """What a model and what was exported of it say of the same clips.
 
     Args:
         expected, found (`list[np.ndarray]`): Logits `(classes,)` of each clip; of an encoder its features.
