@@ -176,7 +176,8 @@ def _compare(
         summary = compare_on_random_inputs(model, network).summary(has_classes=False)
         summary["clips_of"] = "noise"
     else:
-        has_classes = network.kind in _WITH_CLASSES
+        is_exclusive = model.config.problem_type in (None, "single_label_classification")
+        has_classes = network.kind in _WITH_CLASSES and is_exclusive
         summary = compare_on_videos(model, network, rows, collator, numbers).summary(has_classes)
         summary["clips_of"] = "videos"
     if not network.is_int8 and summary["largest_difference"] > _MOST_DIFFERENCE:
