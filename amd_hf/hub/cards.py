@@ -297,6 +297,8 @@ class _RunFacts:
         self.start = next((str(given[name]) for name in _SOURCES if name in given), None)
         teacher = getattr(trainer, "teacher", None)
         self.teacher: str | None = None if teacher is None else str(teacher.source)
+        # What was measured on; None where the options do not say.
+        self.splits = {part: _measured_split(options, part, secrets) for part in ("test", "eval")}
         self.teacher_description = None if teacher is None else teacher.describe()
         wrapped = trainer.model  # an adapter's wrapper knows the model inside
         self.model = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
@@ -304,18 +306,20 @@ class _RunFacts:
 
     def context(self) -> dict[str, Any]:
         """Return what the template asks for: nothing private, paths shortened, all text escaped but Markdown."""
-        results = [(f"test {name.replace('_', ' ')}", value) for name, value in self.test.items()]
+        results = [(self._metric("test", name), value) for name, value in self.test.items()]
         results += [
-            (f"evaluation {name.removeprefix('eval_').replace('_', ' ')}", value)
+            (self._metric("eval", name.removeprefix("eval_")), value)
             for name, value in self.evaluation.items()
             if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second"))
         ]
         counted = []
-        for title, counts, prefix in (("test", self.test, ""), ("evaluation", self.evaluation, "eval_")):
+        parts = ("test", "test", self.test, ""), ("eval", "evaluation", self.evaluation, "eval_")
+        for part, title, counts, prefix in parts:
             expected, read = (counts.get(f"{prefix}videos_{name}") for name in ("expected", "read"))
             if expected is not None:
+                where = "" if self.splits[part] is None else f" on the split {self.splits[part]}"
                 counted.append(
-                    f"The {title} counts {_number(expected)} videos, of which {_number(read)} could be read."
+                    f"The {title}{where} counts {_number(expected)} videos, of which {_number(read)} could be read."
                 )
         arguments = redact_values([*changed_options(self.args).items(), *self.options], self.secrets)
         versions = [("Python", platform.python_version())]
@@ -341,6 +345,13 @@ class _RunFacts:
             "start_licence": licence_of(self.start),
         }
         return {name: redact_values(value, self.secrets) for name, value in context.items()}
+
+    def _metric(self, part: str, name: str) -> str:
+        """Name a metric: the test's by its split, since `test` says something else where that is `validation`."""
+        words, split = name.replace("_", " "), self.splits[part]
+        if part == "eval":
+            return f"evaluation {words}"
+        return f"test {words}" if split is None or split.startswith("test") else f"{split} {words} (final test)"
 
     def _data(self) -> list[tuple[str, str]]:
         trainer = self.trainer
@@ -410,14 +421,14 @@ class _RunFacts:
         sources = [hub_id for hub_id in map(hub_id_or_none, (self.teacher, self.start)) if hub_id]
         title = self.data_name or "data of the run"
         results = []
-        for split, values, prefix in (("test", self.test, ""), ("evaluation", self.evaluation, "eval_")):
+        for part, values, prefix in (("test", self.test, ""), ("eval", self.evaluation, "eval_")):
             for metric in ("accuracy", "top5_accuracy", "mAP"):
                 value = values.get(f"{prefix}{metric}")
                 if value is not None:
                     results.append(
                         reported_result(
-                            round(100 * value, 6), f"{split} {metric.replace('_', ' ')}", task="video-classification",
-                            dataset=(title, title), split=split, source=None,
+                            round(100 * value, 6), self._metric(part, metric), task="video-classification",
+                            dataset=(title, title), split=self.splits[part], source=None,
                         )
                     )  # fmt: skip
         return ModelCardData(
@@ -428,6 +439,16 @@ class _RunFacts:
             model_name=name,
             eval_results=results or None,
         )
+
+
+def _measured_split(options: Sequence[Any], part: str, secrets: set[str]) -> str | None:
+    """Return the split that `test` or `eval` of a run was measured on, as its data arguments name it."""
+    for each in options:
+        if hasattr(each, "holds_out") and each.holds_out():
+            return "validation"  # a fraction of the training videos that was kept apart
+        if split := getattr(each, f"{part}_split", None):
+            return redact(str(split), secrets)
+    return None
 
 
 def changed_options(options: Any) -> dict[str, Any]:

@@ -130,5 +130,5 @@ def test_times_of_a_video_of_variable_frame_rate(tmp_path: Path) -> None:
 
 
 def test_file_that_is_no_video_raises(tmp_path: Path) -> None:
-    with pytest.raises(VideoReadError, match="a.mp4"):
+    with pytest.raises(VideoReadError, match=r"Cannot read video '.*a\.mp4': pyav: Invalid data found"):
         times_of(str(text_file(tmp_path / "a.mp4")))

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from amd_hf import AMDFineTuningTrainer, AMDForPreTraining, AMDForVideoClassification, AMDModel, AMDTrainer
+from amd_hf.data.arguments import FineTuningDataArguments
 from amd_hf.hub.cards import card_problems, changed_options, licence_of, write_run_card
 from amd_hf.hub.privacy import absolute_paths
 from tests.helpers.models import tiny_config
@@ -148,6 +149,28 @@ def test_card_of_a_classifier_has_its_accuracies_in_the_metadata(tmp_path: Path)
     assert "The test counts 16 videos, of which 15 could be read." in card
     assert "- Start (MCG-NJU/videomae-large): CC-BY-NC 4.0" in card
     assert _cell(card, "classes") == "5"
+
+
+@pytest.mark.parametrize(
+    ("options", "split", "name"),
+    [
+        ({"test_split": "validation"}, "validation", "validation accuracy (final test)"),
+        ({"test_split": "test"}, "test", "test accuracy"),
+        ({"validation_fraction": 0.25}, "validation", "validation accuracy (final test)"),
+        ({"test_data": "others"}, None, "test accuracy"),
+    ],
+    ids=["validation", "test", "held out", "not known"],
+)
+def test_card_calls_a_split_by_its_name(tmp_path: Path, options: dict[str, Any], split: str | None, name: str) -> None:
+    data = FineTuningDataArguments(data="videos", **options)
+    test = {"accuracy": 0.4375, "videos_expected": 16, "videos_read": 15}
+    card = write_run_card(_finetuned(tmp_path), options=[data], test_metrics=test).read_text()
+    assert card_problems(card) == []
+    (result,) = [result for result in ModelCard(card).data.eval_results if "evaluation" not in result.metric_name]
+    assert (result.metric_name, result.dataset_split) == (f"{name} (%)", split)
+    assert f"| {name} | 0.4375 |" in card
+    where = "The test counts" if split is None else f"The test on the split {split} counts"
+    assert f"{where} 16 videos, of which 15 could be read." in card
 
 
 def test_command_is_that_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

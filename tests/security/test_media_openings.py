@@ -30,7 +30,7 @@ import importlib.util, json, os, sys
 from pathlib import Path
 from amd_hf import AMDVideoProcessor
 from amd_hf.data.video.decoding import open_video
-from amd_hf.data.video.key_frames import frame_rate_of, times_of
+from amd_hf.data.video.key_frames import times_of
 from amd_hf.data.video.decoding import available_decoders
 processor = AMDVideoProcessor()
 
@@ -42,7 +42,6 @@ def by_decoder(decoder):
 
 ways = {name: by_decoder(name) for name in available_decoders()}
 ways["processor"] = lambda name: len(processor.fetch_videos(name)[0])
-ways["rate"] = lambda name: frame_rate_of(name)
 ways["times"] = lambda name: len(times_of(name)) - 1
 for name in available_decoders():  # whatever is imported late is imported now
     ways[name](sys.argv[1])

@@ -105,42 +105,24 @@ def frame_at(times: np.ndarray, seconds: float) -> int | None:
     return index if index >= 0 and seconds < times[-1] else None
 
 
-def frame_rate_of(path: str, video_id: str | None = None) -> float:
-    """Return the mean frames per second of a video file, of the stream that is read.
-
-    For the frame at a timestamp see [`frame_at`]: in many files the rate changes.
-
-    Raises:
-        VideoReadError: The file cannot be opened or does not say.
-    """
-    rate = _scanned(path, video_id)[1]
-    if rate is None:
-        raise VideoReadError("it does not tell how many frames there are a second", video_id, path)
-    return rate
-
-
 def times_of(path: str, video_id: str | None = None) -> np.ndarray:
     """Return the `frame_times` of a video file, without decoding it. Those of the last few files are cached.
 
     Raises:
         VideoReadError: The file cannot be read, or tells neither times nor a rate.
     """
-    return _scanned(path, video_id)[0]
-
-
-def _scanned(path: str, video_id: str | None) -> tuple[np.ndarray, float | None]:
     try:
         state = os.stat(path)
     except OSError as error:
         raise VideoReadError(str(error), video_id, path) from error
-    return _scanned_once(path, video_id, state.st_size, state.st_mtime_ns)
+    return _scanned_times(path, video_id, state.st_size, state.st_mtime_ns)
 
 
 # Size and time of change are part of the key alone: a file that was written anew is read anew.
 @functools.lru_cache(maxsize=8)  # the times of a long film take a megabyte
-def _scanned_once(path: str, video_id: str | None, _size: int, _changed: int) -> tuple[np.ndarray, float | None]:
+def _scanned_times(path: str, video_id: str | None, _size: int, _changed: int) -> np.ndarray:
     with PyAVDecoder(VideoSource(path=path), video_id) as opened:
-        return opened.frame_times, opened.mean_rate
+        return opened.frame_times
 
 
 def _read_frames(
