@@ -51,9 +51,14 @@ def _random_states() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _precision_of_accelerate() -> Iterator[None]:
-    """A command that a test runs in this process leaves its precision to no later `Accelerator()`."""
+    """A command that a test runs in this process leaves its precision to no later `Accelerator()`.
+
+    What was there before the test stays: trainers of a fixture of the whole file live on.
+    """
+    before = dict(AcceleratorState._shared_state)
     yield
-    AcceleratorState._reset_state()
+    AcceleratorState._shared_state.clear()
+    AcceleratorState._shared_state.update(before)
 
 
 @pytest.fixture(scope="session")
