@@ -1,15 +1,16 @@
-"""Where a run leaves the recipe it was started from."""
+"""Where a run differs from its recipe."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..options.recipe_files import Recipe, as_number
+from ..training.arguments import VideoTrainingArguments
 from ..training.trainer import VideoTrainer
 from .arguments import AMDFineTuningArguments
 
 
-# Options of a recipe that say how it is run, not what is trained: changing them leaves the result what it is.
+# Options that change how a recipe runs, not its result: a run may set these as its machine needs.
 _RUNNING = (
     "per_device_",
     "gradient_",
@@ -25,14 +26,14 @@ _RUNNING = (
 
 
 def departures(trainer: VideoTrainer, recipe: Recipe) -> list[str]:
-    """List what of a run differs from its recipe, a sentence each: its results are not promised for these."""
+    """Describe each difference between a run and its recipe in a sentence: the recipe's results may not hold then."""
     args, config = trainer.args, trainer.model.config
     found = []
     wanted = args.recipe_videos_per_step
     if wanted is not None and wanted != args.videos_per_step:
         found.append(
             f"{args.videos_per_step} videos per step, the recipe is made for {wanted}: the learning rate was scaled "
-            f"to {args.learning_rate:g}; {_how_to_reach(wanted, args.videos_per_step, args)}."
+            f"to {args.learning_rate:g}; {_how_to_reach(wanted, args)}."
         )
     if args.max_steps > 0 and "max_steps" not in recipe.options and trainer.steps_per_epoch is not None:
         found.append(
@@ -55,17 +56,20 @@ def departures(trainer: VideoTrainer, recipe: Recipe) -> list[str]:
         and (args.mixup_alpha > 0 or args.cutmix_alpha > 0)
         and args.per_device_train_batch_size * args.num_repetitions == 1
     ):
-        found.append("A device batch holds one clip, which mixup and cutmix can only mix with itself.")
+        # A clip's partner in a micro-batch of one is the clip itself.
+        found.append("A micro-batch holds one clip, which mixup and cutmix can only mix with itself.")
     return found
 
 
-def _how_to_reach(wanted: int, videos: int, args: Any) -> str:
-    per_round = videos // args.gradient_accumulation_steps
+def _how_to_reach(wanted: int, args: VideoTrainingArguments) -> str:
+    """Say which accumulation restores the recipe's batch: what all processes take at once must divide it."""
+    per_round = args.videos_per_step // args.gradient_accumulation_steps
     if wanted % per_round == 0:
         return f"`--gradient_accumulation_steps {wanted // per_round}` restores the batch"
     return f"no number of accumulation steps gives the recipe's batch: {per_round} videos at a time do not divide it"
 
 
 def _is_same(value: Any, wanted: Any) -> bool:
+    # The arguments turn some strings into enums, and a recipe may spell a number as text: compare values, then texts.
     value, wanted = getattr(value, "value", value), as_number(wanted)
     return value == wanted or str(value) == str(wanted)

@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from ..modeling_amd import AMDForVideoClassification
 
 
-WHOLE_ENCODER = "encoder"
-_HEAD_MODULES = ["fc_norm", "classifier"]  # new for every data set: trained and saved whole beside the adapters
+_HEAD_MODULES = ["fc_norm", "classifier"]  # new for each data set: trained whole and saved beside the adapters
 
 
-def frozen_modules(model: AMDForVideoClassification, freeze: str) -> list[nn.Module]:
-    """Return what `freeze` means in a model: the whole encoder, or the patch embedding and the first so many blocks.
+def freeze_modules(model: AMDForVideoClassification, freeze: str) -> list[nn.Module]:
+    """Freeze the whole encoder (`encoder`), or the patch embedding and a number of first blocks; return those modules.
 
     Raises:
         ValueError: If the model has fewer blocks.
     """
     encoder = model.amd
-    if freeze == WHOLE_ENCODER:
-        return [encoder]
-    num_layers = int(freeze)
-    if num_layers > len(encoder.layers):
-        raise ValueError(f"`freeze` {num_layers} is more than the {len(encoder.layers)} layers of the model.")
-    return [encoder.embeddings, *encoder.layers[:num_layers]]
-
-
-def freeze_modules(modules: Sequence[nn.Module]) -> None:
-    """Keep the weights of modules as they are: no gradient, no weight decay."""
+    modules: list[nn.Module] = [encoder]
+    if freeze != "encoder":
+        num_layers = int(freeze)
+        if num_layers > len(encoder.layers):
+            raise ValueError(f"`freeze` {num_layers} is more than the {len(encoder.layers)} layers of the model.")
+        modules = [encoder.embeddings, *encoder.layers[:num_layers]]
     for module in modules:
-        module.requires_grad_(False)
+        module.requires_grad_(False)  # without a gradient the optimizer does not decay the weights either
+    return modules
 
 
 def add_lora(model: AMDForVideoClassification, rank: int, alpha: int, targets: Sequence[str], dropout: float) -> Any:
-    """Wrap `model` in a `peft.PeftModel`: adapters on the encoder's linear layers, the head trained whole.
+    """Wrap `model` in a `peft.PeftModel` with adapters on the encoder's linear layers; the head is trained whole.
 
     Args:
         model ([`AMDForVideoClassification`]): The classifier; its own weights are frozen.
         rank (`int`): Rank of the adapters.
-        alpha (`int`): Their output is scaled by `alpha / rank`.
+        alpha (`int`): The output of the adapters is scaled by `alpha / rank`.
         targets (`Sequence[str]`): Names of linear layers in the blocks: `qkv`, `proj`, `fc1`, `fc2`.
-        dropout (`float`): Dropout in front of the adapters.
+        dropout (`float`): Dropout before the adapters.
 
     Raises:
         ImportError: If PEFT is not installed.
@@ -57,19 +51,9 @@ def add_lora(model: AMDForVideoClassification, rank: int, alpha: int, targets: S
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        # Of the encoder's blocks only: a head may have layers of the same names.
+        # Only layers of the encoder's blocks: a head may have layers of the same names.
         target_modules=rf"amd\.layers\.\d+\.\w+\.({'|'.join(targets)})",
         lora_dropout=dropout,
         modules_to_save=_HEAD_MODULES,
     )
     return peft.get_peft_model(model, config)
-
-
-def is_lora(model: nn.Module) -> bool:
-    """Return whether a model is wrapped by PEFT."""
-    return hasattr(model, "peft_config")
-
-
-def merge_lora(model: Any) -> PreTrainedModel:
-    """Copy the classifier inside a `peft.PeftModel` with its adapters added to the weights, as a plain model."""
-    return copy.deepcopy(model).merge_and_unload()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,36 +29,35 @@ from ..training.views import clip_loader, process_cache
 from .arguments import AMDFineTuningArguments
 from .ema import TRAINED_WEIGHTS_NAME, AverageWeights, WeightAverage
 from .mixing import BatchMixer, MixDraw, mix_clips, mix_generator, soft_targets
-from .trained_parts import add_lora, freeze_modules, frozen_modules, is_lora, merge_lora
+from .trained_parts import add_lora, freeze_modules
 
 
 class AMDFineTuningTrainer(VideoTrainer):
     """Trainer of an [`AMDForVideoClassification`] with cross-entropy, which tests it over several views.
 
-    What does not depend on the head (layer-wise rates, frozen parts and adapters, the average of the weights, saving,
-    resuming, logs, unreadable videos) serves every head; [`AMDDetectionTrainer`] is this trainer for
-    [`AMDForActionDetection`], whose loss, collators and test are others.
+    Layer-wise rates, frozen parts and adapters, the average of the weights, saving, resuming, logs and unreadable
+    videos work the same for every head. [`AMDDetectionTrainer`] is this trainer for [`AMDForActionDetection`], with
+    another loss, other collators and another test.
 
-    Clips travel as uint8. On the device a training batch is normalised, then boxes are erased, then clips and their
-    targets are mixed; evaluation takes clips as they are.
+    Clips travel to the device as uint8. There a training batch is normalised, then boxes are erased, then clips and
+    their targets are mixed; evaluation uses clips as they are.
 
-    With `ema_decay` the average of the weights is what `evaluate`, `test` and `save_model` take; `model` itself keeps
-    the weights under training. With `lora_rank` the model is wrapped by PEFT; `save_model` writes the classifier with
-    the adapters merged in, which loads like any other, and the adapters alone in its sub-folder `adapter`.
+    With `ema_decay`, `evaluate`, `test` and `save_model` use the average of the weights; `model` itself keeps the
+    weights under training. With `lora_rank`, PEFT wraps the model; `save_model` merges the adapters into the
+    classifier, which then loads like any other, and writes the adapters alone into the sub-folder `adapter`.
 
     Args:
         model ([`AMDForVideoClassification`]): The classifier.
         args ([`AMDFineTuningArguments`]): Arguments.
         clip_augmentation (`Callable`, *optional*):
             `(clip, label, generator) -> (clip, label)` on uint8 clips `(T, C, H, W)` before RandAugment and the crop.
-        data_collator, eval_collator (`Callable`, *optional*): Replace the built-in ones, which decode and crop;
-            `data_collator` alone serves evaluation too.
+        data_collator, eval_collator (`Callable`, *optional*): Replace the built-in collators, which decode and crop;
+            `data_collator` alone is used for evaluation too.
         train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Labelled rows from [`load_video_dataset`].
 
     Raises:
-        ValueError: If more layers are to be frozen than the model has, the average of weights that are not float32 is
-            asked for, or that of weights that are spread over processes, or the model's `problem_type` is not that of
-            one class per video.
+        ValueError: If `freeze` is more than the model's layers, or `ema_decay` is used with weights that are not
+            float32 or are sharded over processes, or the model's `problem_type` is not that of one class per video.
         TypeError: If the model is a detector.
     """
 
@@ -85,8 +85,7 @@ class AMDFineTuningTrainer(VideoTrainer):
             )
         if args.lora_rank is not None:
             model = add_lora(model, args.lora_rank, args.lora_alpha, args.lora_targets, args.lora_dropout)
-        self._frozen = frozen_modules(model, args.freeze) if args.freeze is not None else []
-        freeze_modules(self._frozen)
+        self._frozen = freeze_modules(model, args.freeze) if args.freeze is not None else []
         super().__init__(
             model,
             args,
@@ -105,7 +104,7 @@ class AMDFineTuningTrainer(VideoTrainer):
             probability=args.mix_probability,
             switch_probability=args.mix_switch_probability,
         )
-        self._place_in_step = (-1, 0)  # step under way, device batches of it met so far
+        self._last_micro_batch = (-1, 0)  # its step, and its index in that step on this process
         self.weight_average: WeightAverage | None = None
         if args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -131,7 +130,9 @@ class AMDFineTuningTrainer(VideoTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, ImageClassifierOutput]:
         """Return the mean cross-entropy of the batch in float32; in training against smoothed and mixed targets."""
         if model.training:
-            for module in self._frozen:  # no drop path and no dropout where nothing is learnt
+            # The Trainer sets the whole model to training mode in every step: no drop path and no dropout in modules
+            # that learn nothing.
+            for module in self._frozen:
                 module.eval()
             inputs = self._augment(inputs)
         outputs = model(**inputs)
@@ -141,9 +142,10 @@ class AMDFineTuningTrainer(VideoTrainer):
 
     @torch.no_grad()
     def _augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Normalise, erase and mix a training batch on the device, and return it with its targets."""
+        """Erase and mix a training batch on the device, and make its targets."""
         inputs = dict(inputs)
         boxes, seeds = inputs.pop("erase_boxes", None), inputs.pop("erase_seeds", None)
+        # Erasing fills boxes with standard normal noise, so it needs normalised clips; mixing needs floats.
         if boxes is not None:
             inputs["pixel_values"] = erase_clips(self._normalized(inputs["pixel_values"]), boxes, seeds)
         draw = self._draw_mix(*inputs["pixel_values"].shape[-2:])
@@ -155,23 +157,25 @@ class AMDFineTuningTrainer(VideoTrainer):
         return inputs
 
     def _normalized(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Normalise uint8 clips `(B, T, C, H, W)` as the model would; floats stay as they are."""
+        """Normalise uint8 clips `(B, T, C, H, W)` as the model does; return floats as they are."""
         return self._embeddings.normalize(pixel_values.movedim(2, -1)).movedim(-1, 2)
 
     def _draw_mix(self, height: int, width: int) -> MixDraw:
-        """Draw the mixing of this micro-batch, by its index among those of all processes in this step."""
-        step, number = self._place_in_step
-        number = number + 1 if step == self.state.global_step else 0
-        self._place_in_step = (self.state.global_step, number)
+        """Draw the mix of the current micro-batch from its index in the step, over accumulation and processes."""
+        step, index = self._last_micro_batch
+        index = index + 1 if step == self.state.global_step else 0
+        self._last_micro_batch = (self.state.global_step, index)
         if not self._mixer:
             return MixDraw()
         args = self.args
-        device_batch = number * args.world_size + args.process_index
+        # Processes take turns: the first micro-batch of each, then the second of each. The index depends on nothing
+        # but the step, so a resumed run draws the same.
+        micro_batch = index * args.world_size + args.process_index
         seed = args.seed if args.data_seed is None else args.data_seed
-        return self._mixer.draw(mix_generator(seed, self.state.global_step, device_batch), height, width)
+        return self._mixer.draw(mix_generator(seed, self.state.global_step, micro_batch), height, width)
 
     def flops_per_clip(self) -> int | None:
-        """Count by [`~amd_hf.flops.finetuning_flops`]; None where only a part of the model is trained."""
+        """Return [`~amd_hf.flops.finetuning_flops`]; None if only a part of the model is trained."""
         args = self.args
         is_whole = args.freeze is None and args.lora_rank is None and isinstance(self.model, AMDForVideoClassification)
         return finetuning_flops(self.model.config) if is_whole else None
@@ -179,14 +183,14 @@ class AMDFineTuningTrainer(VideoTrainer):
     # ---- The average of the weights ----
 
     def start_average(self) -> WeightAverage:
-        """Start the average of the weights at what they are now."""
+        """Start the average of the weights at their current values."""
         assert self.args.ema_decay is not None
         self.weight_average = WeightAverage(self.model, self.args.ema_decay)
         return self.weight_average
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Put the averaged weights, where there are any, into the model for a while."""
+        """Let the model have the averaged weights inside, if there are any."""
         if self.weight_average is None:
             yield
             return
@@ -199,7 +203,7 @@ class AMDFineTuningTrainer(VideoTrainer):
             self.weight_average.save_weights(checkpoint)
 
     def check_resumable(self, checkpoint: Path) -> None:
-        """Refuse a checkpoint that was written with an average of the weights where this run has none."""
+        """Raise `ValueError` if either the checkpoint or this run averages the weights, and the other does not."""
         super().check_resumable(checkpoint)
         was_averaged = (checkpoint / TRAINED_WEIGHTS_NAME).is_file()
         if was_averaged and self.args.ema_decay is None:
@@ -215,22 +219,25 @@ class AMDFineTuningTrainer(VideoTrainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if self.weight_average is not None:
-            self.weight_average.reset()  # what is saved is what was best
+            # The best model's file holds an average: without this, saving would swap in the average of the last step.
+            self.weight_average.reset()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the classifier, its weights averaged and its adapters merged where it has them.
+        """Save the classifier, with averaged weights and merged adapters if it has them.
 
-        Checkpoints of a run hold the adapters alone, from which it is resumed.
+        Checkpoints of a run hold the adapters alone, from which the run resumes.
         """
         folder = Path(output_dir or self.args.output_dir)
         is_checkpoint = folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
         with self._averaged():
-            if not is_lora(self.model) or is_checkpoint:
+            is_lora = hasattr(self.model, "peft_config")
+            if not is_lora or is_checkpoint:
                 super().save_model(output_dir, _internal_call)
                 return
             super().save_model(str(folder / "adapter"), _internal_call=True)
             if self.args.should_save:
-                merge_lora(self.model).save_pretrained(folder)
+                # On a copy: merging would end the training of the adapters.
+                copy.deepcopy(self.model).merge_and_unload().save_pretrained(folder)
                 if self.processing_class is not None:
                     self.processing_class.save_pretrained(folder)
                 self.create_model_card()
@@ -238,7 +245,7 @@ class AMDFineTuningTrainer(VideoTrainer):
     # ---- Evaluation ----
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate as [`VideoTrainer`] does, with the averaged weights where there are any."""
+        """Evaluate as [`VideoTrainer`] does, with the averaged weights if there are any."""
         with self._averaged():
             return super().evaluation_loop(*args, **kwargs)
 
@@ -268,7 +275,7 @@ class AMDFineTuningTrainer(VideoTrainer):
         )
 
     def test(self, rows: Any) -> MultiViewResult:
-        """Test the model over `test_num_segments` x `test_num_crops` views of every video of `rows`."""
+        """Test the model on `test_num_segments` x `test_num_crops` views of every video of `rows`."""
         with self._averaged():
             result = run_multi_view_test(
                 self.model,
@@ -291,7 +298,7 @@ def finetuning_collator(
     training: bool,
     clip_augmentation: ClipAugmentation | None = None,
 ) -> ClassificationCollator:
-    """Return a collator of labelled clips, augmented as the arguments say; in evaluation the middle clip, centred."""
+    """Return a collator of labelled clips: in training augmented, in evaluation the middle clip with a centre crop."""
     loader = clip_loader(
         config,
         args,

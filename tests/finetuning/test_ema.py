@@ -130,15 +130,13 @@ def test_checkpoint_of_other_weights_raises(tmp_path: Path) -> None:
     model = AMDForVideoClassification(tiny_config())
     WeightAverage(model, 0.5).save_weights(tmp_path)
     model.classifier.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"other weights under training than this run.*classifier\.bias"):
+    with pytest.raises(ValueError, match=r"other trained weights than those of this run.*classifier\.bias"):
         WeightAverage(model, 0.5).resume(tmp_path)
 
 
 def test_average_of_rounded_weights_is_refused() -> None:
     model = AMDForVideoClassification(tiny_config()).to(torch.bfloat16)
-    with pytest.raises(
-        ValueError, match=r"needs them in float32, amd\.embeddings\.projection\.weight is torch.bfloat16"
-    ):
+    with pytest.raises(ValueError, match=r"needs float32, but amd\.embeddings\.projection\.weight is torch.bfloat16"):
         WeightAverage(model, 0.9)
 
 

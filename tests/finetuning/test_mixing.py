@@ -46,7 +46,7 @@ def test_same_draws_give_the_clips_and_targets_of_timm(
     kinds = set()
     for seed in range(40):
         draw = mixer.draw(NumpyLegacyDraws(seed), 17, 24)
-        kinds.add("box" if draw.box else "blend" if draw.share < 1 else "none")
+        kinds.add("box" if draw.box else "blend" if draw.ratio < 1 else "none")
         np.random.seed(seed)
         # The released code views (B, C, T, H, W) as (B, C * T, H, W): all frames of a clip are treated alike.
         expected, targets = theirs(clips.clone().flatten(1, 2), labels.to("cpu"))
@@ -69,7 +69,7 @@ def test_clips_and_targets_are_mixed_as_described(draw: MixDraw, batch_size: int
 def test_share_and_kind_have_the_recipes_distribution() -> None:
     draws = [RECIPE.draw(mix_generator(0, step, 0), 224, 224) for step in range(4000)]
     boxes = [draw for draw in draws if draw.box is not None]
-    blends = [draw.share for draw in draws if draw.box is None]
+    blends = [draw.ratio for draw in draws if draw.box is None]
     assert len(boxes) / len(draws) == pytest.approx(0.5, abs=0.03)
     assert np.mean(blends) == pytest.approx(0.5, abs=0.02)
     assert np.var(blends) == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.01)  # of a beta distribution
@@ -77,11 +77,11 @@ def test_share_and_kind_have_the_recipes_distribution() -> None:
         top, bottom, left, right = draw.box
         assert 0 <= top <= bottom <= 224
         assert 0 <= left <= right <= 224
-        assert draw.share == pytest.approx(1 - (bottom - top) * (right - left) / 224**2, abs=1e-12)
+        assert draw.ratio == pytest.approx(1 - (bottom - top) * (right - left) / 224**2, abs=1e-12)
     # A box of side s * 224 around a centre anywhere: on average s * (1 - s / 4) of a side lies inside the frame.
     shares = np.random.default_rng(0).beta(1, 1, 20000)
     sides = np.sqrt(1 - shares)
-    assert np.mean([draw.share for draw in boxes]) == pytest.approx(
+    assert np.mean([draw.ratio for draw in boxes]) == pytest.approx(
         1 - np.mean((sides * (1 - sides / 4)) ** 2), abs=0.02
     )
 

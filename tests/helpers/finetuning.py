@@ -21,9 +21,9 @@ PLAIN: dict[str, Any] = {
 MIXED: dict[str, Any] = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing_factor": 0.1}
 
 
-def plain_draw(seed: int, step: int, device_batch: int, height: int, width: int) -> MixDraw:
+def plain_draw(seed: int, step: int, micro_batch: int, height: int, width: int) -> MixDraw:
     """The recipe's draw, written out: always mixed, one half by blending (0.8), one half by a box (1.0)."""
-    numbers = np.random.Generator(np.random.PCG64([seed, step, device_batch]))
+    numbers = np.random.Generator(np.random.PCG64([seed, step, micro_batch]))
     assert numbers.random() < 1.0
     if numbers.random() >= 0.5:
         return MixDraw(numbers.beta(0.8, 0.8))
@@ -41,7 +41,7 @@ def plain_mix(
     """Clips and targets mixed clip by clip and frame by frame, from the recipe's description."""
     mixed, targets = clips.clone(), torch.empty(len(clips), num_labels)
     height, width = clips.shape[-2:]
-    own = draw.share
+    own = draw.ratio
     if draw.box is not None:
         top, bottom, left, right = draw.box
         own = 1 - (bottom - top) * (right - left) / (height * width)

@@ -156,7 +156,7 @@ def test_run_that_leaves_the_recipe_says_where(tmp_path: Path) -> None:
 def test_device_batch_of_one_clip_is_warned_about(tmp_path: Path) -> None:
     options = ["--per_device_train_batch_size", "1", "--num_repetitions", "1", "--learning_rate", "1e-4"]
     found, _ = _departures(tmp_path, "amd_vit_small_ssv2", *options, "--base_learning_rate", "null")
-    assert "A device batch holds one clip, which mixup and cutmix can only mix with itself." in found
+    assert "A micro-batch holds one clip, which mixup and cutmix can only mix with itself." in found
     assert "`learning_rate` 0.0001 replaces the recipe's rate." in found
     assert "`num_repetitions` is 1, in the recipe 2." in found
 
