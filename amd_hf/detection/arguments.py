@@ -1,4 +1,4 @@
-"""Options of the programs for action detection that say what to read: `load_action_dataset` on a command line."""
+"""Data options of the commands for action detection: the arguments of `load_action_dataset`."""
 
 from __future__ import annotations
 
@@ -16,39 +16,45 @@ from .datasets.ava_files import read_action_list
 
 @dataclass
 class ActionDataArguments:
-    """The videos, and what is annotated in them (docs/detection.md)."""
+    """The videos and their annotations (docs/detection.md)."""
 
     annotations: str | None = field(
-        default=None, metadata={"help": "Boxes and their actions: csv in the form of ava_train_v2.2.csv."}
+        default=None, metadata={"help": "csv of boxes and their actions, in the format of ava_train_v2.2.csv."}
     )
     video_root: str | None = field(
-        default=None, metadata={"help": "Folder of the videos: files, folders of one-second pieces or of frames."}
+        default=None, metadata={"help": "Folder of the videos: files, or folders of one-second pieces or of frames."}
     )
     action_list: str | None = field(
-        default=None, metadata={"help": "All actions: the .pbtxt list, of AVA that with 80. Action i is class i - 1."}
+        default=None,
+        metadata={"help": ".pbtxt list of all actions, for AVA the one with 80. Action i is class i - 1."},
     )
     scored_action_list: str | None = field(
-        default=None, metadata={"help": "The actions that the mAP counts, of AVA the list with 60; by default all."}
+        default=None,
+        metadata={"help": ".pbtxt list of the actions that the mAP counts, for AVA the one with 60; by default all."},
     )
     excluded: str | None = field(default=None, metadata={"help": "csv of the key frames to leave out."})
     person_boxes: str | None = field(
         default=None,
-        metadata={"help": "Boxes of a person detector to test on, csv or JSON; by default the true ones."},
+        metadata={"help": "csv or JSON of a person detector's boxes to test on; by default the annotated boxes."},
     )
     min_person_score: float = field(
-        default=MIN_PERSON_SCORE, metadata={"help": "Person boxes of a lower score are left out."}
+        default=MIN_PERSON_SCORE, metadata={"help": "Ignore person boxes with a lower score."}
     )
     video_layout: str | None = field(
-        default=None, metadata={"help": "Layout of the videos; by default what it looks like.", "choices": [*LAYOUTS]}
+        default=None,
+        metadata={"help": "Layout of the videos; by default inferred from the folder.", "choices": [*LAYOUTS]},
     )
     start_seconds: float | None = field(
-        default=None, metadata={"help": "Time of the first frame: 0 in files, 900 in folders of frames."}
+        default=None,
+        metadata={"help": "Time of the first frame, in seconds; by default 0 for files, 900 for folders of frames."},
     )
     frame_rate: float | None = field(
-        default=None, metadata={"help": "Frames per second: in files what they say, in folders of frames 30."}
+        default=None,
+        metadata={"help": "Frames per second; by default read from each file, and 30 for folders of frames."},
     )
     frame_pattern: str | None = field(
-        default=None, metadata={"help": "File name of a frame, as {name}_%%06d.jpg; by default read off a folder."}
+        default=None,
+        metadata={"help": "File name of a frame, for example {name}_%%06d.jpg; by default inferred from a folder."},
     )
 
     def load(self) -> datasets.Dataset:
@@ -73,7 +79,7 @@ class ActionDataArguments:
         missing = [name for name in ("video_root", "action_list") if getattr(self, name) is None]
         if missing or (self.annotations is None and person_boxes is None):
             needed = "`--annotations FILE.csv --video_root FOLDER --action_list FILE.pbtxt`"
-            raise ValueError(f"Say what to read: {needed}.")
+            raise ValueError(f"The data are missing: set {needed}.")
         return {
             "videos": self.video_root,
             "action_list": self.action_list,
@@ -89,10 +95,10 @@ class ActionDataArguments:
 
 @dataclass
 class ActionTrainingArguments(ActionDataArguments):
-    """The videos to train on and, in the same folder, those to test on; `person_boxes` are of the latter."""
+    """The videos to train on and, in the same folder, those to test on; `person_boxes` are for the test."""
 
-    eval_annotations: str | None = field(default=None, metadata={"help": "Boxes and actions to test on."})
-    eval_excluded: str | None = field(default=None, metadata={"help": "Key frames of the test to leave out."})
+    eval_annotations: str | None = field(default=None, metadata={"help": "csv of boxes and actions to test on."})
+    eval_excluded: str | None = field(default=None, metadata={"help": "csv of key frames to leave out of the test."})
 
     def load_training(self) -> datasets.Dataset:
         """Return the key frames to train on, with their true boxes."""
@@ -104,8 +110,6 @@ class ActionTrainingArguments(ActionDataArguments):
         """Return the key frames to test on; None without `eval_annotations`."""
         if self.eval_annotations is None:
             if self.person_boxes is not None or self.eval_excluded is not None:
-                raise ValueError(
-                    "`person_boxes` and `eval_excluded` belong to a test: give `--eval_annotations FILE`."
-                )
+                raise ValueError("`person_boxes` and `eval_excluded` belong to a test: set `--eval_annotations FILE`.")
             return None
         return load_action_dataset(self.eval_annotations, **self._options(self.eval_excluded, self.person_boxes))

@@ -1,6 +1,6 @@
-"""From rows of an action data set to batches of clips with their boxes and actions.
+"""Batches of clips with their boxes and actions, from the rows of an action data set.
 
-The loader reads one clip, the collators make batches. Both run inside the workers of a data loader.
+The loader reads one clip; the collators make batches. Both run inside the workers of a data loader.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Regions(NamedTuple):
 
 
 class EvaluationClip(NamedTuple):
-    """A clip as it is tested: uint8 (T, C, H, W), and its boxes, extended, in pixels, (n, 4), float32."""
+    """A test clip: uint8 (T, C, H, W), and its extended boxes in pixels, (n, 4), float32."""
 
     pixel_values: torch.Tensor
     boxes: torch.Tensor
@@ -41,10 +41,10 @@ class EvaluationClip(NamedTuple):
 class DetectionClipLoader:
     """Read the clip around a key frame. Runs in the workers of a data loader and holds no open file.
 
-    In training: the short side is resized to `short_side`, a region of `crop_size` x `crop_size` is cut at random and
-    boxes with it (those outside are left out), colours are shifted, the clip is mirrored or not, at most `max_boxes`
-    boxes are taken and each is jittered. In testing the whole frame is taken and boxes are extended. All draws depend
-    on (`seed`, the row's `epoch` and `video_id`, the repetition) alone.
+    Training: resize the short side to `short_side`, cut a random region of `crop_size` x `crop_size`, drop boxes
+    outside of it, shift the colours, mirror the clip or not, take at most `max_boxes` boxes and jitter each. Testing:
+    take the whole frame and extend the boxes. Random numbers depend only on (`seed`, the row's `epoch` and `video_id`,
+    the repetition).
 
     Args:
         num_frames, sampling_rate (`int`): frames of a clip, and the distance between them.
@@ -104,21 +104,21 @@ class DetectionClipLoader:
             VideoReadError: the video cannot be read.
         """
         if not training:
-            raise ValueError("Clips for testing have sizes of their own: see `load_for_evaluation`.")
+            raise ValueError("Test clips differ in size: use `load_for_evaluation`.")
         clip, boxes = self._read(row, np.array(row["boxes"], dtype=np.float64))
         numbers = range(self.repetitions) if repetitions is None else repetitions
         clips, regions = zip(*(self._augment(clip, boxes, row, number) for number in numbers), strict=True)
         return torch.stack(clips), list(regions)
 
     def load_for_evaluation(self, row: Row) -> EvaluationClip:
-        """Read a row's clip and the boxes to test: `person_boxes` where it has them, else the true ones.
+        """Read a row's clip and the boxes to test: `person_boxes` if it has them, else the true boxes.
 
         Raises:
             VideoReadError: the video cannot be read.
         """
         clip, boxes = self._read(row, boxes_to_test(row)[0])
         height, width = clip.shape[-2:]
-        # Copied into the order of its axes here, in the worker, rather than in the process that runs the model.
+        # Copy into memory order here, in the worker, rather than in the process that runs the model.
         return EvaluationClip(clip.contiguous(), extend_boxes(torch.from_numpy(boxes).float(), height, width))
 
     def generator(self, row: Row, repetition: int, purpose: str) -> np.random.Generator:
@@ -141,17 +141,17 @@ class DetectionClipLoader:
         clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (T, H, W, C) -> (T, C, H, W)
         if min(height, width) != self.short_side:
             clip = resize_short_side(clip, self.short_side)
-        # Pixels of the decoded frame first: there x2 and y2 are the last pixels inside, and resizing scales those.
+        # First to pixels of the decoded frame: x2 and y2 are the last pixels inside, and resizing scales those.
         pixels = fractions_to_pixels(boxes, height, width)
         return clip, resize_boxes(pixels, (height, width), (clip.shape[-2], clip.shape[-1]))
 
     def _augment(
         self, clip: torch.Tensor, boxes: np.ndarray, row: Row, repetition: int
     ) -> tuple[torch.Tensor, Regions]:
-        # A generator per purpose: with colours or mirroring switched off all other draws stay what they are.
+        # One generator per purpose: turning colours or mirroring off does not change the other draws.
         generator = self.generator(row, repetition, "crop")
         size = self.crop_size
-        # As VideoMAE's code draws: never the last possible corner, unless there is only one.
+        # As in VideoMAE's code: never the last possible corner, unless there is only one.
         top, left = (int(generator.random() * (side - size)) for side in clip.shape[-2:])
         clip = clip[..., top : top + size, left : left + size]
         boxes, is_inside = crop_boxes(boxes, top, left, size, size)
@@ -166,7 +166,7 @@ class DetectionClipLoader:
         if self.generator(row, repetition, "flip").random() < self.flip_probability:
             clip, boxes = clip.flip(-1), flip_boxes(boxes, size)
 
-        # Behind the crop, so that boxes outside of it do not take the place of others.
+        # After the crop, so that boxes outside of it do not use up `max_boxes`.
         generator = self.generator(row, repetition, "boxes")
         if len(boxes) > self.max_boxes:
             chosen = generator.permutation(len(boxes))[: self.max_boxes]
@@ -180,7 +180,7 @@ def boxes_to_test(row: Row) -> tuple[np.ndarray, np.ndarray]:
     boxes, scores = row.get("person_boxes"), row.get("person_scores")
     if boxes is None:
         boxes, scores = row["boxes"], [1.0] * len(row["boxes"])
-    # Reshaped, for an array of no boxes has the shape (0,).
+    # Reshaped, since an array of no boxes has the shape (0,).
     return np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(scores, dtype=np.float64)
 
 
@@ -188,8 +188,7 @@ def boxes_to_test(row: Row) -> tuple[np.ndarray, np.ndarray]:
 class DetectionCollator:
     """Make training batches: clips of one size, their boxes and actions.
 
-    An unreadable video leaves a hole that further repetitions of the batch's other clips fill, as in the other
-    collators.
+    Further repetitions of the batch's other clips replace an unreadable video, as in the other collators.
 
     Args:
         loader (`DetectionClipLoader`): reads the clips.
@@ -220,7 +219,7 @@ class DetectionCollator:
 
 @dataclass(frozen=True)
 class DetectionTestCollator:
-    """Make evaluation batches, clips of their own sizes; each row is there once, readable or not.
+    """Make evaluation batches of clips of different sizes; each row is in them once, readable or not.
 
     Calling it on rows returns a dict:
         - `samples`: for each row a dict of `video_id`, `test_boxes` (n, 4) and `person_scores` (n,), `boxes` (m, 4)
@@ -237,7 +236,7 @@ class DetectionTestCollator:
             boxes, scores = boxes_to_test(row)
             sample = {"video_id": row["video_id"], "test_boxes": boxes, "person_scores": scores}
             sample |= {"boxes": row.get("boxes") or [], "actions": row.get("actions") or []}
-            if len(boxes):  # else the model has nothing to say: no time is spent on decoding
+            if len(boxes):  # without boxes there is nothing to score, so decoding would be wasted
                 try:
                     sample["clip"] = self.loader.load_for_evaluation(row)
                 except VideoReadError as error:

@@ -1,7 +1,6 @@
-"""Testing an action detector: scores of every class for every box of every key frame, and what they are worth.
+"""Test of an action detector: scores of every class for every box of every key frame, and their frame mAP.
 
-Every key frame of the list counts once, on whatever process. Of one that cannot be read nothing is detected: its true
-boxes count as missed.
+Every key frame counts once, for any number of processes. If one cannot be read, its true boxes count as missed.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ class DetectionResult:
     """Outcome of a test.
 
     Args:
-        outcomes (`list[dict]`): Per key frame, in the order of their names: `video_id`; `test_boxes` (n, 4), float64,
-            as fractions of the frame; `scores` (n, classes), float32, each action's times that of the person, without
-            rows where nothing could be read; `boxes` and `actions`, the ground truth; `reason`, if it could not be
-            read.
-        class_names (`Sequence[str]`): All classes, in the order of their numbers.
-        scored (`Sequence[str]`, *optional*): Names of the classes that count (of AVA 60 of 80); by default all.
+        outcomes (`list[dict]`): For each key frame, in the order of their names: `video_id`; `test_boxes` (n, 4),
+            float64, as fractions of the frame; `scores` (n, classes), float32, each the action's score times the
+            person's, with no rows if the key frame could not be read; `boxes` and `actions`, the ground truth;
+            `reason`, if it could not be read.
+        class_names (`Sequence[str]`): All class names, by index.
+        scored (`Sequence[str]`, *optional*): Names of the classes that count (60 of AVA's 80); by default all.
 
     Raises:
         ValueError: If a class to be scored is none of the classes.
@@ -63,18 +62,18 @@ class DetectionResult:
 
     @property
     def unreadable(self) -> list[tuple[str, str]]:
-        """(video_id, reason) of the key frames that could not be read."""
+        """Return (video_id, reason) of each key frame that could not be read."""
         return [(outcome["video_id"], outcome["reason"]) for outcome in self.outcomes if "reason" in outcome]
 
     @property
-    def scored_numbers(self) -> list[int]:
-        """Numbers of the classes that count."""
+    def scored_classes(self) -> list[int]:
+        """Return the indices of the classes that count."""
         scored = set(self.class_names if self.scored is None else self.scored)
-        return [number for number, name in enumerate(self.class_names) if name in scored]
+        return [index for index, name in enumerate(self.class_names) if name in scored]
 
     def average_precisions(self, max_per_frame: int | None = None) -> dict[str, Any]:
         """Return `map` and `average_precision` by class: see [`FrameMeanAveragePrecision`]."""
-        # Key frames are numbered in the order of their names, which decides between equal scores.
+        # Key frames get indices in the order of their names, which decides the order of equal scores.
         names = np.array([outcome["video_id"] for outcome in self.outcomes], dtype=str)
         rank = np.empty(len(names), dtype=np.int64)
         rank[np.argsort(names, kind="stable")] = np.arange(len(names))
@@ -92,7 +91,7 @@ class DetectionResult:
             scores.ravel(),
         )
 
-        # The ground truth: a box has as many entries as actions.
+        # The ground truth: a box has one entry per action.
         true_boxes = np.array([box for outcome in self.outcomes for box in outcome["boxes"]]).reshape(-1, 4)
         actions = [classes for outcome in self.outcomes for classes in outcome["actions"]]
         truth = FrameBoxes(
@@ -102,7 +101,7 @@ class DetectionResult:
             np.array([number for classes in actions for number in classes], dtype=np.int64),
         )
         found = average_precisions(detections, truth, max_per_frame)
-        return mean_of(found, {number: self.class_names[number] for number in self.scored_numbers})
+        return mean_of(found, {index: self.class_names[index] for index in self.scored_classes})
 
     def counts(self) -> dict[str, int]:
         """Return `videos_expected` and `videos_read`, both of key frames, and `boxes_tested`."""
@@ -119,19 +118,18 @@ class DetectionResult:
     def write_csv(self, path: Any) -> None:
         """Write the scored detections in AVA's submission format, `video,0902,x1,y1,x2,y2,action,score` a line.
 
-        Names of videos that a spreadsheet could take for a formula have a `'` in front (see
-        [`amd_hf.outputs.csv_text`]), but for AVA's own, such as `-5KQ66BBWC4`, which the official program compares
-        with its list.
+        Video names that a spreadsheet could take for a formula get a `'` in front (see [`amd_hf.outputs.csv_text`]),
+        except for names like AVA's `-5KQ66BBWC4`, which the official program compares with its list.
         """
-        numbers = self.scored_numbers
+        classes = self.scored_classes
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             for outcome in self.outcomes:
                 video, _, timestamp = outcome["video_id"].rpartition(",")  # the video may have a comma of its own
-                # Neither a call nor a sum: word characters and hyphens alone do nothing in a spreadsheet.
+                # Word characters and hyphens are harmless in a spreadsheet: they make no function call.
                 cell = video if re.fullmatch(r"-[\w-]+", video) else csv_line([video]).removesuffix("\n")
                 for box, scores in zip(outcome["test_boxes"], outcome["scores"], strict=False):
                     start = f"{cell},{timestamp},{','.join(f'{side:.6g}' for side in box)}"
-                    file.writelines(f"{start},{n + 1},{scores[n]:.6g}\n" for n in numbers)
+                    file.writelines(f"{start},{n + 1},{scores[n]:.6g}\n" for n in classes)
 
 
 def write_detection_report(
@@ -144,9 +142,9 @@ def write_detection_report(
 
     Args:
         result ([`DetectionResult`]): The outcome.
-        folder (`str` or `Path`): Made where it does not exist.
-        max_per_frame (`int`, *optional*): Detections of a key frame that count; by default all.
-        tested (`Mapping[str, Any]`, *optional*): What was tested on what: see
+        folder (`str` or `Path`): Created if it does not exist.
+        max_per_frame (`int`, *optional*): Detections that count per key frame; by default all.
+        tested (`Mapping[str, Any]`, *optional*): Model and data of the test: see
             [`~amd_hf.evaluation.report.describe_test`].
 
     Returns:
@@ -200,7 +198,7 @@ def detect(model: nn.Module, batches: Iterable[dict[str, Any]], accelerator: Acc
         for group in groups.values():
             clips = torch.stack([sample["clip"].pixel_values for sample in group]).to(accelerator.device)
             pixels = embeddings.normalize(clips.movedim(2, -1)).movedim(-1, 2)
-            # To whole patches, to the right and below; after normalisation, where 0 is the mean colour.
+            # Pad to whole patches, to the right and below; after normalisation, so that padding is the mean colour.
             height, width = pixels.shape[-2:]
             patch = model.config.patch_size
             pixels = nn.functional.pad(pixels, (0, -width % patch, 0, -height % patch))
@@ -235,7 +233,7 @@ def evaluation_clip_loader(
         num_frames=config.num_frames,
         sampling_rate=sampling_rate or processor.sampling_rate,
         num_labels=config.num_labels,
-        crop_size=1,  # nothing is cut out in a test
+        crop_size=1,  # unused: a test takes whole frames
         short_side=processor.size["shortest_edge"],
         decoder=decoder,
         decode_time_limit=time_limit,
@@ -252,14 +250,14 @@ def run_detection_test(
     num_workers: int = 0,
     scored: Sequence[str] | None = None,
 ) -> DetectionResult:
-    """Test a detector on every key frame of `rows`, each once, whatever the number of processes.
+    """Test a detector on every key frame of `rows`, each once for any number of processes.
 
     Args:
         model ([`AMDForActionDetection`]): On the accelerator's device.
         rows (`datasets.Dataset`): From `load_action_dataset`.
         loader ([`DetectionClipLoader`]): How clips are read; see [`evaluation_clip_loader`].
         accelerator (`Accelerator`): Device, precision and processes.
-        clips_per_batch, num_workers (`int`): Key frames read together, and loading processes.
+        clips_per_batch, num_workers (`int`): Key frames in a batch, and loading processes.
         scored (`Sequence[str]`, *optional*): Names of the classes that count; by default all.
 
     Raises:
@@ -280,11 +278,11 @@ def check_action_names(rows: Any, names: Sequence[str]) -> None:
     """Check that the classes of a data set are those of a model, in the same order.
 
     Raises:
-        ValueError: If they are not; names the first difference. A model without names of classes fits any.
+        ValueError: If they are not; the error names the first difference. A model without class names fits any data.
     """
     ours = action_names(rows)
     if list(names) == [f"LABEL_{number}" for number in range(len(names))] and len(names) == len(ours):
-        logger.warning("The model does not name its actions: they are taken to be those of the data, in their order.")
+        logger.warning("The model does not name its actions: they are assumed to be the data's, in the same order.")
         return
     for number, (one, other) in enumerate(zip_longest(ours, names)):
         if one != other:

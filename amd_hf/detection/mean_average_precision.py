@@ -2,8 +2,8 @@
 
 Within a key frame and class the detections, best first, take the ground-truth box that they overlap most; the first to
 take one is right if the overlap is at least 0.5, all others are wrong. Precision is made monotone and integrated over
-recall (VOC). Of equal scores the order is by key frame and then by place, read from the end, as the official code does
-where its sort keeps the order.
+recall (VOC). Equal scores are ordered by key frame and then by index, read from the end, as in the official code when
+its sort is stable.
 
 metric = FrameMeanAveragePrecision()                                                      # one process
 metric = FrameMeanAveragePrecision(num_process=2, process_id=rank, experiment_id="run")   # several, a shared disk
@@ -42,12 +42,11 @@ class FrameBoxes:
     """Boxes with classes, of detections or of the ground truth. An entry is one class of one box.
 
     Args:
-        frames (`np.ndarray` of shape (boxes,), int64): Number of the key frame of each box, counted in the order of
-            the frames' names.
+        frames (`np.ndarray` of shape (boxes,), int64): Index of each box's key frame in the sorted frame names.
         boxes (`np.ndarray` of shape (boxes, 4), float64): x1 y1 x2 y2 as fractions of the frame.
         box_of_entry (`np.ndarray` of shape (entries,), int64): The box of each entry.
         classes (`np.ndarray` of shape (entries,), int64): The class of each entry.
-        scores (`np.ndarray` of shape (entries,), float64, *optional*): Of detections.
+        scores (`np.ndarray` of shape (entries,), float64, *optional*): Scores of detections.
     """
 
     frames: np.ndarray
@@ -60,7 +59,7 @@ class FrameBoxes:
         """Return the entries of each class, in their order."""
         if not len(self.classes):
             return {}
-        # Of 16-bit numbers numpy's stable sort is a radix sort: a tenth of the time for 24 million.
+        # numpy's stable sort is a radix sort for 16-bit numbers: a tenth of the time for 24 million.
         narrow = self.classes.astype(np.int16 if self.classes.max() < 2**15 else np.int64)
         order = np.argsort(narrow, kind="stable")
         numbers, starts = np.unique(narrow[order], return_index=True)
@@ -73,9 +72,9 @@ def average_precisions(
     """Return the average precision of each class that occurs in the ground truth.
 
     Args:
-        detections, truth ([`FrameBoxes`]): With key frames of the same numbering.
-        max_per_frame (`int`, *optional*): Only so many entries of a key frame count, those of the highest scores. The
-            current official program takes 50; earlier ones, and VideoMAE's code, took all.
+        detections, truth ([`FrameBoxes`]): Both with the same indices of key frames.
+        max_per_frame (`int`, *optional*): Count only this many entries per key frame, those with the highest scores.
+            The current official program takes 50; earlier ones, and VideoMAE's code, take all.
 
     Raises:
         ValueError: If a score is not finite.
@@ -114,7 +113,8 @@ class _Pairs:
 
 
 def _overlapping_pairs(detections: FrameBoxes, truth: FrameBoxes) -> _Pairs:
-    # Each detected box is compared with all true boxes of its key frame: `starts` and `counts` say which they are.
+    # Compare each detected box with all true boxes of its key frame, which are `counts` boxes from `starts` on in
+    # `order`. In slices, since the pairs of all boxes at once would not fit in memory.
     order = np.argsort(truth.frames, kind="stable")
     starts = np.searchsorted(truth.frames[order], detections.frames, side="left")
     counts = np.searchsorted(truth.frames[order], detections.frames, side="right") - starts
@@ -151,7 +151,7 @@ def _average_precision(
     frames = detections.frames[detections.box_of_entry[entries]]
     entries = entries[np.lexsort((-detections.scores[entries], frames))]  # frame by frame, best first
 
-    # Of a true box that is listed several times with this class only the first entry can be found.
+    # If a true box is listed several times with this class, only its first entry can be found.
     true_boxes = truth.box_of_entry[true_entries]
     entry_of_true_box = np.full(len(truth.frames), -1)
     entry_of_true_box[true_boxes[::-1]] = true_entries[::-1]
@@ -161,26 +161,26 @@ def _average_precision(
         pairs.iou[is_of_class],
         entry_of_true_box[pairs.true[is_of_class]],
     )
-    # The target of a detected box is the true box that it overlaps most; of equal ones the first.
+    # The target of a detected box is the true box that it overlaps most; the first of equal ones.
     best_first = np.lexsort((target, -iou, detected))
     _, first = np.unique(detected[best_first], return_index=True)
     best = best_first[first]
     target_of_box = np.full(len(detections.frames), -1)
     target_of_box[detected[best]] = target[best]
-    # The first entry, best first, with a target is right; the later ones find nothing.
+    # Of the entries with the same target only the best is right; `np.unique` returns the first, and best come first.
     targets = target_of_box[detections.box_of_entry[entries]]
     is_right = np.zeros(len(entries), dtype=bool)
     candidates = np.flatnonzero(targets >= 0)
     _, first = np.unique(targets[candidates], return_index=True)
     is_right[candidates[first]] = True
 
-    # From the end of an ascending stable sort, as the official code reads it.
+    # The reverse of an ascending stable sort, as in the official code: it decides the order of equal scores.
     ranking = np.argsort(detections.scores[entries], kind="stable")[::-1]
     return integrate_precision(is_right[ranking], len(true_entries))
 
 
 def integrate_precision(is_right: np.ndarray, num_true: int) -> float:
-    """Return the area under monotone precision over recall, of detections (n,) best first, `num_true` to find."""
+    """Return the area under the monotone precision-recall curve of detections (n,), best first; `num_true` to find."""
     found = np.cumsum(is_right)
     precision = found / np.arange(1, len(found) + 1)
     recall = np.concatenate([[0.0], found / num_true])
@@ -227,12 +227,12 @@ class FrameMeanAveragePrecision(_Metric):
         class_names: Mapping[int, str],
         max_per_frame: int | None = None,
     ) -> dict[str, Any]:
-        table = self.data.with_format("arrow")[:]  # as Python lists 24 million scores would take gigabytes
+        table = self.data.with_format("arrow")[:]  # 24 million scores as Python lists would take gigabytes
         structs = (table[name].combine_chunks() for name in ("predictions", "references"))
         detected, true = ({field.name: struct.field(field.name) for field in struct.type} for struct in structs)
         names = detected["key_frame"].to_pylist()
         if len(set(names)) != len(names):
-            raise ValueError("A key frame was added twice: each counts once.")
+            raise ValueError("A key frame was added twice.")
         rank = np.empty(len(names), dtype=np.int64)
         rank[np.argsort(np.array(names, dtype=str), kind="stable")] = np.arange(len(names))
 
@@ -257,7 +257,7 @@ class FrameMeanAveragePrecision(_Metric):
 
 
 def mean_of(found: Mapping[int, float], class_names: Mapping[int, str]) -> dict[str, Any]:
-    """Return the result of the metric from the average precisions of classes."""
+    """Return the result of the metric, given the average precision of each class."""
     of_classes = {name: found.get(number, float("nan")) for number, name in class_names.items()}
     known = [value for value in of_classes.values() if not np.isnan(value)]
     return {"map": float(np.mean(known)) if known else float("nan"), "average_precision": of_classes}
@@ -293,18 +293,18 @@ def score_submission(
     """Return the frame mAP at IoU 0.5 of a submission, as the official program gives it.
 
     Args:
-        detections (path): csv of `video,time stamp,x1,y1,x2,y2,action,score`.
-        ground_truth (path): csv of the same without the score; a person after the action is ignored.
-        action_list (path): `.pbtxt` list of the actions that are scored; others in the files are left out.
+        detections (path): csv of `video,timestamp,x1,y1,x2,y2,action,score`.
+        ground_truth (path): The same csv without the score; a person after the action is ignored.
+        action_list (path): `.pbtxt` list of the actions that are scored; other actions in the files are left out.
         excluded (path, *optional*): csv of key frames to leave out.
-        max_per_frame (`int`, *optional*): Detections of a key frame that count, best first; the current official
-            program takes 50, by default all count.
+        max_per_frame (`int`, *optional*): Count only this many detections per key frame, best first. The current
+            official program takes 50; by default all count.
 
     Returns:
         `map`, and `average_precision` by the names of the actions, as [`FrameMeanAveragePrecision`].
 
     Raises:
-        FileNotFoundError, ValueError: A file is missing or has lines of another form.
+        FileNotFoundError, ValueError: A file is missing or has bad lines.
     """
     names = read_action_list(Path(action_list))
     problems = Problems()
@@ -355,7 +355,7 @@ def _frame_boxes(table: pa.Table, frames: pa.Array) -> FrameBoxes:
     numbers = pc.index_in(table["key_frame"], frames).to_numpy().astype(np.int64)
     boxes = np.stack([table[side].to_numpy() for side in _SIDES], axis=1)
     scores = table["score"].to_numpy() if "score" in table.column_names else None
-    # Lines of one box with several actions usually follow each other: it is compared once.
+    # Lines of one box with several actions usually follow each other: merge them, to compare the box only once.
     is_new = np.ones(len(numbers), dtype=bool)
     is_new[1:] = (numbers[1:] != numbers[:-1]) | (boxes[1:] != boxes[:-1]).any(axis=1)
     box_of_entry = np.cumsum(is_new) - 1

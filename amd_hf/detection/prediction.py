@@ -1,4 +1,4 @@
-"""The actions of the persons in one's own video, from boxes that any person detector has found."""
+"""The actions of the persons in a video, from boxes of any person detector."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .evaluation import detect
 
 
 def read_boxes_of_video(boxes: str | os.PathLike[str], video: str, min_score: float) -> list[PersonBox]:
-    """Read the boxes of one video from a csv or JSON file, which may hold those of others too.
+    """Read the boxes of one video from a csv or JSON file, which may hold boxes of other videos too.
 
     Args:
-        boxes (path): See `amd_hf.detection.datasets.ava_files`. The video is named as its file without the ending;
-            JSON entries without a name are taken for its.
+        boxes (path): See `amd_hf.detection.datasets.ava_files`. The name of the video is its file name without the
+            suffix; JSON entries without a name belong to it.
         video (`str`): The video file.
-        min_score (`float`): Boxes of a lower score are left out.
+        min_score (`float`): Ignore boxes with a lower score.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -33,9 +33,9 @@ def read_boxes_of_video(boxes: str | os.PathLike[str], video: str, min_score: fl
     name, problems = Path(video).stem, Problems()
     found = read_person_boxes(Path(boxes), problems, video=name)
     problems.raise_if_any()
-    others = {box.key_frame.video for box in found}
-    if name not in others:
-        raise ValueError(f"{boxes} has no box of the video {name!r}; it has those of {', '.join(sorted(others)[:5])}.")
+    names = {box.key_frame.video for box in found}
+    if name not in names:
+        raise ValueError(f"{boxes} has no box of the video {name!r}; it has boxes of {', '.join(sorted(names)[:5])}.")
     return [box for box in found if box.key_frame.video == name and box.score >= min_score]
 
 
@@ -52,18 +52,18 @@ def detect_in_video(
     Args:
         model ([`AMDForActionDetection`]): On the accelerator's device.
         video (`str`): The video file.
-        boxes (`list[PersonBox]`): What to score.
+        boxes (`list[PersonBox]`): The boxes to score.
         loader ([`~amd_hf.detection.clips.DetectionClipLoader`]): How clips are read.
-        clips_per_batch (`int`, defaults to 4): Moments that go through the model together.
+        clips_per_batch (`int`, defaults to 4): Clips in a batch of the model.
 
     Returns:
-        In order of time, for each moment with boxes, `timestamp` (seconds), `boxes` (n, 4) as shares of the frame,
+        For each timestamp with boxes, in order: `timestamp` (seconds), `boxes` (n, 4) as fractions of the frame,
         `person_scores` (n,), and `scores` (n, classes), the probability of each action times the person's score; or
-        `error`, why the moment cannot be read.
+        `error`, why its clip cannot be read.
     """
-    moments: dict[float, list[PersonBox]] = {}
+    boxes_at: dict[float, list[PersonBox]] = {}
     for box in sorted(boxes, key=lambda box: box.key_frame.timestamp):
-        moments.setdefault(box.key_frame.timestamp, []).append(box)
+        boxes_at.setdefault(box.key_frame.timestamp, []).append(box)
     rows = [
         {
             "video": {"path": video, "layout": "file", "start_seconds": 0.0, "frame_rate": None},
@@ -72,11 +72,11 @@ def detect_in_video(
             "person_boxes": [box.box for box in found],
             "person_scores": [box.score for box in found],
         }
-        for timestamp, found in moments.items()
+        for timestamp, found in boxes_at.items()
     ]
     collator = DetectionTestCollator(loader)
     batches = (collator(rows[start : start + clips_per_batch]) for start in range(0, len(rows), clips_per_batch))
-    times = iter(moments)
+    times = iter(boxes_at)
     for outcomes in detect(model, batches, accelerator):
         for outcome in outcomes:
             found = {"timestamp": next(times), "boxes": outcome["test_boxes"]}
@@ -84,22 +84,23 @@ def detect_in_video(
             yield found | ({"error": outcome["reason"]} if "reason" in outcome else {"scores": outcome["scores"]})
 
 
-def as_json(moment: dict[str, Any], names: dict[int, str], top_k: int, min_score: float) -> dict[str, Any]:
-    """Return a timestamp of [`detect_in_video`] as JSON has it: for each person its box and likeliest actions.
+def as_json(found: dict[str, Any], names: dict[int, str], top_k: int, min_score: float) -> dict[str, Any]:
+    """Return a result of [`detect_in_video`] in the form of the JSON output: each person's box and top actions.
 
     Args:
-        names (`dict[int, str]`): The model's classes by number.
-        top_k (`int`): Most actions of a person.
-        min_score (`float`): Actions of a lower score are left out.
+        found (`dict[str, Any]`): What [`detect_in_video`] yields.
+        names (`dict[int, str]`): The model's class names by index.
+        top_k (`int`): Most actions per person.
+        min_score (`float`): Leave out actions with a lower score.
     """
-    if "error" in moment:
-        return {"timestamp": moment["timestamp"], "error": moment["error"]}
+    if "error" in found:
+        return {"timestamp": found["timestamp"], "error": found["error"]}
     persons = []
-    for box, person_score, scores in zip(moment["boxes"], moment["person_scores"], moment["scores"], strict=True):
-        likeliest = [int(number) for number in np.argsort(-scores, kind="stable")[:top_k]]
+    for box, person_score, scores in zip(found["boxes"], found["person_scores"], found["scores"], strict=True):
+        likeliest = [int(index) for index in np.argsort(-scores, kind="stable")[:top_k]]
         actions = [{"label": names[n], "score": float(scores[n])} for n in likeliest if scores[n] >= min_score]
         persons.append({"box": [float(s) for s in box], "person_score": float(person_score), "actions": actions})
-    return {"timestamp": moment["timestamp"], "persons": persons}
+    return {"timestamp": found["timestamp"], "persons": persons}
 
 
 __all__ = ["as_json", "detect_in_video", "read_boxes_of_video"]

@@ -24,7 +24,7 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
     """Trainer of an [`AMDForActionDetection`] on true boxes, which tests it on those of a person detector.
 
     The gradient of a step is that of the loss summed over all of its boxes, whatever the accumulation steps and
-    processes; what is logged is the loss per box.
+    processes; logs show the loss per box.
 
     Args:
         model ([`AMDForActionDetection`]): The detector.
@@ -35,8 +35,8 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows from [`load_action_dataset`].
 
     Raises:
-        ValueError: As for [`AMDFineTuningTrainer`], or if an action to be scored is none of the model's.
-        TypeError: If the model is no detector, or the arguments are those of classification.
+        ValueError: See [`AMDFineTuningTrainer`]; also if a scored action is none of the model's.
+        TypeError: If the model is no detector, or the arguments are for classification.
     """
 
     args: AMDDetectionArguments
@@ -73,7 +73,7 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, AMDActionDetectionOutput]:
-        """Sum the cross-entropy over the boxes of the batch; in training times what the Trainer will divide it by."""
+        """Sum the cross-entropy over the boxes of the batch; in training, multiply by what the Trainer divides by."""
         if model.training:
             for module in self._frozen:
                 module.eval()
@@ -83,7 +83,8 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
             num_boxes = len(outputs.logits) if self._num_clips else 0
             self._finite_guard.watch(self.state.global_step + 1, {"total": loss})
             self._meter.add({"loss": loss / max(len(outputs.logits), 1)}, num_boxes)
-            # The Trainer divides by the accumulation steps, and the processes' gradients are averaged.
+            # The Trainer divides the loss by the accumulation steps, and averages the gradients of the processes: both
+            # factors are undone here, since this loss is a sum over boxes.
             divisor = self.current_gradient_accumulation_steps
             loss = loss * divisor * self.args.world_size if math.isfinite(divisor) else loss
         return (loss, outputs) if return_outputs else loss
@@ -101,14 +102,14 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Return `map` and counts of key frames, each counted once, by the averaged weights where there are any."""
+        """Return `map` and the counts of key frames, each counted once; use the averaged weights if there are any."""
         metrics = self._run(dataloader).metrics()
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         count = int(metrics["videos_expected"])
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=count)
 
     def test(self, rows: Any) -> DetectionResult:  # type: ignore[override]  # another result
-        """Test the model on every key frame of `rows`: on person boxes where there are any, else on the true ones.
+        """Test the model on every key frame of `rows`: on person boxes if there are any, else on true boxes.
 
         Raises:
             ValueError: If the actions of the data are not the model's.
@@ -129,19 +130,19 @@ class AMDDetectionTrainer(AMDFineTuningTrainer):
         )
 
     def _reported(self, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
-        """Pass on the batches, and name in the log what in them cannot be read."""
+        """Yield the batches, and log the key frames that cannot be read."""
         for batch in dataloader:
             self.reading_log.name(batch["unreadable"])
             yield batch
 
 
 def class_names_of(config: AMDConfig) -> list[str]:
-    """Return the names of a model's classes, in the order of their numbers."""
+    """Return a model's class names, by index."""
     return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def detection_clip_loader(config: AMDConfig, args: AMDDetectionArguments) -> DetectionClipLoader:
-    """Make a loader of clips as the model's config and the arguments say.
+    """Return the loader of clips for a model's config and the arguments.
 
     Raises:
         ValueError: If training clips are not square, larger than the short side, or there is no such decoder.

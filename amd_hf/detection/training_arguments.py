@@ -9,7 +9,7 @@ from ..models import DETECTION_SHORT_SIDE
 from ..view_settings import ViewSettings
 
 
-# Options of classification that mean nothing here.
+# Options of classification that detection does not use.
 _UNUSED = (
     "sampling_mode",
     "interpolation",
@@ -28,30 +28,34 @@ _UNUSED = (
 
 @dataclass
 class AMDDetectionArguments(AMDFineTuningArguments):
-    """Arguments of [`AMDDetectionTrainer`]: those of [`AMDFineTuningArguments`] and these.
+    """Arguments of [`AMDDetectionTrainer`], on top of those of [`AMDFineTuningArguments`].
 
     The defaults are those of VideoMAE's code for AVA with a ViT-B pre-trained on Kinetics-400 without its labels: base
-    rate 2.5e-4, 30 epochs, one clip of each key frame, shifted colours. RandAugment, erasing, mixing and label
-    smoothing have no part in it.
+    rate 2.5e-4, 30 epochs, one clip per key frame, colour shifts, and no RandAugment, erasing, mixing or label
+    smoothing.
 
     Raises:
-        ValueError: For a value out of its range, or an option that detection does not use.
+        ValueError: If a value is out of range, or an option is set that detection does not use.
     """
 
     short_side: int = field(
         default=DETECTION_SHORT_SIDE,
         metadata={"help": "Short side that frames are resized to, in pixels; training clips are cut out of them."},
     )
-    hue_shift: float = field(
-        default=20.0, metadata={"help": "Largest shift of the hue of training clips, in degrees."}
+    hue_shift: float = field(default=20.0, metadata={"help": "Largest hue shift of training clips, in degrees."})
+    saturation_shift: float = field(
+        default=0.1, metadata={"help": "Largest saturation shift of training clips, as a fraction."}
     )
-    saturation_shift: float = field(default=0.1, metadata={"help": "The same of the saturation, as a share."})
-    value_shift: float = field(default=0.1, metadata={"help": "The same of the value (brightness), as a share."})
+    value_shift: float = field(
+        default=0.1, metadata={"help": "Largest shift of the value (brightness) of training clips, as a fraction."}
+    )
     rand_augment: str | None = field(default=None, metadata={"help": "Must stay null."})
     erase_probability: float = field(default=0.0, metadata={"help": "Must stay 0."})
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Must stay 0."})
-    num_repetitions: int = field(default=1, metadata={"help": "Clips drawn around each key frame it decodes."})
-    num_train_epochs: float = field(default=30.0, metadata={"help": "Passes over the key frames."})
+    num_repetitions: int = field(
+        default=1, metadata={"help": "Clips drawn around a key frame each time it is decoded (repeated augmentation)."}
+    )
+    num_train_epochs: float = field(default=30.0, metadata={"help": "Number of epochs over the key frames."})
     base_learning_rate: float | None = field(
         default=2.5e-4, metadata={"help": "Learning rate per 256 key frames in an optimizer step."}
     )

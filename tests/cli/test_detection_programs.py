@@ -152,7 +152,7 @@ def test_validator_of_the_program_names_bad_lines_and_its_exit_code_says_so(
     assert exit_info.value.code == 1
     printed = capsys.readouterr().out
     assert f"{bad}:1: has a box outside 0-1: [0.1, 0.1, 1.2, 0.5]" in printed
-    assert f"{bad}:3: has a time stamp without video: none,0001" in printed
+    assert f"{bad}:3: has a timestamp without video: none,0001" in printed
     assert "3 lines checked, 2 of them bad" in printed
 
 
@@ -185,7 +185,7 @@ def test_video_that_cannot_be_read_is_said_in_one_line(
     assert exit_info.value.code == 2
     assert "bad.mp4 cannot be read" in one_error_line(capsys.readouterr().err)
     (tmp_path / "boxes.csv").write_text("other,1,0.1,0.1,0.5,0.5,0.9\n")
-    with pytest.raises(ValueError, match="has no box of the video 'bad'; it has those of other"):
+    with pytest.raises(ValueError, match="has no box of the video 'bad'; it has boxes of other"):
         program.main(arguments)
 
 

@@ -146,8 +146,8 @@ _BAD_LINES = {
     4: ("val000,0001,0.1,0.1,0.5,0.5,7,0", "action list does not know"),
     5: ("val000,0001,0.1,0.1,0.5", "another number of fields"),
     6: ("val000,soon,0.1,0.1,0.5,0.5,1,0", "field that is no number"),
-    7: ("val000,0009,0.1,0.1,0.5,0.5,1,0", "time stamp without video"),
-    8: ("other,0001,0.1,0.1,0.5,0.5,1,0", "time stamp without video"),
+    7: ("val000,0009,0.1,0.1,0.5,0.5,1,0", "timestamp without video"),
+    8: ("other,0001,0.1,0.1,0.5,0.5,1,0", "timestamp without video"),
     9: ("val000,0001,0.1,nan,0.5,0.5,1,0", "field that is no number"),
 }
 
@@ -211,7 +211,7 @@ def test_wrong_places_and_options_are_refused(miniature: PeopleFiles, tmp_path: 
         load_action_dataset(*arguments, layout="tape")
     with pytest.raises(ValueError, match="`frame_pattern` has no meaning"):
         load_action_dataset(*arguments, frame_pattern="%05d.jpg")
-    with pytest.raises(ValueError, match="Give `annotations`, `person_boxes`, or both"):
+    with pytest.raises(ValueError, match="Set `annotations`, `person_boxes`, or both"):
         load_action_dataset(None, *arguments[1:])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no videos, pieces or frames"):

@@ -1,4 +1,4 @@
-"""Where the videos of an action data set lie: files, folders of one-second pieces, or folders of frames."""
+"""The videos of an action data set on disk: files, folders of one-second pieces, or folders of frames."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class ActionVideos:
 
     Args:
         root (`Path`): the folder.
-        layout (`str`, *optional*): one of `LAYOUTS`; by default what the folder looks like.
+        layout (`str`, *optional*): one of `LAYOUTS`; by default inferred from the folder.
         start_seconds, frame_rate, pattern (*optional*): see `load_action_dataset`. In `pattern` `{name}` stands for
             the name of the video.
 
     Raises:
-        FileNotFoundError: there is no such folder, or nothing in it.
-        ValueError: an unknown layout, or an option that the layout has no use for.
+        FileNotFoundError: the folder does not exist, or has no videos.
+        ValueError: the layout is unknown, or has no use for an option.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ActionVideos:
             raise ValueError("Pieces are named by their second: leave `start_seconds` and `frame_rate` out.")
 
     def pointer(self, name: str) -> dict[str, Any]:
-        """Return what a row's `video` says of a video, be it there or not."""
+        """Return the `video` entry of a row; the video need not exist."""
         file = self._files.get(name, f"{name}.mp4") if self.layout == "file" else name
         return {
             "path": os.path.join(self.root, file),
@@ -76,7 +76,7 @@ class ActionVideos:
         }
 
     def has(self, name: str, timestamp: float) -> bool:
-        """Return whether there is something to read at a timestamp of a video; whole files are opened for it."""
+        """Return whether a video has a frame at a timestamp; this opens whole files."""
         pointer = self.pointer(name)
         if self.layout == "pieces":
             return find_piece(pointer["path"], int(timestamp)) is not None
@@ -92,10 +92,10 @@ class ActionVideos:
             return False
 
     def check_first(self, names: Sequence[str]) -> None:
-        """Check that some of the first videos exist: none does where the folder is the wrong one.
+        """Check that some of the first videos exist; if none does, this is probably the wrong folder.
 
         Raises:
-            FileNotFoundError: none does. Single missing ones are the data loader's to count.
+            FileNotFoundError: none of them exists. The data loader counts single missing videos.
         """
         tried = [self.pointer(name)["path"] for name in list(dict.fromkeys(names))[:_NUM_TRIED]]
         if tried and not any(os.path.exists(path) for path in tried):

@@ -1,4 +1,4 @@
-"""AVA 2.2, and one's own videos in its formats: a row for each key frame, with the boxes of persons and their actions.
+"""AVA 2.2, and other videos in its formats: a row for each key frame, with the boxes of persons and their actions.
 
 rows = load_action_dataset(
     "ava_val_v2.2.csv", "videos/", "ava_action_list_v2.2.pbtxt",
@@ -23,11 +23,11 @@ from .ava_files import Action, KeyFrame, PersonBox, read_action_list, read_actio
 MIN_PERSON_SCORE = 0.8
 _PathLike = str | os.PathLike[str]
 _Person = tuple[str, tuple[float, ...]]  # AVA's number of the person in the video, and the box
-# float64: AVA writes three decimals, which float32 would not give back as they are.
+# float64: AVA writes three decimals, which float32 would not return unchanged.
 _BOXES = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
 
 NO_VIDEO = Kind(
-    "has a time stamp without video", "have a time stamp without video", "Correct the name or time, or remove them."
+    "has a timestamp without video", "have a timestamp without video", "Correct the name or time, or remove them."
 )
 
 
@@ -45,33 +45,33 @@ def load_action_dataset(
     frame_pattern: str | None = None,
     problems: Problems | None = None,
 ) -> datasets.Dataset:
-    """List the key frames of AVA or of videos annotated in its formats (`docs/detection.md`). Nothing is decoded.
+    """List the key frames of AVA or of videos annotated in its formats (`docs/detection.md`), without decoding.
 
     Args:
-        annotations (path, *optional*): `ava_train_v2.2.csv` or the like. Without it only persons are listed.
+        annotations (path, *optional*): `ava_train_v2.2.csv` or a file like it. Without it only persons are listed.
         videos (path): folder of the videos: files `<name>.mp4` (or another suffix), folders `<name>/` of one-second
             pieces `<second>.mp4`, or folders `<name>/` of frames.
-        action_list (path): the `.pbtxt` list of all actions (of AVA that with 80), which gives the classes: action i
-            is class i - 1. Which of them are scored is said to the evaluation.
+        action_list (path): the `.pbtxt` list of all actions (for AVA the one with 80), which gives the classes: action
+            i is class i - 1. The evaluation takes the list of those that are scored.
         excluded (path, *optional*): csv of key frames to leave out.
         person_boxes (path, *optional*): boxes of a person detector, csv or JSON, to test on.
-        min_person_score (`float`, defaults to 0.8): boxes of a lower score are left out.
-        layout (`file`, `pieces` or `frames`, *optional*): of the videos; by default what the folder looks like.
-        start_seconds (`float`, *optional*): time of the first frame of files (0) and of frame folders (900).
-        frame_rate (`float`, *optional*): frames per second; of files by default what each says, of frame folders 30.
+        min_person_score (`float`, defaults to 0.8): person boxes with a lower score are left out.
+        layout (`file`, `pieces` or `frames`, *optional*): layout of the videos; by default inferred from the folder.
+        start_seconds (`float`, *optional*): time of the first frame; by default 0 for files, 900 for frame folders.
+        frame_rate (`float`, *optional*): frames per second; by default read from each file, 30 for frame folders.
         frame_pattern (`str`, *optional*): name of a frame, such as `img_%05d.jpg`; numbers count from 1. By default
-            read off the first folder.
-        problems (`Problems`, *optional*): where bad lines are collected; without it they are raised.
+            inferred from the first folder.
+        problems (`Problems`, *optional*): collects bad lines; without it they raise an error.
 
     Returns:
         A row per key frame, in the order of the annotations: `video` (see `key_frames.read_around`), `video_id`
-        (`name,0902`), `name`, `timestamp` (seconds), `boxes` (n, 4) as shares of the frame, `actions` (for each box
-        the numbers of its classes, from 0, with their names in the features), `person_boxes` and `person_scores`
-        (None where no `person_boxes` were given). With person boxes, key frames without annotations are among them.
+        (`name,0902`), `name`, `timestamp` (seconds), `boxes` (n, 4) as fractions of the frame, `actions` (for each box
+        the indices of its classes, whose names are in the features), `person_boxes` and `person_scores` (None without
+        `person_boxes`). With person boxes, key frames without annotations are included.
 
     Raises:
-        FileNotFoundError: something named does not exist, or none of the first videos.
-        ValueError: bad lines (names the first 20), or nothing to read.
+        FileNotFoundError: a file or folder does not exist, or none of the first videos does.
+        ValueError: there are bad lines (the error shows the first 20), or nothing to read.
     """
     found = Problems() if problems is None else problems
     names = read_action_list(Path(action_list))
@@ -79,7 +79,7 @@ def load_action_dataset(
     actions = read_actions(Path(annotations), list(names), found) if annotations is not None else []
     persons = read_person_boxes(Path(person_boxes), found) if person_boxes is not None else None
     if annotations is None and persons is None:
-        raise ValueError("Give `annotations`, `person_boxes`, or both: they say which key frames there are.")
+        raise ValueError("Set `annotations`, `person_boxes`, or both: they list the key frames.")
     folder = ActionVideos(
         Path(videos).expanduser(), layout, start_seconds=start_seconds, frame_rate=frame_rate, pattern=frame_pattern
     )
@@ -92,7 +92,7 @@ def load_action_dataset(
     folder.check_first([key_frame.video for _, _, key_frame in lines])
 
     grouped, detected = _by_key_frame(actions, persons or [], min_person_score)
-    # Those with annotations first, in their order; then those where only persons were found.
+    # Annotated key frames first, in their order; then those with detected persons only.
     key_frames = [key for key in dict.fromkeys([*grouped, *detected]) if key not in left_out]
     columns: dict[str, list[Any]] = {
         "video": [folder.pointer(key.video) for key in key_frames],
@@ -114,7 +114,7 @@ def validate_action_annotations(
 
     Returns:
         `Problems`: `found` lists each bad line with its number: boxes outside 0-1 or without area, unknown actions,
-        fields that are missing or no numbers, and time stamps without video.
+        fields that are missing or no numbers, and timestamps without video.
     """
     problems = Problems(check_files=True)
     load_action_dataset(annotations, videos, action_list, problems=problems, **options)
@@ -123,12 +123,12 @@ def validate_action_annotations(
 
 
 def action_names(rows: datasets.Dataset) -> list[str]:
-    """Return the names of the classes of an action data set, in their order."""
+    """Return the class names of an action data set, in their order."""
     return list(rows.features["actions"].feature.feature.names)
 
 
 def class_names(actions: dict[int, str]) -> list[str]:
-    """Return the names of all classes from those of actions by number, which count from 1 and may have gaps."""
+    """Return the names of all classes, given those of actions by number; numbers count from 1 and may have gaps."""
     return [actions.get(number, f"action {number}") for number in range(1, max(actions) + 1)]
 
 
@@ -160,8 +160,8 @@ def _by_key_frame(
     """Return the annotated persons of each key frame with their classes, and its detected persons."""
     annotated: dict[KeyFrame, dict[_Person, list[int]]] = {}
     for action in actions:
-        # A file has a line per action: lines of one person and box are one box of its row. The person counts too,
-        # for two of them may be annotated with the same box.
+        # A file has a line per action: lines with the same person and box are one box of the row. The person counts
+        # too, since two persons may have the same box.
         classes = annotated.setdefault(action.key_frame, {}).setdefault((action.person, action.box), [])
         if action.action - 1 not in classes:  # AVA's actions count from 1, classes from 0
             classes.append(action.action - 1)
@@ -175,14 +175,14 @@ def _by_key_frame(
 def _field(
     detected: dict[KeyFrame, list[PersonBox]], key: KeyFrame, name: str, persons: list[PersonBox] | None
 ) -> list[Any] | None:
-    # None says that no detector was asked, an empty list that it found nobody: the former is tested on true boxes.
+    # None means that there was no detector, and the test uses true boxes; an empty list that it found nobody.
     return None if persons is None else [getattr(person, name) for person in detected.get(key, [])]
 
 
 def _find_missing(
     folder: ActionVideos, lines: Sequence[tuple[_PathLike | None, int, KeyFrame]], problems: Problems
 ) -> None:
-    # A key frame has a line per person and action: its files are looked for once, on a slow disk too.
+    # A key frame has a line per person and action: look for its files only once, since disks may be slow.
     is_there: dict[KeyFrame, bool] = {}
     for file, line, key in lines:
         if key not in is_there:

@@ -6,7 +6,7 @@ ava_action_list_v2.2.pbtxt          `label { name: "bend/bow (at the waist)" lab
 person boxes (csv)                  `-5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,0.995`, perhaps with an empty field
                                     or a class in front of the score
 person boxes (JSON)                 `[{"video": "-5KQ66BBWC4", "timestamp": 902, "box": [...], "score": 0.995}]`
-Boxes are x1 y1 x2 y2 as shares of the frame's width and height.
+Boxes are x1 y1 x2 y2 as fractions of the frame's width and height.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ...data.datasets.problems import Kind, Problems
 from ...data.datasets.text_files import read_csv_without_header, read_json_file
 
 
-_MAX_DIGITS = 6  # of the number of an action: a list of classes is as long as the largest one
+_MAX_DIGITS = 6  # of an action's number: the list of classes is as long as the largest number
 
 _BAD_FIELDS = Kind(
     "has another number of fields",
     "have another number of fields",
-    "Lines hold video, time stamp, x1, y1, x2, y2 and then the action and the person, or the score.",
+    "Lines hold video, timestamp, x1, y1, x2, y2 and then the action and the person, or the score.",
 )
 _NO_NUMBER = Kind("has a field that is no number", "have a field that is no number", "Correct them.")
 _OUTSIDE = Kind(
@@ -54,7 +54,7 @@ _BAD_ENTRY = Kind(
 
 
 class KeyFrame(NamedTuple):
-    """A moment of a video: its name, and the time in seconds from its beginning."""
+    """The name of a video, and a timestamp in seconds from its beginning."""
 
     video: str
     timestamp: float
@@ -65,7 +65,7 @@ class KeyFrame(NamedTuple):
 
 
 class Action(NamedTuple):
-    """One action of a box, as a line of an annotation file has it; `action` counts from 1."""
+    """One action of a box, from one line of an annotation file; `action` counts from 1."""
 
     line: int
     key_frame: KeyFrame
@@ -93,14 +93,14 @@ def read_actions(file: Path, known: Sequence[int], problems: Problems) -> list[A
 
     Args:
         file (`Path`): The csv file, without a header.
-        known (`Sequence[int]`): The actions that there are, from 1.
-        problems (`Problems`): Where bad lines are collected.
+        known (`Sequence[int]`): Numbers of the known actions, from 1.
+        problems (`Problems`): Collects bad lines.
 
     Raises:
         FileNotFoundError, ValueError: The file is missing or empty.
     """
     actions = []
-    numbers = set(known)  # asked for each of hundreds of thousands of lines
+    numbers = set(known)  # a list would be searched for each of hundreds of thousands of lines
     for line, fields in _lines(file, problems):
         if len(fields) not in (7, 8):
             problems.add(file, line, _BAD_FIELDS, ",".join(fields))
@@ -108,12 +108,12 @@ def read_actions(file: Path, known: Sequence[int], problems: Problems) -> list[A
         parsed = _parse_box(file, line, fields, problems)
         if parsed is None:
             continue
-        # Digits alone, and few of them: `int` takes "1_0" and "+1" too, and is slow with endless ones.
+        # Only digits, and few of them: `int` accepts "1_0" and "+1" too, and is slow with very long numbers.
         number = fields[6].strip()
         if not number.isdecimal() or len(number) > _MAX_DIGITS or int(number) not in numbers:
             problems.add(file, line, _UNKNOWN_CLASS, number)
             continue
-        # People's own files may lack the last field: all it does is to tell equal boxes apart.
+        # Other people's files may lack the last field, which only distinguishes persons with equal boxes.
         person = fields[7].strip() if len(fields) == 8 else ""
         actions.append(Action(line, *parsed, int(number), person))
     return actions
@@ -123,8 +123,8 @@ def read_person_boxes(file: Path, problems: Problems, video: str | None = None) 
     """Read the boxes of a person detector, csv or JSON; bad entries go to `problems`.
 
     Args:
-        file (`Path`): JSON if its name ends so, else csv without a header.
-        problems (`Problems`): Where bad lines are collected.
+        file (`Path`): JSON if its suffix is .json, else csv without a header.
+        problems (`Problems`): Collects bad lines.
         video (`str`, *optional*): The video that JSON entries without one belong to.
 
     Raises:
@@ -140,7 +140,7 @@ def read_person_boxes(file: Path, problems: Problems, video: str | None = None) 
         parsed = _parse_box(file, line, fields, problems)
         if parsed is None:
             continue
-        # The last of them: what may stand in front of it, nothing or a class, says nothing here.
+        # The last field: before it there may be an empty field or a class, which is ignored.
         score = _number(fields[-1])
         if score is None or not 0 <= score <= 1:
             problems.add(file, line, _BAD_SCORE, fields[-1])
@@ -150,7 +150,7 @@ def read_person_boxes(file: Path, problems: Problems, video: str | None = None) 
 
 
 def read_excluded(file: Path, problems: Problems) -> set[KeyFrame]:
-    """Read the key frames that AVA leaves out of training or evaluation. The file may be empty."""
+    """Read the key frames that AVA excludes from training or evaluation. The file may be empty."""
     excluded = set()
     for line, fields in _lines(file, problems, may_be_empty=True):
         timestamp = _number(fields[1]) if len(fields) == 2 else None
@@ -162,7 +162,7 @@ def read_excluded(file: Path, problems: Problems) -> set[KeyFrame]:
 
 
 def read_action_list(file: Path) -> dict[int, str]:
-    """Read the names of the actions of a `.pbtxt` list by their numbers, which count from 1.
+    """Read a `.pbtxt` list of actions: their names by number, counted from 1.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -170,8 +170,8 @@ def read_action_list(file: Path) -> dict[int, str]:
     """
     _check_exists(file)
     actions: dict[int, str] = {}
-    # Not parsed as protobuf, whose library would be needed for this file alone. A block ends at the first brace, for
-    # AVA's hold no others. `utf-8-sig`, for editors of Windows put a mark in front.
+    # Not parsed as protobuf, which would need a library for this file alone. A block ends at the first closing brace:
+    # AVA's blocks have no inner ones. `utf-8-sig`, since Windows editors write a byte order mark.
     for block in re.findall(r"\{([^}]*)\}", file.read_text(encoding="utf-8-sig")):
         name, number = re.search(r'\bname:\s*"([^"]*)"', block), re.search(r"\b(?:label_)?id:\s*(\d+)", block)
         if name is None or number is None or len(number[1]) > _MAX_DIGITS or int(number[1]) < 1:
@@ -205,7 +205,7 @@ def _parse_box(
     if any(number is None for number in numbers):
         problems.add(file, line, _NO_NUMBER, ",".join(fields))
         return None
-    # None of them is None here; `or 0` says so to the type checker.
+    # None of them is None here; `or 0` convinces the type checker.
     timestamp, x1, y1, x2, y2 = (float(number or 0) for number in numbers)
     if not _check_box(file, line, (x1, y1, x2, y2), problems):
         return None
@@ -256,7 +256,7 @@ def _json_box(entry: Any, video: str | None) -> tuple[KeyFrame, tuple[float, flo
     if not isinstance(name, str) or not isinstance(box, list) or len(box) != 4:
         return None
     numbers = [entry.get("timestamp"), entry.get("score"), *box]
-    # In Python `true` of JSON is an int.
+    # JSON's `true` becomes a bool, which is an int in Python.
     if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
         return None
     try:
