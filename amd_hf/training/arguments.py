@@ -76,7 +76,7 @@ class VideoTrainingArguments(TrainingArguments):
         default=SchedulerType.COSINE, metadata={"help": "Must stay cosine, down to `min_base_learning_rate`."}
     )
     warmup_epochs: float = field(
-        default=5.0, metadata={"help": "Epochs of linear warm-up from 0; `warmup_steps` overrides it."}
+        default=5.0, metadata={"help": "Epochs of linear warm-up from 0; `warmup_steps` above 0 overrides it."}
     )
     recipe_videos_per_step: int | None = field(
         default=None,

@@ -8,10 +8,12 @@ To add a layout:
    for this layout (`split`, `root`, `label_names`, `media`, ...), by the same names; any other one is an error of the
    user. A parameter without a default is given even where the user does not say it, as None. A layout without
    annotations takes no `problems`. One with `streaming` gets `path` as text, and returns a `datasets` object itself.
-2. Add a line to `LAYOUTS`.
-3. Teach `guess_layout` the files by which it is recognised, and, where it takes `split`, `has_splits` whether some
-   data has any. Until then users name it: `layout="NAME"`.
-4. Show it in `docs/data.md` (a test looks for it there).
+2. Import `read_NAME` below and add a line to `LAYOUTS`. If its annotations name files, which may be videos or images
+   whatever `media` says, add it to `NAMES_ANY_FILE` too.
+3. Teach `guess_layout` the files by which it is recognised. Until then users name it: `layout="NAME"`.
+4. If it takes `split`, teach `has_splits` whether some data has any: if a single file is always one split, add the
+   layout to `_SPLIT_BY_FILE`.
+5. Show it in `docs/data.md` (a test looks for it there).
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ LAYOUTS: Mapping[str, Callable[..., Any]] = {
 NAMES_ANY_FILE = ("list_file", "table")
 """Layouts that name files, which may be videos or images whatever `media` says."""
 
-# One file or pattern of these is one split by itself; a folder of them may hold several.
+# Layouts of which one file (or pattern of files) is one split by itself; a folder of them may hold several.
 _SPLIT_BY_FILE = ("something_something", "webdataset", "parquet")
 
 
