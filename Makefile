@@ -9,10 +9,10 @@ export TOKENIZERS_PARALLELISM := false
 # process makes small models ten times slower.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: help install demo demo-detection demo-images study test test-slow test-kill test-library test-export stress check api format clean
+.PHONY: help install demo demo-detection demo-images study test test-slow test-kill test-library test-export test-quantisation stress check api format clean
 
 help: ## Show this help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## Make the virtual environment and install the package with all it needs
 
@@ -52,6 +52,14 @@ test-library: install ## The common tests of Transformers itself over our classe
 test-export: install ## Export to ONNX and OpenVINO, in int8 too (installs them; 3 minutes)
 	$(BIN)/python -m pip install --quiet --editable ".[export]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow" tests/export tests/docs/test_commands.py
+
+# Beside the environment, not in it: Transformers imports torchao wherever it finds it, which costs every program seconds.
+QUANTISERS := build/quantisers
+test-quantisation: install ## Quantisers of others (quanto, torchao, bitsandbytes) and PEFT on our classifier (a minute)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(QUANTISERS) \
+	    "optimum-quanto>=0.2.7" "ninja>=1.13" "torchao>=0.18" "bitsandbytes>=0.50"
+	PYTHONPATH=$(QUANTISERS) AMD_REQUIRE_QUANTISERS=1 OMP_NUM_THREADS=1 \
+	    $(BIN)/python -m pytest -q tests/test_quantisation.py tests/test_modeling_adapters.py
 
 stress: install ## 1,000 damaged videos through each decoder; memory of a worker over 2,000 videos (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/data/video/test_damaged_videos.py tests/data/test_loaders_memory.py
