@@ -29,6 +29,8 @@ from tests.helpers.models import nested_masks, random_clips, randomize, tiny_con
 collect_ignore = [] if importlib.util.find_spec("library_tests") else ["library"]
 
 
+pytest_plugins = ["tests.helpers.live_failures"]
+
 _ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)  # tiny models: threads cost more than they gain, and much more when tests share the cores

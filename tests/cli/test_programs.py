@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ from safetensors.torch import load_file
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDVideoProcessor, export_checkpoint
 from amd_hf.options.programs import run_program
 from tests.cli.conftest import Work
-from tests.helpers.training import one_error_line, run_script, script_environment
+from tests.helpers.training import one_error_line, run_script
 from tests.helpers.videos import text_file, truncate, write_list, write_video
+from tests.helpers.warm import start_warm
 
 
 Program = Callable[[str], Any]
@@ -92,9 +91,7 @@ with torch.no_grad():
 answer = pipeline("video-classification", {str(folder)!r}, device="cpu")({video!r}, top_k=8)
 print("ANSWER" + json.dumps(answer))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=script_environment(), timeout=100
-    )
+    run = start_warm(script).wait(timeout=100)
     assert run.returncode == 0, run.stderr[-3000:]
     model = AMDForVideoClassification.from_pretrained(folder).eval()
     clip = AMDVideoProcessor.from_pretrained(folder)(video, return_tensors="pt")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from amd_hf.detection.mean_average_precision import (
     score_submission,
 )
 from examples.motion_people import write_action_list
-from tests.helpers.training import ROOT, script_environment
+from tests.helpers.warm import start_warm
 
 
 Frame = dict[str, Any]
@@ -233,14 +231,8 @@ print(None if found is None else (found["map"], found["average_precision"]))
 
 
 def test_two_processes_with_uneven_shares_give_the_numbers_of_one(tmp_path: Path) -> None:
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROCESS, str(rank), str(tmp_path)],
-            cwd=ROOT, env=script_environment(), stdout=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    outputs = [worker.communicate(timeout=200)[0].strip().splitlines()[-1] for worker in workers]
+    workers = [start_warm(_PROCESS, str(rank), str(tmp_path)) for rank in range(2)]
+    outputs = [worker.wait(timeout=200).stdout.strip().splitlines()[-1] for worker in workers]
     frames = _random_frames(11)
     wanted = _compute(frames[0::2] + frames[1::2][:13])
     assert outputs == [str((wanted["map"], wanted["average_precision"])), "None"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from amd_hf.data.sampling import evaluation_views
 from amd_hf.data.video.decoding import open_video
 from amd_hf.evaluation.features import read_features
 from tests.evaluation.two_processes import OPTIONS, classifier, play
-from tests.helpers.training import ROOT, script_environment
+from tests.helpers.training import ROOT
 from tests.helpers.videos import text_file, truncate, write_video
+from tests.helpers.warm import run_warm_group
 
 
 UNREADABLE = ["a/text.mp4", "c/half.mp4", "f/empty.mp4"]
@@ -47,12 +46,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(videos: Path, outputs: Path) -> list[dict[str, Any]]:
     """What each of two processes found."""
     (outputs / "two").mkdir()
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        str(ROOT / "tests" / "evaluation" / "two_processes.py"), str(videos), str(outputs / "two"),
-    ]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=200)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_warm_group(2, ROOT / "tests" / "evaluation" / "two_processes.py", str(videos), str(outputs / "two"))
     return [torch.load(outputs / "two" / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -12,6 +12,7 @@ import torch
 
 from amd_hf.evaluation.metrics import MeanClassAccuracy, TopKAccuracy, likeliest_classes
 from tests.helpers.training import ROOT, script_environment
+from tests.helpers.warm import start_warm
 
 
 def test_top_k_equals_torch_topk_on_random_scores() -> None:
@@ -55,17 +56,11 @@ for kind in (TopKAccuracy, MeanClassAccuracy):
 
 
 def test_uneven_shares_of_two_processes_give_the_whole(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _SHARE, str(rank), str(tmp_path)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=script_environment(),
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=100) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert said[1][0] == "None\nNone\n"
-    top, mean_class = (eval(line) for line in said[0][0].splitlines())
+    processes = [start_warm(_SHARE, str(rank), str(tmp_path)) for rank in range(2)]
+    said = [process.wait(timeout=100) for process in processes]
+    assert [process.returncode for process in said] == [0, 0], said
+    assert said[1].stdout == "None\nNone\n"
+    top, mean_class = (eval(line) for line in said[0].stdout.splitlines())
     assert top == {"top1_accuracy": 3 / 5, "top5_accuracy": 4 / 5}
     assert mean_class == {"mean_class_accuracy": pytest.approx((1 / 3 + 1 + 1) / 3)}
 

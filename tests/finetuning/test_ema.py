@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from tests.helpers.training import (
     finetuning_args,
     labelled_rows,
     logged,
-    script_environment,
     weights_of,
 )
+from tests.helpers.warm import run_warm_group
 
 
 class WeightRecorder(TrainerCallback):
@@ -143,13 +141,8 @@ def test_average_of_rounded_weights_is_refused() -> None:
 def test_two_processes_mix_and_average_as_one_that_accumulates(tmp_path: Path) -> None:
     # The device batches of a step are numbered over accumulation and processes, so both mix them alike.
     one = play(tmp_path / "one", 1)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        str(ROOT / "tests" / "helpers" / "recipe_processes.py"), str(tmp_path / "two"),
-    ]  # fmt: skip
     (tmp_path / "two").mkdir()
-    run = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=200)
-    assert run.returncode == 0, run.stderr[-4000:]
+    run_warm_group(2, ROOT / "tests" / "helpers" / "recipe_processes.py", str(tmp_path / "two"))
     for rank in range(2):
         two = torch.load(tmp_path / "two" / f"{rank}.pt", weights_only=False)
         assert (two["world_size"], two["best"]) == (2, one["best"])

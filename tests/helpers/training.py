@@ -22,6 +22,7 @@ from amd_hf.cli import COMMANDS
 from amd_hf.options.programs import run_program
 from amd_hf.training.precision import cpu_bf16_speedup
 from tests.helpers.models import nested_masks, random_clips
+from tests.helpers.warm import start_warm
 
 
 ROOT = Path(__file__).parents[2]
@@ -139,11 +140,14 @@ def script_path(name: str) -> Path:
 
 
 def run_script(
-    name: str, *arguments: str, check: bool = True, timeout: float = 200
+    name: str, *arguments: str, check: bool = True, timeout: float = 200, is_warm: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """One of the programs as a process of its own, as a user starts it."""
-    command = [sys.executable, str(script_path(name)), *arguments]
-    outcome = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=timeout)
+    """One of the programs as a process of its own, as a user starts it; `is_warm`: what it imports is there."""
+    if is_warm:
+        outcome = start_warm(script_path(name), *arguments).wait(timeout)
+    else:
+        command = [sys.executable, str(script_path(name)), *arguments]
+        outcome = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=timeout)
     assert not check or outcome.returncode == 0, outcome.stderr[-3000:]
     return outcome
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import pytest
 import yaml
 
 from amd_hf import AMDModel
-from tests.helpers.training import ROOT, load_script, one_error_line, run_script, script_environment
+from tests.helpers.training import load_script, one_error_line, run_script, script_path
+from tests.helpers.warm import start_warm
 
 
 _TRAINING = {
@@ -133,14 +132,11 @@ def test_two_processes_killed_and_started_again_find_the_same_to_the_last_bit(st
     expected = study()
     arguments = ["--grid", str(expected.parent / "grid.yaml"), "--max_steps", "2", "--output_dir", str(tmp_path)]
     arguments += ["--num_processes", "2"]
-    command = [sys.executable, str(ROOT / "studies" / "ablate.py"), *arguments]
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=script_environment())
-        while len(_results(tmp_path)) < 5 and process.poll() is None:
-            time.sleep(0.2)
-        process.kill()
-        process.wait()
-    assert 5 <= len(_results(tmp_path)) < 28, (tmp_path / "output").read_text()
+    process = start_warm(script_path("ablate"), *arguments)
+    while len(_results(tmp_path)) < 5 and process.poll() is None:
+        time.sleep(0.2)
+    process.kill()
+    assert 5 <= len(_results(tmp_path)) < 28, process.wait(1).stderr
     assert "2 at a time" in run_script("ablate", *arguments).stderr
     assert _without_seconds(_results(tmp_path)) == _without_seconds(_results(expected))
 

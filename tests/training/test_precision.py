@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ from amd_hf.training import precision
 from amd_hf.training.precision import cpu_bf16_speedup
 from amd_hf.training.summary import describe_run
 from tests.helpers.models import tiny_config
-from tests.helpers.training import StackRows, finetuning_args, labelled_rows, script_environment
+from tests.helpers.training import StackRows, finetuning_args, labelled_rows
+from tests.helpers.warm import run_warm_group
 
 
 def _seconds(dtype: torch.dtype) -> float:
@@ -162,13 +161,7 @@ from amd_hf.training import precision
 precision.cpu_bf16_speedup = lambda: 3.0 if torch.distributed.get_rank() else 1.0
 from amd_hf import AMDTrainingArguments
 args = AMDTrainingArguments(output_dir=sys.argv[1], use_cpu=True, bf16=None, report_to="none")
-sys.stdout.write(f"{args.process_index} {args.bf16}\\n")  # one write: the lines of two processes do not mix
+sys.stdout.write(f"{args.process_index} {args.bf16}\\n")
 """
-    (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*command, str(tmp_path / "program.py"), str(tmp_path / "out")],
-        capture_output=True, text=True, env=script_environment(), timeout=120,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert sorted(run.stdout.split("\n")[:2]) == ["0 False", "1 False"]
+    runs = run_warm_group(2, program, str(tmp_path / "out"))
+    assert [run.stdout.split("\n")[0] for run in runs] == ["0 False", "1 False"]

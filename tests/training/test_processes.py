@@ -1,10 +1,9 @@
-"""Two real processes against one: one start of `torchrun` shows all of it."""
+"""Two real processes against one: one start of them shows all of it."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import pytest
 import torch
 
 from tests.helpers.processes import play
-from tests.helpers.training import ROOT, script_environment
+from tests.helpers.training import ROOT
 from tests.helpers.videos import text_file
+from tests.helpers.warm import run_warm_group
 
 
 _COMPARED = (
@@ -39,13 +39,11 @@ def videos(motion_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def two(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     output = tmp_path_factory.mktemp("two")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        str(ROOT / "tests" / "helpers" / "processes.py"), str(videos), str(output),
-    ]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, env=script_environment(), timeout=250)
+    program = ROOT / "tests" / "helpers" / "processes.py"
+    run, killed = run_warm_group(2, program, str(videos), str(output), check=False, timeout=250)
     ended = time.time()
-    assert all((output / f"{rank}.pt").is_file() for rank in range(2)), run.stderr[-4000:]
+    assert all((output / f"{rank}.pt").is_file() for rank in range(2)), (run.stderr[-4000:], killed.stderr[-4000:])
+    assert killed.returncode == -signal.SIGKILL
     found = [torch.load(output / f"{rank}.pt", weights_only=False) for rank in range(2)]
     death = {"seconds": ended - float((output / "time_of_death").read_text()), "run": run}
     return [process | {"death": death} for process in found]

@@ -6,8 +6,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,14 +28,14 @@ from amd_hf.errors import RunStopped
 from amd_hf.training.checkpoints import MARKER_NAME, find_checkpoint, mark_checkpoint, problem_of
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import (
-    ROOT,
     finetuning_args,
     load_script,
     logged,
     pretraining_args,
     run_script,
-    script_environment,
+    script_path,
 )
+from tests.helpers.warm import WarmProcess, start_warm
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -127,7 +125,7 @@ _TINY_MODEL = {
 }  # fmt: skip
 
 
-def _wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 100) -> None:
+def _wait_for(path: Path, process: WarmProcess, seconds: float = 100) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, "the program ended before it could be killed"
@@ -143,15 +141,12 @@ def test_killed_program_goes_on_to_the_end_and_to_the_same_weights(motion_videos
     }  # fmt: skip
     arguments = [*model, *(f"--{name}={value}" for name, value in options.items())]
     killed = tmp_path / "killed"
-    command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *arguments, f"--output_dir={killed}"]
-    with subprocess.Popen(
-        command, env=script_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as run:
-        try:
-            _wait_for(killed / "checkpoint-5" / MARKER_NAME, run)
-        finally:
-            run.send_signal(signal.SIGKILL)
-    assert run.returncode == -signal.SIGKILL
+    run = start_warm(script_path("pretrain"), *arguments, f"--output_dir={killed}")
+    try:
+        _wait_for(killed / "checkpoint-5" / MARKER_NAME, run)
+    finally:
+        run.kill()
+    assert run.poll() == -signal.SIGKILL
     assert not (killed / "model.safetensors").exists()
 
     resumed = run_script("pretrain", *arguments, f"--output_dir={killed}", "--resume_from_checkpoint")
