@@ -137,19 +137,8 @@ class AMDVideoProcessor(BaseVideoProcessor):
         self._check_settings()
 
     def _check_settings(self) -> None:
-        choices: tuple[tuple[str, tuple[str, ...]], ...] = (
-            ("sampling_mode", SAMPLING_MODES),
-            ("test_mode", TEST_MODES),
-        )
-        for name, allowed in choices:
-            value = getattr(self, name)
-            if value is not None and value not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
-        for name in ("num_frames", "sampling_rate", "test_num_segments", "test_num_crops"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        _interpolation(self.resample)
+        names = ("sampling_mode", "num_frames", "sampling_rate", "resample", "test_mode", *_COUNTS_OF_TESTS)
+        _check_options({name: getattr(self, name) for name in names})
         if self.fps is not None:
             raise ValueError(
                 f"`fps` {self.fps} is an option of a call. What a model was trained with counts frames: give "
@@ -159,7 +148,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
     @classmethod
     def _unknown(cls, options: Iterable[str], min_likeness: float = 0.0) -> str:
         """Name the options that do not exist, each with the one that it resembles; only those at least so like one."""
-        known = [*cls.valid_kwargs.__annotations__, "test_mode", "test_num_segments", "test_num_crops"]
+        known = [*cls.valid_kwargs.__annotations__, "test_mode", *_COUNTS_OF_TESTS]
         found = []
         for name in options:
             if name in known or name in _NOTES_OF_FILES or hasattr(cls, name):
@@ -261,8 +250,7 @@ class AMDVideoProcessor(BaseVideoProcessor):
         """See [`AMDVideoProcessor`]; `kwargs` override its options for this call."""
         if kwargs.get("fps") is not None:
             kwargs.setdefault("num_frames", None)  # the processor's own number gives way
-        if kwargs.get("resample") is not None:
-            _interpolation(kwargs["resample"])
+        _check_options(kwargs)
         videos = _as_videos(videos)
         # Decoded files are RGB with the channels last; of arrays the layout is settled here, for each by itself.
         layout = ChannelDimension.LAST
@@ -279,10 +267,14 @@ class AMDVideoProcessor(BaseVideoProcessor):
 
     def resize(self, image: torch.Tensor, size: Any, resample: Any = None, **kwargs: Any) -> torch.Tensor:
         """Resize the short side of `(..., H, W)` frames, the long side to int(size * long / short)."""
-        interpolation = _interpolation(self.resample if resample is None else resample)
+        resample = self.resample if resample is None else resample
+        _check_options({"resample": resample})
+        interpolation = _INTERPOLATIONS[resample]
         height, width = image.shape[-2:]
         short = size.shortest_edge
         if short is None:
+            if size.height is None or size.width is None:
+                raise ValueError(f"`size` must give `shortest_edge`, or `height` and `width`, got {dict(size)}.")
             new_size = [size.height, size.width]
         else:
             long = int(short * max(height, width) / min(height, width))
@@ -291,10 +283,31 @@ class AMDVideoProcessor(BaseVideoProcessor):
         return functional.resize(image, new_size, interpolation=interpolation, antialias=is_bicubic)
 
 
-def _interpolation(resample: Any) -> InterpolationMode:
-    if resample not in _INTERPOLATIONS:
-        raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {resample!r}.")
-    return _INTERPOLATIONS[resample]
+_CHOICES: dict[str, tuple[str, ...]] = {"sampling_mode": SAMPLING_MODES, "test_mode": TEST_MODES}
+_COUNTS_OF_TESTS = ("test_num_segments", "test_num_crops")
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse values without a meaning, of settings or of a call; None stands for what holds without the option."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, allowed in _CHOICES.items():
+        if given.get(name, allowed[0]) not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {given[name]!r}.")
+    for name in ("num_frames", "sampling_rate", *_COUNTS_OF_TESTS):
+        value = given.get(name, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+    if given.get("fps", 1) <= 0:
+        raise ValueError(f"`fps` must be more than 0, got {given['fps']!r}.")
+    if given.get("resample", PILImageResampling.BILINEAR) not in _INTERPOLATIONS:
+        raise ValueError(f"`resample` must be bilinear (2) or bicubic (3), got {given['resample']!r}.")
+    # The base class takes these two and does nothing about them.
+    if given.get("data_format", ChannelDimension.FIRST) != ChannelDimension.FIRST:
+        raise ValueError(
+            f"`data_format` must be 'channels_first', as models take clips, got {given['data_format']!r}."
+        )
+    if given.get("do_pad"):
+        raise ValueError("`do_pad` has no meaning here: clips are resized and cropped to one size.")
 
 
 def _frames_by_seconds(total: int, rate: float | None, fps: float, num_frames: int | None) -> np.ndarray:

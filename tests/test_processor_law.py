@@ -191,9 +191,16 @@ def test_file_is_sampled_by_seconds(tmp_path: Path) -> None:
         ({"fps": 2, "num_frames": 4}, "Give `fps` 2 or `num_frames` 4, not both"),
         ({"fps": 50, "video_metadata": [{"total_num_frames": 3, "fps": 25.0}]}, "the video has 25 a second"),
         ({"num_frames": 9}, "The call asks for 9 frames of a video of 3"),
+        ({"fps": 0}, "`fps` must be more than 0, got 0"),
+        ({"num_frames": 0}, "`num_frames` must be a whole number of at least 1, got 0"),
+        ({"sampling_rate": "3"}, "`sampling_rate` must be a whole number of at least 1, got '3'"),
+        ({"sampling_mode": "densee"}, "`sampling_mode` must be one of dense, spread, segments, got 'densee'"),
+        ({"data_format": "channels_last"}, "`data_format` must be 'channels_first', .* got 'channels_last'"),
+        ({"do_pad": True}, "`do_pad` has no meaning here"),
+        ({"size": {"longest_edge": 20}}, "`size` must give `shortest_edge`, or `height` and `width`"),
     ],
 )
-def test_frames_that_a_video_does_not_have_are_refused(options: dict[str, Any], message: str) -> None:
+def test_options_of_a_call_that_cannot_be_met_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _processor()([np.zeros((3, 40, 40, 3), dtype=np.uint8)], **options)
 
