@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data.checking import FAULTS, OK, CheckOptions, CleanList, VideoCheck, check_videos, write_clean_list
 from ..options.commands import parse_command
+from ..options.shared import OverwriteOptions
 from ..outputs.files import OutputFiles
 
 
@@ -27,7 +28,7 @@ _OUTPUT_FILES = ("report.json", "clean.csv", "clean.txt", "label_names.txt")
 
 
 @dataclass
-class CheckVideosOptions:
+class CheckVideosOptions(OverwriteOptions):
     """What to look for, and where the outcome goes."""
 
     split: str | None = field(default=None, metadata={"help": "Split of `data` to check."})
@@ -37,10 +38,6 @@ class CheckVideosOptions:
             "help": "Folder for report.json, clean.csv (clean.txt for frames), label names; by default nothing is "
             "written."
         },
-    )
-    overwrite: bool = field(
-        default=False,
-        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
     )
     min_frames: int = field(default=16, metadata={"help": "A video with fewer frames is too short."})
     decode_all: bool = field(

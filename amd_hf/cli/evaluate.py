@@ -21,7 +21,6 @@ from accelerate import Accelerator
 
 from ..data.arguments import DataArguments
 from ..data.clips import ClassificationCollator, ClipLoader
-from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..detection.evaluation import (
     DETECTIONS_FILE,
     DetectionResult,
@@ -52,6 +51,7 @@ from ..models import (
 )
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source, read_task
+from ..options.shared import InferenceOptions, OverwriteOptions, TaskOptions
 from ..outputs.files import OutputFiles
 from ..training.precision import start_accelerator
 from ..training.summary import describe_model
@@ -59,41 +59,15 @@ from ..video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
-class TestOptions:
+class TestOptions(TaskOptions, OverwriteOptions, InferenceOptions):
     """What to test, and where the result goes."""
 
-    task: str = field(
-        default="classification",
-        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
-    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id or folder of the model; `{fold}` in it stands for the fold."}
     )
     output_dir: str = field(default="results", metadata={"help": "Where the files of the result are written."})
-    overwrite: bool = field(
-        default=False,
-        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
-    )
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
     batch_size: int = field(default=8, metadata={"help": "Videos or key frames decoded and tested together."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
-    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
-    decode_time_limit: float | None = decode_time_limit_option()
-    mixed_precision: str | None = field(
-        default=None,
-        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
-    )
-    engine: str | None = field(
-        default=None,
-        metadata={
-            "help": "What runs the model; by default PyTorch, or what it was exported to.",
-            "choices": ["pytorch", "onnx", "openvino", "zentorch"],
-        },
-    )
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
-
-    def __post_init__(self) -> None:
-        check_decode_time_limit(self.decode_time_limit)
 
 
 @dataclass

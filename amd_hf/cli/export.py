@@ -17,7 +17,6 @@ from typing import Any
 from transformers import set_seed
 
 from ..data.arguments import DataArguments
-from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..evaluation.checks import check_head_is_trained
 from ..export.exporting import export_model, output_files, table_lines
 from ..export.formats import check_packages, check_request, default_input_type, kind_of, part_to_export
@@ -25,11 +24,12 @@ from ..modeling_amd import AMDForVideoClassification
 from ..models import load_model, load_processor
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source
+from ..options.shared import DecodingOptions, OverwriteOptions
 from ..training.summary import describe_model
 
 
 @dataclass
-class ExportOptions:
+class ExportOptions(OverwriteOptions, DecodingOptions):
     """What to export, to what, and on which videos it is calibrated and compared."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id, folder or official file."})
@@ -41,10 +41,6 @@ class ExportOptions:
         },
     )
     output_dir: str = field(default="exported", metadata={"help": "Folder for the exported model."})
-    overwrite: bool = field(
-        default=False,
-        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
-    )
     int8: bool = field(
         default=False, metadata={"help": "Weights and activations in int8 (onnx, openvino), calibrated on `data`."}
     )
@@ -77,11 +73,9 @@ class ExportOptions:
     allow_untrained_head: bool = field(
         default=False, metadata={"help": "Export a classifier although its head was never trained."}
     )
-    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
-    decode_time_limit: float | None = decode_time_limit_option()
 
     def __post_init__(self) -> None:
-        check_decode_time_limit(self.decode_time_limit)
+        super().__post_init__()
         for name in ("num_calibration_videos", "num_videos"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..evaluation.features import FeatureOptions, extract_features
 from ..evaluation.multiview import ViewOptions
 from ..export.running import describe_engine, load_for_inference, precision_for
 from ..models import load_model, view_settings
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source
+from ..options.shared import InferenceOptions
 from ..training.precision import start_accelerator
 from ..video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
-class ExtractOptions:
+class ExtractOptions(InferenceOptions):
     """What to extract, and where to."""
 
     model_name_or_path: str | None = field(
@@ -44,27 +44,9 @@ class ExtractOptions:
     sampling_mode: str | None = field(
         default=None, metadata={"help": "Frames of the one clip; the model's own.", "choices": list(SAMPLING_MODES)}
     )
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the model's own."})
     batch_size: int = field(default=8, metadata={"help": "Videos decoded and encoded together."})
     videos_per_file: int = field(default=512, metadata={"help": "Videos in one file, held in memory until written."})
     num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
-    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
-    decode_time_limit: float | None = decode_time_limit_option()
-    mixed_precision: str | None = field(
-        default=None,
-        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
-    )
-    engine: str | None = field(
-        default=None,
-        metadata={
-            "help": "What runs the encoder; by default PyTorch, or what it was exported to.",
-            "choices": ["pytorch", "onnx", "openvino", "zentorch"],
-        },
-    )
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
-
-    def __post_init__(self) -> None:
-        check_decode_time_limit(self.decode_time_limit)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

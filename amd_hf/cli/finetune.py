@@ -27,18 +27,15 @@ from ..models import build_classifier, build_detector, import_function
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source, read_task
 from ..options.recipe_files import read_recipe
+from ..options.shared import TaskOptions
 from ..training.checkpoints import find_checkpoint
 from ..training.summary import describe_metrics, describe_run
 
 
 @dataclass
-class StartOptions:
+class StartOptions(TaskOptions):
     """What to train."""
 
-    task: str = field(
-        default="classification",
-        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
-    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Pre-trained model: Hub id or folder; none: from scratch, by `--model.*`."}
     )

@@ -20,7 +20,6 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from .. import AMDConfig
-from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..detection.drawing import draw_detections
 from ..detection.evaluation import evaluation_clip_loader
 from ..detection.prediction import as_json, detect_in_video, read_boxes_of_video
@@ -38,43 +37,22 @@ from ..models import (
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source, read_task
 from ..options.programs import run_program
+from ..options.shared import InferenceOptions, OverwriteOptions, TaskOptions
 from ..outputs.files import OutputFiles
 from ..training.precision import start_accelerator
 from ..video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
-class ModelOptions:
+class ModelOptions(TaskOptions, InferenceOptions):
     """With what to predict, and how."""
 
-    task: str = field(
-        default="classification",
-        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
-    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the model."})
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the processor's own."})
     batch_size: int = field(default=8, metadata={"help": "Clips that go through the model together."})
-    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
-    decode_time_limit: float | None = decode_time_limit_option()
-    mixed_precision: str | None = field(
-        default=None,
-        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
-    )
-    engine: str | None = field(
-        default=None,
-        metadata={
-            "help": "What runs the model; by default PyTorch, or what it was exported to.",
-            "choices": ["pytorch", "onnx", "openvino", "zentorch"],
-        },
-    )
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
-
-    def __post_init__(self) -> None:
-        check_decode_time_limit(self.decode_time_limit)
 
 
 @dataclass
-class DetectOptions(ModelOptions):
+class DetectOptions(ModelOptions, OverwriteOptions):
     """Whose actions to name, and where to."""
 
     video: str | None = field(default=None, metadata={"help": "The video file."})
@@ -86,10 +64,6 @@ class DetectOptions(ModelOptions):
     min_score: float = field(default=0.1, metadata={"help": "Actions of a lower score are not named."})
     output_json: str | None = field(default=None, metadata={"help": "Where the JSON goes; by default printed."})
     output_video: str | None = field(default=None, metadata={"help": "mp4 with boxes and actions drawn on it."})
-    overwrite: bool = field(
-        default=False,
-        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
-    )
 
 
 @dataclass

@@ -15,16 +15,7 @@ from ..data.datasets.problems import Problems
 from ..options.commands import parse_command
 from ..options.parsing import read_task
 from ..options.programs import run_program
-
-
-@dataclass
-class TaskOptions:
-    """What the data set is for."""
-
-    task: str = field(
-        default="classification",
-        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
-    )
+from ..options.shared import TaskOptions
 
 
 @dataclass

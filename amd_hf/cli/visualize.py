@@ -18,10 +18,10 @@ from accelerate import Accelerator
 
 from .. import AMDForPreTraining
 from ..data.clips import ClipLoader, PreTrainingCollator
-from ..data.video.decoding import check_decode_time_limit, decode_time_limit_option
 from ..models import load_model, view_settings
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source
+from ..options.shared import DecodingOptions, DeviceOptions, OverwriteOptions
 from ..outputs.files import OutputFiles
 from ..pretraining.distillation import MaskGenerator
 from ..pretraining.similarity import layer_similarity
@@ -37,7 +37,7 @@ from ..video_sampling_amd import SAMPLING_MODES
 
 
 @dataclass
-class VisualizeOptions:
+class VisualizeOptions(OverwriteOptions, DecodingOptions, DeviceOptions):
     """Whose pictures, and where they go."""
 
     model_name_or_path: str | None = field(
@@ -46,10 +46,6 @@ class VisualizeOptions:
     teacher: str | None = field(default=None, metadata={"help": "Hub id, folder or file of its teacher."})
     split: str | None = field(default=None, metadata={"help": "Split of `data` to read."})
     output_dir: str = field(default="pictures", metadata={"help": "Where the pictures go."})
-    overwrite: bool = field(
-        default=False,
-        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
-    )
     num_clips: int = field(default=32, metadata={"help": "Clips compared by CKA, spread evenly over the data."})
     num_shown: int = field(
         default=3, metadata={"help": "Clips whose reconstructions are drawn, of as many classes as there are."}
@@ -58,17 +54,7 @@ class VisualizeOptions:
         default=None, metadata={"help": "Frames of a clip; the model's own.", "choices": list(SAMPLING_MODES)}
     )
     sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the model's own."})
-    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
-    decode_time_limit: float | None = decode_time_limit_option()
     seed: int = field(default=0, metadata={"help": "Of the masks."})
-    mixed_precision: str | None = field(
-        default=None,
-        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
-    )
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
-
-    def __post_init__(self) -> None:
-        check_decode_time_limit(self.decode_time_limit)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:

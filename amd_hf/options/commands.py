@@ -120,7 +120,7 @@ COMMANDS = {
     ),
     "validate": Command(
         {"classification": (_DATA, "cli.validate:ValidateOptions"),
-         "detection": (_ACTIONS, "cli.validate:TaskOptions")},
+         "detection": (_ACTIONS, "options.shared:TaskOptions")},
         first=("data", "split", "data_root", "annotations", "video_root", "action_list", "person_boxes"),
         has_model_options=False,
     ),
