@@ -1,4 +1,4 @@
-"""The command `amd-hf`: one module per sub-command, imported when it is asked for."""
+"""The command `amd-hf`: one module per sub-command, imported only when it runs."""
 
 from __future__ import annotations
 
@@ -54,14 +54,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def start(command: str, argv: Sequence[str] | None = None, script: str | None = None) -> None:
-    """Run a sub-command by its name. What can be wrong before anything heavy is imported is said before.
+    """Run a sub-command by its name; mistakes in its options are reported before anything heavy is imported.
 
     Args:
-        command (`str`): Its name.
-        argv (sequence of `str`, *optional*): its options; by default those of the process.
-        script (`str`, *optional*): The file that Python was started with. Its folder comes first where Python looks
-            for modules, and `scripts/evaluate.py` is not the library `evaluate`: it is taken out there.
+        command (`str`): Name of the sub-command.
+        argv (sequence of `str`, *optional*): Its options; by default those of the process.
+        script (`str`, *optional*): The file that Python was started with, to take its folder off the module path.
     """
+    # Python puts the script's folder first on the module path, where `import evaluate` would find
+    # `scripts/evaluate.py` instead of the library of that name.
     if script is not None:
         folder = os.path.dirname(os.path.abspath(script))
         sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != folder]
@@ -72,7 +73,7 @@ def _start(command: str, arguments: list[str]) -> None:
     if command in OPTIONS:
         values = check_command_line(command, arguments)
         if (num_processes := values.get("num_processes")) is not None:
-            # Each process gets the same words but for this option, or it would start processes of its own.
+            # Each process gets the same options except this one, or it would start processes itself.
             names = ("--num_processes", "--num-processes")
             arguments = [
                 word
@@ -85,8 +86,9 @@ def _start(command: str, arguments: list[str]) -> None:
                 name, use_cpu = f"{__name__}.{command}", bool(values.get("use_cpu"))
                 start_processes(name, arguments, num_processes, use_cpu)
                 return
+    # Imported last: torch and transformers take seconds, which a mistyped option need not wait for.
     module = importlib.import_module(f".{command}", __name__)
-    getattr(module, "run", module.main)(arguments)  # `run` where the result decides the exit code
+    getattr(module, "run", module.main)(arguments)  # commands whose result decides the exit code have `run`
 
 
 def _usage() -> str:

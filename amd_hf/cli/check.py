@@ -29,29 +29,35 @@ _OUTPUT_FILES = ("report.json", "clean.csv", "clean.txt", "label_names.txt")
 
 @dataclass
 class CheckVideosOptions(OverwriteOptions):
-    """What to look for, and where the outcome goes."""
+    """What to look for, and where to write the outcome."""
 
     split: str | None = field(default=None, metadata={"help": "Split of `data` to check."})
     output_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder for report.json, clean.csv (clean.txt for frames), label names; by default nothing is "
+            "help": "Folder for report.json, clean.csv (clean.txt for frames) and label names; by default nothing is "
             "written."
         },
     )
-    min_frames: int = field(default=16, metadata={"help": "A video with fewer frames is too short."})
+    min_frames: int = field(
+        default=16, metadata={"help": "Least number of frames; a video with fewer counts as too short."}
+    )
     decode_all: bool = field(
         default=True,
         metadata={
-            "help": "Decode every frame, which also finds damage that decoders conceal. False decodes three frames, "
-            "which is faster and finds little more than files that cannot be opened."
+            "help": "Decode every frame, which also finds damage that decoders hide. False decodes three frames: it "
+            "is faster but finds little more than files that cannot be opened."
         },
     )
     keep_damaged: bool = field(
-        default=False, metadata={"help": "Leave in the clean list what can be read in spite of its damage."}
+        default=False, metadata={"help": "Keep damaged videos in the clean list if they can be read."}
     )
-    time_limit: float = field(default=300.0, metadata={"help": "Seconds per video, then it counts as unreadable."})
-    num_threads: int | None = field(default=None, metadata={"help": "Videos at a time; by default one per processor."})
+    time_limit: float = field(
+        default=300.0, metadata={"help": "Seconds per video; one that takes longer counts as unreadable."}
+    )
+    num_threads: int | None = field(
+        default=None, metadata={"help": "Videos to check at the same time; by default one per processor."}
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             progress.set_postfix(bad=len(bad))
         is_usable = check.status == "damaged" and (check.num_frames or 0) >= options.min_frames
         if check.status == OK or (options.keep_damaged and is_usable):
-            # Without the bytes of a video, which would fill the memory.
+            # Drop the bytes of a video inside a shard: those of a whole data set would fill the memory.
             has_bytes = check.row["video"].get("bytes") is not None
             good.append({**check.row, "video": {**check.row["video"], **({"bytes": b""} if has_bytes else {})}})
     report = {
@@ -97,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "bad": [_entry(check) for check in bad],
     }
+    # Grouped by fault: the videos arrive in the order in which they are done.
     for status in FAULTS:
         for check in bad:
             if check.status == status:

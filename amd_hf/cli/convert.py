@@ -23,36 +23,42 @@ from ..view_settings import DATA_SETS
 
 @dataclass
 class ConvertOptions:
-    """What to convert, and where to."""
+    """The checkpoint to convert, and where to write the result."""
 
     source: str | None = field(default=None, metadata={"help": "File or folder to convert."})
     output_dir: str | None = field(default=None, metadata={"help": "New folder for the converted model."})
     to_official: str | None = field(
-        default=None, metadata={"help": "Write `source`, an `amd` folder, as an official file of this name instead."}
+        default=None,
+        metadata={"help": "Write an official file of this name instead; `source` is an `amd` folder then."},
     )
     task: str | None = field(
         default=None,
         metadata={
-            "help": "`pretraining`, `classification` or `detection`, where the file leaves it open; or `encoder`."
+            "help": "Kind of model, if the file does not decide it; `pretraining`, `classification` or `detection`, "
+            "or `encoder` to leave the head out."
         },
     )
     projection_by_position: bool = field(
         default=False, metadata={"help": "Copy a projection that serves several student layers to each of them."}
     )
     include_generator_mask_tokens: bool = field(
-        default=False, metadata={"help": "With `to_official`: write them too, under a name of our own."}
+        default=False,
+        metadata={"help": "With `to_official`: also write the generators' mask tokens, under our own name for them."},
     )
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "What the model was trained on, which says how it looks at videos: kept in the processor. By "
-            "default what the file says.",
+            "help": "Data set that the model was trained on; it decides how the saved processor reads videos. By "
+            "default read from the file.",
             "choices": list(DATA_SETS),
         },
     )
     sampling_mode: str | None = field(
         default=None,
-        metadata={"help": "Frames of a clip; by default the data set's.", "choices": list(SAMPLING_MODES)},
+        metadata={
+            "help": "How frames of a clip are sampled; by default the data set's way.",
+            "choices": list(SAMPLING_MODES),
+        },
     )
     sampling_rate: int | None = field(
         default=None, metadata={"help": "Step between frames; by default the data set's."}
@@ -60,10 +66,10 @@ class ConvertOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Convert a checkpoint; return where the result is."""
+    """Convert a checkpoint; return the path of the result."""
     options, model_options = parse_command("convert", argv)
     if options.source is None or (options.output_dir is None) == (options.to_official is None):
-        raise ValueError("Give `--source` and either `--output_dir` (to our format) or `--to_official` (back).")
+        raise ValueError("Set `--source` and either `--output_dir` (to our format) or `--to_official` (back).")
     target = Path(options.output_dir or options.to_official)
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise ValueError(f"{target} exists already: choose another name, or remove it first.")
@@ -90,14 +96,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def write_official(options: ConvertOptions, target: Path) -> None:
-    """Write an `amd` folder as the authors' code would save it, under `model`."""
+    """Write an `amd` folder in the format of the authors' code, under the key `model`."""
     config = AMDConfig.from_pretrained(options.source)
     is_pretraining = "AMDForPreTraining" in (config.architectures or [])
     kind = AMDForPreTraining if is_pretraining else classifier_class(config)
     state_dict = export_checkpoint(kind.from_pretrained(options.source), options.include_generator_mask_tokens)
     target.parent.mkdir(parents=True, exist_ok=True)
     views = asdict(read_settings(load_processor(str(options.source), config)))
-    # The way back needs no options then.
+    # With config and settings in the file, converting it back needs no options.
     torch.save({"model": state_dict, CONFIG_ENTRY: config.to_dict(), VIEWS_ENTRY: views}, target)
     print(f"{len(state_dict)} tensors under official names are in {target}")
 

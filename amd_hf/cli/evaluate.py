@@ -60,67 +60,80 @@ from ..video_sampling_amd import SAMPLING_MODES
 
 @dataclass
 class TestOptions(TaskOptions, OverwriteOptions, InferenceOptions):
-    """What to test, and where the result goes."""
+    """The model to test, and where to write the results."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of the model; `{fold}` in it stands for the fold."}
+        default=None, metadata={"help": "Hub id or folder of the model; `{fold}` stands for the fold's number."}
     )
-    output_dir: str = field(default="results", metadata={"help": "Where the files of the result are written."})
-    batch_size: int = field(default=8, metadata={"help": "Videos or key frames decoded and tested together."})
-    num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
+    output_dir: str = field(default="results", metadata={"help": "Folder for the results."})
+    batch_size: int = field(default=8, metadata={"help": "Videos or key frames per batch."})
+    num_workers: int = field(default=0, metadata={"help": "Number of processes that decode videos."})
 
 
 @dataclass
 class EvaluateOptions(TestOptions):
-    """What to test, on what, and how many views of it."""
+    """The data to test on, and the views of each video."""
 
     linear_probe: bool = field(
         default=False,
-        metadata={"help": "Fit and test a linear classifier on the frozen encoder's mean patch token instead."},
+        metadata={"help": "Instead, fit and test a linear classifier on the frozen encoder's mean patch token."},
     )
     train_split: str | None = field(default=None, metadata={"help": "Split of `data` to fit the linear probe on."})
     allow_untrained_head: bool = field(
-        default=False, metadata={"help": "Test although the head was never trained: chance is what to expect."}
+        default=False, metadata={"help": "Test a model whose head was never trained; expect chance."}
     )
     split: str | None = field(default=None, metadata={"help": "Split of `data` to test on."})
     all_folds: bool = field(
         default=False,
         metadata={
-            "help": "Test the models of official splits 1, 2 and 3 (UCF101, HMDB51) each on its own, and average."
+            "help": "Test one model per official split 1, 2 and 3 (UCF101, HMDB51), each on its split, and average."
         },
     )
-    num_segments: int | None = field(default=None, metadata={"help": "Test clips along the video; the model's own."})
-    num_crops: int | None = field(default=None, metadata={"help": "Test crops along the long side; the model's own."})
+    num_segments: int | None = field(
+        default=None, metadata={"help": "Number of test clips along the video; by default the model's."}
+    )
+    num_crops: int | None = field(
+        default=None, metadata={"help": "Number of test crops along the long side; by default the model's."}
+    )
     mode: str | None = field(
-        default=None, metadata={"help": "Frames of a test clip; the model's own.", "choices": ["dense", "uniform"]}
+        default=None,
+        metadata={
+            "help": "How frames of a test clip are sampled; by default the model's way.",
+            "choices": ["dense", "uniform"],
+        },
     )
     sampling_mode: str | None = field(
         default=None,
-        metadata={"help": "Frames of the linear probe's clip; the model's own.", "choices": list(SAMPLING_MODES)},
+        metadata={
+            "help": "How frames of the linear probe's clip are sampled; by default the model's way.",
+            "choices": list(SAMPLING_MODES),
+        },
     )
-    save_view_logits: bool = field(default=False, metadata={"help": "Keep the logits of every view too."})
+    save_view_logits: bool = field(default=False, metadata={"help": "Save the logits of every view too."})
 
 
 @dataclass
 class DetectionOptions(TestOptions):
-    """What to test, and which detections count."""
+    """The detections that count."""
 
     max_per_frame: int | None = field(
-        default=None, metadata={"help": "Detections of a key frame that count, best first (the official program: 50)."}
+        default=None,
+        metadata={"help": "Count only this many detections per key frame, best first (the official program: 50)."},
     )
 
 
 def main(argv: Sequence[str] | None = None) -> list[MultiViewResult] | DetectionResult:
-    """Test a classifier, of each fold where asked for, or a detector; return what was found."""
+    """Test a classifier, or one per fold, or a detector; return the results."""
     return _TASKS[read_task(argv, list(_TASKS), "evaluate")](argv)
 
 
 def test_detector(argv: Sequence[str] | None) -> DetectionResult:
-    """Test a detector on every key frame and write what is known of it."""
+    """Test a detector on every key frame and write the results."""
     data, options, model_options = parse_command("evaluate", argv, "detection")
     source = options.model_name_or_path
     if source is None or data.annotations is None:
         raise ValueError("Say what to test and on what: `--model_name_or_path MODEL --annotations FILE.csv`.")
+    # Checks before the slow part: existing files of others, and a model that is not there.
     outputs = result_files(Path(options.output_dir), options, METRICS_FILE, CLASSES_FILE, DETECTIONS_FILE)
     check_model_source(source, "model_name_or_path")
     accelerator = start_accelerator(options.use_cpu, precision_for(source, options.engine, options.mixed_precision))
@@ -137,6 +150,7 @@ def test_detector(argv: Sequence[str] | None) -> DetectionResult:
         model, rows, loader, accelerator, clips_per_batch=options.batch_size, num_workers=options.num_workers,
         scored=data.scored_actions(),
     )  # fmt: skip
+    # Every process has tested its part and gathered all results; one of them writes.
     if accelerator.is_main_process:
         with outputs:
             tested = describe_test(source, data.annotations, None, num_views=1, person_boxes=data.person_boxes)
@@ -164,7 +178,7 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
     means = result_files(Path(options.output_dir), options, METRICS_FILE) if options.all_folds else None
     precision = precision_for(tests[0][0], options.engine, options.mixed_precision)
     accelerator = start_accelerator(options.use_cpu, precision)
-    if options.linear_probe:
+    if options.linear_probe:  # by one process, which it checks
         found = []
         for source, fold_data, folder in tests:
             found.append(probe_model(source, fold_data, options, model_options, accelerator))
@@ -189,13 +203,13 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
 def describe(
     source: str, data: DataArguments, options: EvaluateOptions, views: ViewOptions | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Return what the result says of the test; without `views` it looked at one clip."""
+    """Return the description of a test for its results; without `views` it used one clip per video."""
     more |= {} if data.fold is None else {"fold": data.fold}
     return describe_test(source, data.data, options.split, 1 if views is None else views.num_views, **more)
 
 
 def result_files(folder: Path, options: TestOptions, *names: str) -> OutputFiles:
-    """Return the files of a result, refused before the test where others' are in their place."""
+    """Return the files of a result; refuse now, before the test, to replace other people's files."""
     paths = [folder / name for name in names]
     return OutputFiles(paths, "amd-hf evaluate", options.overwrite, folder=options.output_dir)
 
@@ -204,7 +218,7 @@ _TASKS: dict[str, Callable[..., Any]] = {"classification": test_classifier, "det
 
 
 def check_views(options: EvaluateOptions) -> None:
-    """Refuse options of views that the test asked for does not have."""
+    """Refuse options of views that this kind of test does not have."""
     unused = ("num_segments", "num_crops", "mode") if options.linear_probe else ("sampling_mode",)
     if given := [name for name in unused if getattr(options, name) is not None]:
         what = "a linear probe sees one clip: leave it out" if options.linear_probe else "a test takes `--mode`"
@@ -263,7 +277,7 @@ def probe_model(
 ) -> dict[str, float | int]:
     """Fit a linear probe on one clip of each video, centre crop, and test it."""
     if options.train_split is None:
-        raise ValueError("Say on which split of `data` to fit the linear probe: `--train_split train`.")
+        raise ValueError("The linear probe needs a split of `data` to fit it on: `--train_split train`.")
     model = load_model(source, **model_options)
     config = model.config
     overrides = {"sampling_rate": options.sampling_rate, "sampling_mode": options.sampling_mode}
@@ -281,13 +295,13 @@ def probe_model(
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print what the user should know of how the model looks at videos."""
+    """Print the notes on how the model reads videos."""
     for note in notes:
         print(note, flush=True)
 
 
 def report(result: MultiViewResult, folder: Path, tested: dict[str, Any]) -> None:
-    """Print the metrics and write all that is known of the test to `folder`."""
+    """Print the metrics and write the results to `folder`."""
     summary = write_report(result, folder, tested)
     unreadable = summary.pop("unreadable")
     del summary["tested"]
@@ -302,7 +316,7 @@ def report(result: MultiViewResult, folder: Path, tested: dict[str, Any]) -> Non
 
 
 def report_folds(results: Sequence[MultiViewResult], folder: Path, tested: dict[str, Any]) -> None:
-    """Print and write the means over the folds, of the accuracies alone."""
+    """Print and write the mean accuracies over the folds."""
     metrics = [result.metrics() for result in results]
     means = {name: sum(values[name] for values in metrics) / len(metrics) for name in metrics[0] if "accuracy" in name}
     of_folds = {f"fold_{number}": values for number, values in enumerate(metrics, start=1)}

@@ -25,28 +25,40 @@ from ..video_sampling_amd import SAMPLING_MODES
 
 @dataclass
 class ExtractOptions(InferenceOptions):
-    """What to extract, and where to."""
+    """The encoder, its features, and where to write them."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id, folder or official file; of a classifier its encoder is taken."}
+        default=None, metadata={"help": "Hub id, folder or official file; a classifier is used without its head."}
     )
     split: str | None = field(default=None, metadata={"help": "Split of `data` to read."})
-    output_dir: str = field(default="features", metadata={"help": "Where the features are written."})
-    resume: bool = field(default=False, metadata={"help": "Go on in a folder that holds features already."})
+    output_dir: str = field(default="features", metadata={"help": "Folder for the features."})
+    resume: bool = field(default=False, metadata={"help": "Continue in a folder that already holds features."})
     tensors: list[str] = field(
         default_factory=lambda: ["pooled"],
-        metadata={"help": "pooled, tokens, layer_I, layer_I_pooled (block I, from 1)."},
+        metadata={"help": "Features to write: pooled, tokens, layer_I, layer_I_pooled (I counts blocks from 1)."},
     )
-    format: str = field(default="safetensors", metadata={"help": "Files.", "choices": ["safetensors", "parquet"]})
-    dtype: str = field(default="float32", metadata={"help": "Of the features.", "choices": ["float32", "float16"]})
-    num_segments: int = field(default=1, metadata={"help": "Clips along the video; 1: the one that stands for it."})
-    num_crops: int = field(default=1, metadata={"help": "Crops along the long side."})
+    format: str = field(
+        default="safetensors", metadata={"help": "File format.", "choices": ["safetensors", "parquet"]}
+    )
+    dtype: str = field(
+        default="float32", metadata={"help": "Data type of the features.", "choices": ["float32", "float16"]}
+    )
+    num_segments: int = field(
+        default=1, metadata={"help": "Number of clips along the video; 1 takes a representative one."}
+    )
+    num_crops: int = field(default=1, metadata={"help": "Number of crops along the long side."})
     sampling_mode: str | None = field(
-        default=None, metadata={"help": "Frames of the one clip; the model's own.", "choices": list(SAMPLING_MODES)}
+        default=None,
+        metadata={
+            "help": "How frames are sampled; by default the model's way.",
+            "choices": list(SAMPLING_MODES),
+        },
     )
-    batch_size: int = field(default=8, metadata={"help": "Videos decoded and encoded together."})
-    videos_per_file: int = field(default=512, metadata={"help": "Videos in one file, held in memory until written."})
-    num_workers: int = field(default=0, metadata={"help": "Decoding processes."})
+    batch_size: int = field(default=8, metadata={"help": "Videos per batch."})
+    videos_per_file: int = field(
+        default=512, metadata={"help": "Videos per file; features stay in memory until a file is written."}
+    )
+    num_workers: int = field(default=0, metadata={"help": "Number of processes that decode videos."})
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import set_seed
 
 from .. import AMDDetectionTrainer, AMDFineTuningTrainer
-from ..data.arguments import FineTuningDataArguments, count_shared, training_label_names
+from ..data.arguments import FineTuningDataArguments, count_common_videos, training_label_names
 from ..data.datasets.label_names import check_labels_fit
 from ..detection.datasets.ava import action_names
 from ..detection.evaluation import write_detection_report
@@ -34,19 +34,21 @@ from ..training.summary import describe_metrics, describe_run
 
 @dataclass
 class StartOptions(TaskOptions):
-    """What to train."""
+    """The model to train."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pre-trained model: Hub id or folder; none: from scratch, by `--model.*`."}
+        default=None,
+        metadata={"help": "Hub id or folder of the pre-trained model; by default from scratch, as `--model.*` say."},
     )
 
 
 @dataclass
 class FineTuneOptions(StartOptions):
-    """What to train, and on which clips."""
+    """The model to train, and its clips."""
 
     clip_augmentation: str | None = field(
-        default=None, metadata={"help": "Your own `module:function` (clip, label, generator) -> (clip, label)."}
+        default=None,
+        metadata={"help": "Your own augmentation, `module:function`: (clip, label, generator) -> (clip, label)."},
     )
 
 
@@ -56,17 +58,20 @@ def main(argv: Sequence[str] | None = None) -> AMDFineTuningTrainer:
 
 
 def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
+    """Fine-tune a classifier, evaluate it and test it over several views."""
     data, options, args, model_options = parse_command("finetune", argv, "classification")
     if data.data is None:
         raise ValueError("Say what to train on: `--data FOLDER_OR_FILE`.")
+    # Cheap checks first: a used output folder or a mistyped model should not wait for the data.
     checkpoint = find_checkpoint(args)
     check_model_source(options.model_name_or_path, "model_name_or_path")
 
     train = data.load_training()
     label_names = training_label_names(train)
     evaluation, test = data.load_evaluation(label_names), data.load_test(label_names)
-    set_seed(args.seed)  # before the weights are drawn, which the Trainer would not see to
+    set_seed(args.seed)  # the Trainer seeds too late: the weights are drawn here, before it exists
     model = build_classifier(options.model_name_or_path, label_names, **model_options)
+    # Now, not after hours of training: the Trainer only looks at the labels that it trains and evaluates on.
     for rows in [rows for rows in (evaluation, test) if rows is not None]:
         check_labels_fit(rows, model.config)
     trainer = AMDFineTuningTrainer(
@@ -77,6 +82,7 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
         eval_dataset=evaluation,
     )
     trainer.program_options = (data, options)
+    # Before training, so that its warnings of training videos come while the run can still be stopped.
     of_eval, of_test = (describe_rows(trainer, data, *it) for it in (("eval", evaluation), ("test", test)))
     train_model(trainer, options.model_name_or_path, checkpoint, argv)
     if evaluation is not None:
@@ -94,28 +100,29 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
 def describe_rows(
     trainer: AMDFineTuningTrainer, data: FineTuningDataArguments, part: str, rows: Any
 ) -> dict[str, Any]:
-    """Say what `eval` or `test` of a run is measured on; loudly where that are videos that the model is trained on."""
+    """Describe the videos of `eval` or `test`; warn loudly if the model is trained on some of them."""
     if rows is None:
         return {}
     split = data.train_split if data.holds_out() else getattr(data, f"{part}_split")
     name = getattr(data, f"{part}_data") or data.data
     held_out = {"validation_fraction": data.validation_fraction} if data.holds_out() else {}
     described = describe_test(trainer.args.output_dir, name, split, None, num_videos=len(rows), **held_out)
-    if num_shared := count_shared(trainer.train_dataset, rows):
-        described["training_videos"] = num_shared
+    if num_common := count_common_videos(trainer.train_dataset, rows):
+        described["training_videos"] = num_common
         if trainer.args.process_index == 0:
-            where = f"{num_shared} of the {len(rows)} videos of `{part}` are TRAINING VIDEOS"
-            print(f"WARNING: {where}: what is measured on them says nothing about others.", flush=True)
+            where = f"{num_common} of the {len(rows)} videos of `{part}` are TRAINING VIDEOS"
+            print(f"WARNING: {where}: results on them say nothing about other videos.", flush=True)
     return described
 
 
 def train_detector(argv: Sequence[str] | None) -> AMDDetectionTrainer:
+    """Fine-tune an action detector, and test it if there are `eval_annotations`."""
     data, options, args, model_options = parse_command("finetune", argv, "detection")
     checkpoint = find_checkpoint(args)
     check_model_source(options.model_name_or_path, "model_name_or_path")
 
     train, evaluation = data.load_training(), data.load_evaluation()
-    set_seed(args.seed)
+    set_seed(args.seed)  # as above: the weights are drawn here
     model = build_detector(options.model_name_or_path, action_names(train), **model_options)
     trainer = AMDDetectionTrainer(
         model,
@@ -128,6 +135,7 @@ def train_detector(argv: Sequence[str] | None) -> AMDDetectionTrainer:
     train_model(trainer, options.model_name_or_path, checkpoint, argv)
     trainer.save_state()
     if evaluation is not None:
+        # Every process tests its part of the key frames, and only then does the first one write.
         result = trainer.test(evaluation)
         if args.process_index == 0:
             summary = write_detection_report(result, args.output_dir)
@@ -141,7 +149,7 @@ _TASKS: dict[str, Callable[..., Any]] = {"classification": train_classifier, "de
 def train_model(
     trainer: AMDFineTuningTrainer, source: str | None, checkpoint: str | None, argv: Sequence[str] | None
 ) -> None:
-    """Say what the run will do, train and save the model."""
+    """Print what the run will do, then train and save the model."""
     if trainer.args.process_index == 0:
         start = source or "from scratch"
         more = {"start": start, "classes": trainer.model.config.num_labels}
@@ -166,7 +174,7 @@ def report_test(trainer: AMDFineTuningTrainer, metrics: dict[str, float | int], 
 
 
 def finish(trainer: Any) -> Any:
-    """Write the card of the run, publish it where asked for, and say where the model is."""
+    """Write the card of the run, publish the model if asked to, and print where it is."""
     trainer.finish_run()
     if trainer.args.process_index == 0:
         print(f"The fine-tuned model is in {trainer.args.output_dir}", flush=True)

@@ -45,63 +45,79 @@ from ..video_sampling_amd import SAMPLING_MODES
 
 @dataclass
 class ModelOptions(TaskOptions, InferenceOptions):
-    """With what to predict, and how."""
+    """The model, and how to run it."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the model."})
-    batch_size: int = field(default=8, metadata={"help": "Clips that go through the model together."})
+    batch_size: int = field(default=8, metadata={"help": "Clips per batch."})
 
 
 @dataclass
 class DetectOptions(ModelOptions, OverwriteOptions):
-    """Whose actions to name, and where to."""
+    """The video whose actions to detect, and the outputs."""
 
     video: str | None = field(default=None, metadata={"help": "The video file."})
     person_boxes: str | None = field(
-        default=None, metadata={"help": "Boxes of any person detector, csv or JSON (docs/detection.md)."}
+        default=None, metadata={"help": "csv or JSON of boxes from any person detector (docs/detection.md)."}
     )
-    min_person_score: float = field(default=0.8, metadata={"help": "Person boxes of a lower score are left out."})
-    top_k: int = field(default=3, metadata={"help": "Most actions named per person."})
-    min_score: float = field(default=0.1, metadata={"help": "Actions of a lower score are not named."})
-    output_json: str | None = field(default=None, metadata={"help": "Where the JSON goes; by default printed."})
-    output_video: str | None = field(default=None, metadata={"help": "mp4 with boxes and actions drawn on it."})
+    min_person_score: float = field(default=0.8, metadata={"help": "Ignore person boxes with a lower score."})
+    top_k: int = field(default=3, metadata={"help": "Most actions to show per person."})
+    min_score: float = field(default=0.1, metadata={"help": "Leave out actions with a lower score."})
+    output_json: str | None = field(default=None, metadata={"help": "JSON file to write; by default it is printed."})
+    output_video: str | None = field(
+        default=None, metadata={"help": "mp4 file to write, with boxes and actions drawn on the video."}
+    )
 
 
 @dataclass
 class PredictOptions(ModelOptions):
-    """What to classify."""
+    """The videos to classify, and their clips."""
 
     videos: list[str] = field(
-        default_factory=list, metadata={"help": "Files, folders (with all below them) and quoted glob patterns."}
+        default_factory=list,
+        metadata={"help": "Files, folders or quoted glob patterns; folders are searched with their sub-folders."},
     )
-    media: str = field(default="video", metadata={"help": "What folders hold.", "choices": ["video", "image"]})
+    media: str = field(
+        default="video", metadata={"help": "What to look for in folders.", "choices": ["video", "image"]}
+    )
     format: str = field(
         default="table",
-        metadata={"help": "What is printed; json: one object per video.", "choices": ["table", "json", "csv"]},
+        metadata={
+            "help": "Output format; json prints one object per video.",
+            "choices": ["table", "json", "csv"],
+        },
     )
-    top_k: int = field(default=5, metadata={"help": "Classes shown per video or window."})
-    window_seconds: float | None = field(default=None, metadata={"help": "Length of sliding windows."})
+    top_k: int = field(default=5, metadata={"help": "Classes to show per video or window."})
+    window_seconds: float | None = field(
+        default=None, metadata={"help": "Classify sliding windows of this many seconds."}
+    )
     stride_seconds: float | None = field(
-        default=None, metadata={"help": "From window to window; by default the length."}
+        default=None, metadata={"help": "Step from window to window, in seconds; by default the length of a window."}
     )
-    window_frames: int | None = field(default=None, metadata={"help": "The same in frames."})
-    stride_frames: int | None = field(default=None, metadata={"help": "The same in frames."})
+    window_frames: int | None = field(default=None, metadata={"help": "Classify sliding windows of this many frames."})
+    stride_frames: int | None = field(
+        default=None, metadata={"help": "Step from window to window, in frames; by default the length of a window."}
+    )
     num_segments: int | None = field(
         default=None,
-        metadata={"help": "Clips along the video or window, averaged; by default the one that stands for it."},
+        metadata={"help": "Clips along the video or window to average over; by default one representative clip."},
     )
     num_crops: int | None = field(
-        default=None, metadata={"help": "Crops along the long side, averaged; by default 1, the centre."}
+        default=None, metadata={"help": "Crops along the long side to average over; by default 1, the centre."}
     )
     test_views: bool = field(
-        default=False, metadata={"help": "Average all views of the model's own test, as `amd-hf evaluate` does."}
+        default=False, metadata={"help": "Average over the views of the model's test; `amd-hf evaluate` does so too."}
     )
     sampling_mode: str | None = field(
-        default=None, metadata={"help": "Frames of the one clip; the model's own.", "choices": list(SAMPLING_MODES)}
+        default=None,
+        metadata={
+            "help": "How frames are sampled; by default the model's way.",
+            "choices": list(SAMPLING_MODES),
+        },
     )
-    num_workers: int = field(default=0, metadata={"help": "Decoding processes, among which the files are shared."})
+    num_workers: int = field(default=0, metadata={"help": "Number of processes that decode videos."})
 
     def views(self, config: AMDConfig) -> tuple[ViewOptions, list[str]]:
-        """Return which clips of a video or window are classified, and notes on that for the user."""
+        """Return which clips of a video or window to classify, and notes on that for the user."""
         overrides = {"sampling_mode": self.sampling_mode, "sampling_rate": self.sampling_rate}
         if self.test_views:
             overrides |= {"test_num_segments": self.num_segments, "test_num_crops": self.num_crops}
@@ -115,7 +131,7 @@ class PredictOptions(ModelOptions):
         return ViewOptions.of_clip(config, settings, num_segments, num_crops), notes
 
     def windows(self) -> WindowOptions | None:
-        """Return the sliding windows that were asked for."""
+        """Return the sliding windows, or None without `window_*`."""
         given = {
             unit: (getattr(self, f"window_{unit}"), getattr(self, f"stride_{unit}")) for unit in ("seconds", "frames")
         }
@@ -123,7 +139,7 @@ class PredictOptions(ModelOptions):
         if not used:
             return None
         if len(used) == 2:
-            raise ValueError("Give windows in seconds or in frames, not in both.")
+            raise ValueError("Set windows in seconds or in frames, not in both.")
         length, stride = given[used[0]]
         if length is None:
             raise ValueError(f"`stride_{used[0]}` needs `window_{used[0]}`, the length of a window.")
@@ -131,12 +147,12 @@ class PredictOptions(ModelOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Classify videos, or detect actions in one; return what is printed."""
+    """Classify videos, or detect actions in one; return the results that are printed."""
     return _TASKS[read_task(argv, list(_TASKS), "predict")](argv)
 
 
 def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Find the actions of the persons in one video, moment by moment."""
+    """Find the actions of the persons in one video, timestamp by timestamp."""
     options, model_options = parse_command("predict", argv, "detection")
     source = options.model_name_or_path
     if source is None or options.video is None or options.person_boxes is None:
@@ -156,13 +172,13 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
         model.config, processor, options.sampling_rate, options.decoder, options.decode_time_limit
     )
     print_notes(override_notes(read_settings(processor), {"sampling_rate": options.sampling_rate}))
-    moments = [
-        as_json(moment, model.config.id2label, options.top_k, options.min_score)
-        for moment in detect_in_video(model, options.video, boxes, loader, accelerator, options.batch_size)
+    results = [
+        as_json(found, model.config.id2label, options.top_k, options.min_score)
+        for found in detect_in_video(model, options.video, boxes, loader, accelerator, options.batch_size)
     ]
-    if moments and all("error" in moment for moment in moments):
-        raise ValueError(f"{options.video} cannot be read: {moments[0]['error']}")
-    text = json.dumps({"video": options.video, "moments": moments}, indent=2)
+    if results and all("error" in result for result in results):
+        raise ValueError(f"{options.video} cannot be read: {results[0]['error']}")
+    text = json.dumps({"video": options.video, "moments": results}, indent=2)  # "moments": the key of earlier files
     with outputs:
         if options.output_json is None:
             print(text)
@@ -170,8 +186,8 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
             Path(options.output_json).write_text(text + "\n")
         if options.output_video is not None:
             limit = options.decode_time_limit
-            draw_detections(options.video, moments, options.output_video, decoder=options.decoder, time_limit=limit)
-    return moments
+            draw_detections(options.video, results, options.output_video, decoder=options.decoder, time_limit=limit)
+    return results
 
 
 def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -195,6 +211,7 @@ def classify_videos(argv: Sequence[str] | None) -> list[dict[str, Any]]:
         model, videos, views, accelerator, windows=windows, clips_per_batch=options.batch_size,
         num_workers=options.num_workers, decoder=options.decoder, time_limit=options.decode_time_limit,
     )  # fmt: skip
+    # Each result is printed and flushed as soon as it is known: others may read them from a pipe.
     print(HEADERS[options.format], end="", flush=True)
     results = []
     for prediction in tqdm(predictions, desc="predict", unit="video", total=len(videos), disable=len(videos) == 1):
@@ -212,19 +229,20 @@ _TASKS: dict[str, Callable[..., list[dict[str, Any]]]] = {
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print what the user should know of how the model looks at videos; not among the results on standard output."""
+    """Print the notes on how the model reads videos to standard error, since standard output holds the results."""
     for note in notes:
         print(note, file=sys.stderr, flush=True)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Run the command as it is started from a shell; exit code 1 when some files could not be read."""
-    run_program(lambda: _exit_with_result(main(argv)))
+    """Run the command from a shell: exit code 1 if some files could not be read."""
 
+    def predict() -> None:
+        # A Python caller of `main` gets the results instead. Code 2 is for errors, see `run_program`.
+        if any("error" in result for result in main(argv)):
+            raise SystemExit(1)
 
-def _exit_with_result(results: list[dict[str, Any]]) -> None:
-    if any("error" in result for result in results):
-        raise SystemExit(1)
+    run_program(predict)
 
 
 if __name__ == "__main__":

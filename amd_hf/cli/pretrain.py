@@ -32,15 +32,15 @@ logger = logging.get_logger("amd_hf.pretrain")
 
 @dataclass
 class PretrainOptions:
-    """From whom to learn, and where to start."""
+    """The teacher, and where to start."""
 
     teacher: str | None = field(
         default=None,
-        metadata={"help": "Hub id, folder or official file of the teacher; none: plain masked autoencoding."},
+        metadata={"help": "Hub id, folder or official file of the teacher; without one: plain masked autoencoding."},
     )
     init_from: str | None = field(
         default=None,
-        metadata={"help": "Hub id, folder or official file to start from: a pre-trained model or an encoder."},
+        metadata={"help": "Hub id, folder or official file to start from; a pre-trained model or an encoder."},
     )
 
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     check_model_source(options.init_from, "init_from")
 
     evaluation = data.load_evaluation()
-    set_seed(args.seed)  # before the weights are drawn, which the Trainer would not see to
+    set_seed(args.seed)  # the Trainer seeds too late: the weights are drawn here, before it exists
     if options.init_from:
         model = load_pretraining_start(options.init_from, **model_options)
     else:
@@ -86,12 +86,13 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
 
 
 def choose_teacher(named: str | None, model_options: dict[str, Any], argv: Sequence[str] | None) -> str | None:
-    """Return the teacher, where the options are of one mind whether there is any.
+    """Return the teacher, after checking that the options agree on whether there is one.
 
-    `--model.teacher_hidden_size null` on the command line asks for none, whoever the recipe names.
+    `--model.teacher_hidden_size null` on the command line turns off a recipe's teacher.
 
     Raises:
-        ValueError: If the command line names one and wants none, or the student is to be aligned and nobody is named.
+        ValueError: If the command line both names a teacher and turns it off, or the student has alignment modules
+            and no teacher is named.
     """
     width = model_options.get("teacher_hidden_size")
     is_unwanted = is_on_command_line("model.teacher_hidden_size", argv) and width is None
@@ -99,20 +100,20 @@ def choose_teacher(named: str | None, model_options: dict[str, Any], argv: Seque
         if is_on_command_line("teacher", argv):
             raise ValueError(
                 f"`--teacher {named}` and `--model.teacher_hidden_size null` contradict each other: leave the teacher "
-                "out to learn from pixels alone, or give the teacher's width."
+                "out to learn from pixels alone, or set the teacher's width."
             )
         logger.warning(f"The recipe's teacher {named} is left out, as `model.teacher_hidden_size` is null.")
         return None
     if named is None and width is not None:
         raise ValueError(
-            f"The model is to be aligned with a teacher of width {width}: say with `--teacher` who it is, or give "
+            f"The model is to be aligned with a teacher of width {width}: name it with `--teacher`, or set "
             "`--model.teacher_hidden_size null` to learn from pixels alone."
         )
     return named
 
 
 def evaluate(trainer: AMDTrainer) -> None:
-    """Print and write losses on held-out videos and, with a teacher, how alike student and teacher see them."""
+    """Print and write the losses on held-out videos and, with a teacher, its similarity to the student."""
     metrics = trainer.evaluate()
     similarity = trainer.compare_features() if trainer.teacher is not None else None
     if similarity is not None:

@@ -16,15 +16,16 @@ from ..options.commands import parse_command
 
 @dataclass
 class PushOptions:
-    """What to publish, and where."""
+    """The folder to publish, and its address on the Hub."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Folder of the model, with its README.md."})
-    repo_id: str | None = field(default=None, metadata={"help": "Id on the Hub: owner/name."})
+    repo_id: str | None = field(default=None, metadata={"help": "Repository on the Hub: owner/name."})
     prepared_dir: str | None = field(
-        default=None, metadata={"help": "Folder for what is uploaded; by default that of the model with `-hub` added."}
+        default=None,
+        metadata={"help": "Folder for the files to upload; by default the model's folder name with `-hub` added."},
     )
-    private: bool = field(default=False, metadata={"help": "Make the repository private where it is new."})
-    dry_run: bool = field(default=False, metadata={"help": "Prepare and check, upload nothing."})
+    private: bool = field(default=False, metadata={"help": "Make a new repository private."})
+    dry_run: bool = field(default=False, metadata={"help": "Prepare and check the files without uploading them."})
 
 
 def main(argv: Sequence[str] | None = None) -> str | None:

@@ -26,6 +26,7 @@ class ValidateOptions(TaskOptions):
 
 
 def find_problems(argv: Sequence[str] | None) -> Problems:
+    """Read all annotations that the options name, and collect what is wrong with them."""
     if read_task(argv, ["classification", "detection"], "validate") == "detection":
         actions, _, _ = parse_command("validate", argv, "detection")
         return actions.validate()
@@ -45,16 +46,14 @@ def main(argv: Sequence[str] | None = None) -> Problems:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Run the command as it is started from a shell.
+    """Run the command from a shell: exit code 0 if all is well, 1 if lines are bad, 2 if nothing could be checked."""
 
-    Exit code 0 where all is well, 1 where lines are bad, 2 where nothing could be checked.
-    """
-    run_program(lambda: _exit_with_result(main(argv)))
+    def validate() -> None:
+        # 2 is the code of `run_program` for errors, such as a file that does not exist.
+        if main(argv).found:
+            raise SystemExit(1)
 
-
-def _exit_with_result(problems: Problems) -> None:
-    if problems.found:
-        raise SystemExit(1)
+    run_program(validate)
 
 
 if __name__ == "__main__":

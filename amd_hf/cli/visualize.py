@@ -38,27 +38,31 @@ from ..video_sampling_amd import SAMPLING_MODES
 
 @dataclass
 class VisualizeOptions(OverwriteOptions, DecodingOptions, DeviceOptions):
-    """Whose pictures, and where they go."""
+    """The model and its teacher, and where to write the pictures."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pre-trained model: Hub id, folder, official file."}
+        default=None, metadata={"help": "Hub id, folder or official file of the model."}
     )
-    teacher: str | None = field(default=None, metadata={"help": "Hub id, folder or file of its teacher."})
+    teacher: str | None = field(default=None, metadata={"help": "Hub id, folder or official file of its teacher."})
     split: str | None = field(default=None, metadata={"help": "Split of `data` to read."})
-    output_dir: str = field(default="pictures", metadata={"help": "Where the pictures go."})
-    num_clips: int = field(default=32, metadata={"help": "Clips compared by CKA, spread evenly over the data."})
-    num_shown: int = field(
-        default=3, metadata={"help": "Clips whose reconstructions are drawn, of as many classes as there are."}
+    output_dir: str = field(default="pictures", metadata={"help": "Folder for the pictures."})
+    num_clips: int = field(
+        default=32, metadata={"help": "Clips to compare by CKA; they are spread evenly over the data."}
     )
+    num_shown: int = field(default=3, metadata={"help": "Number of clips to draw; from as many classes as possible."})
     sampling_mode: str | None = field(
-        default=None, metadata={"help": "Frames of a clip; the model's own.", "choices": list(SAMPLING_MODES)}
+        default=None,
+        metadata={
+            "help": "How frames are sampled; by default the model's way.",
+            "choices": list(SAMPLING_MODES),
+        },
     )
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the model's own."})
-    seed: int = field(default=0, metadata={"help": "Of the masks."})
+    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; by default the model's."})
+    seed: int = field(default=0, metadata={"help": "Seed of the masks."})
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Draw what a pre-trained model sees; return how alike its teacher sees it."""
+    """Draw a pre-trained model's reconstructions; return its similarity to its teacher."""
     data, options, model_options, teacher_options = parse_command("visualize", argv)
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say whose pictures of what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")

@@ -254,7 +254,7 @@ def keep_apart(rows: Any, fraction: float) -> tuple[Any, Any]:
     )
 
 
-def count_shared(train: Any, rows: Any) -> int:
+def count_common_videos(train: Any, rows: Any) -> int:
     """Count the videos of `rows` that are in a training set too, by the files or addresses they are read from.
 
     0 where nobody knows: of streams, and of videos that are held in memory or tables.

@@ -79,7 +79,7 @@ class ActionDataArguments:
         missing = [name for name in ("video_root", "action_list") if getattr(self, name) is None]
         if missing or (self.annotations is None and person_boxes is None):
             needed = "`--annotations FILE.csv --video_root FOLDER --action_list FILE.pbtxt`"
-            raise ValueError(f"The data are missing: set {needed}.")
+            raise ValueError(f"Say what to read: {needed}.")
         return {
             "videos": self.video_root,
             "action_list": self.action_list,

@@ -16,34 +16,55 @@ from .parsing import RECIPE_OPTION, check_model_source, parse, parse_recipe, pri
 
 _DATA = "data.arguments:DataArguments"
 _ACTIONS = "detection.arguments:ActionDataArguments"
-# What most people set of the options that all trainings share.
+# The options of every training that most people set.
 _TRAINING = (
     "resume_from_checkpoint", "gradient_accumulation_steps", "warmup_epochs", "bf16", "use_cpu",
     "gradient_checkpointing", "dataloader_num_workers", "save_steps", "eval_strategy",
 )  # fmt: skip
-# Their help in one line, where the first words of the whole text do not say enough.
+# One-line help for options whose full text is too long for a line.
 _IN_A_LINE = {
-    "recipe": "Defaults: a YAML file, or a recipe's name (`amd-hf recipes`)",
-    "output_dir": "Folder for all that the run writes",
+    "recipe": "YAML file, or recipe's name (`amd-hf recipes`)",
+    "data": "Folder, annotation file, shards or Hub data set",
+    "data_root": "Folder of the videos of an annotation file",
+    "class_names": "File with the class names, one per line",
+    "label_column": "Name of the column of labels",
+    "eval_data": "Videos to evaluate on, if not a split of `data`",
+    "test_data": "Videos to test on, if not a split of `data`",
+    "streaming": "Read the training set as a stream",
+    "validation_fraction": "Fraction held out for evaluation",
+    "decoder": "Name of the video decoder",
+    "decode_time_limit": "Seconds that a video may take",
+    "engine": "Engine that runs the model",
+    "overwrite": "Replace existing files that are not ours, too",
+    "sampling_mode": "How frames of a clip are sampled",
+    "linear_probe": "Fit and test a linear probe instead",
+    "all_folds": "Test one model per official split, and average",
+    "decode_all": "Decode every frame",
+    "keep_damaged": "Keep damaged but readable videos in the list",
+    "projection_by_position": "Copy one projection to all layers that use it",
+    "include_generator_mask_tokens": "Write the mask tokens, too",
+    "output_dir": "Folder for all output",
+    "num_shown": "Number of clips to draw",
+    "generation_weight": "Weight of generation alignment",
     "per_device_train_batch_size": "Videos on each device at a time",
-    "base_learning_rate": "Highest learning rate, per 256 videos in a step",
+    "base_learning_rate": "Learning rate per 256 videos",
     "num_processes": "Processes on this machine: one per GPU",
-    "resume_from_checkpoint": "Go on from the last checkpoint, or from a folder",
-    "gradient_accumulation_steps": "Batches that make one step",
-    "max_steps": "Steps, whatever the epochs say",
-    "bf16": "Mixed precision",
-    "use_cpu": "Use the CPU although there is a GPU",
-    "gradient_checkpointing": "Less memory, more arithmetic",
+    "resume_from_checkpoint": "Resume from the last checkpoint, or a folder",
+    "gradient_accumulation_steps": "Micro-batches per optimizer step",
+    "max_steps": "Optimizer steps; overrides the epochs",
+    "bf16": "Train in bf16 mixed precision",
+    "use_cpu": "Use the CPU even if there is a GPU",
+    "gradient_checkpointing": "Save memory by computing more",
     "dataloader_num_workers": "Processes that read videos",
-    "save_steps": "Steps from checkpoint to checkpoint",
+    "save_steps": "Optimizer steps between checkpoints",
     "eval_strategy": "When to evaluate: no, steps, epoch",
     "report_to": "Trackers: tensorboard, wandb, ...",
-    "layer_decay": "Learning rate of a layer by that of the next",
-    "freeze": "`encoder`, or how many first layers stay as they are",
-    "lora_rank": "Rank of adapters (PEFT) to train instead of all",
+    "layer_decay": "Factor on the rate per layer",
+    "freeze": "Freeze the `encoder`, or this many first layers",
+    "lora_rank": "Train LoRA adapters of this rank (PEFT)",
     "clip_augmentation": "Your own function on clips, `module:function`",
-    "unlabelled": "Of folders: take all videos, without labels",
-    "layout": "Layout of the data, where it is not recognised",
+    "unlabelled": "Take all videos of a folder, without labels",
+    "layout": "Layout of the data, if it is not recognised",
 }
 
 
@@ -52,11 +73,11 @@ class Command:
     """A sub-command.
 
     Args:
-        tasks (mapping of `str` to `tuple` of `str`): For each task, the default first, the dataclasses of its options
-            as `module:Class`. A command with one task has it under the empty name.
-        first (`tuple` of `str`): The options that matter most, in their order: the help of ten of them comes first.
-        often (`tuple` of `str`): Options of a training that most people set. Where there are any, the rest is in
-            `--help_all` alone.
+        tasks (mapping of `str` to `tuple` of `str`): The dataclasses of options of each task, as `module:Class`, the
+            default task first. A command with one task has it under the empty name.
+        first (`tuple` of `str`): The options that matter most, in order; the help starts with ten of them.
+        often (`tuple` of `str`): Options of a training that most people set. If there are any, only `--help_all` shows
+            the rest.
         has_model_options (`bool`): Whether it takes `--model.NAME`.
         has_teacher_options (`bool`): Whether it takes `--teacher_config.NAME`.
         starts_processes (`bool`): Whether it takes `--num_processes`.
@@ -137,7 +158,7 @@ COMMANDS = {
 PROCESSES_OPTION = Option(
     "num_processes", "int", None, "Processes to start on this machine; by default one. On GPUs: one for each."
 )
-# Options that name videos here; a layout that is given may read something else than files.
+# Options that name files or folders of videos. With `--layout` they may name something else.
 _DATA_OPTIONS = ("data", "eval_data", "test_data")
 _MODEL_OPTIONS = ("model_name_or_path", "teacher", "init_from")
 
@@ -178,15 +199,13 @@ def parse_command(command: str, argv: Sequence[str] | None = None, task: str = "
 
 
 def check_command_line(command: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Find the mistakes of a command line that can be found before anything heavy is imported.
-
-    `--help` is answered here.
+    """Find mistakes of a command line before anything heavy is imported; `--help` is answered here too.
 
     Returns:
         The options that the recipe and the command line give.
 
     Raises:
-        FileNotFoundError: If there is no such recipe, model folder or data.
+        FileNotFoundError: If the recipe, model folder or data do not exist.
         ValueError: If an option is unknown, or a value does not fit.
     """
     chosen = COMMANDS[command]

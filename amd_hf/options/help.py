@@ -62,7 +62,10 @@ def _format_option(option: Option, columns: int, in_full: bool) -> list[str]:
         return [start, *(f"        {line}" for line in lines)]
     indent = max(30, len(start) + 2)
     room = columns - indent - len(shown)
+    # The first sentence; where it is too long for the line, its first clause says the most.
     first = re.split(r"(?<=[^.])[.] ", text)[0].removesuffix(".")
+    if len(first) > room:
+        first = first.partition("; ")[0]
     if len(first) + len(choices) <= room:
         first += choices
     if len(first) > room:

@@ -1,4 +1,4 @@
-"""Options that several commands have, each written once: dataclasses to inherit from."""
+"""Options of several commands, each declared once: dataclasses to inherit from."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from ..data.video.decoding import check_decode_time_limit, decode_time_limit_opt
 
 @dataclass
 class TaskOptions:
-    """What the command is for."""
+    """The task of a command."""
 
     task: str = field(
         default="classification",
-        metadata={"help": "The task, whose options are listed.", "choices": ["classification", "detection"]},
+        metadata={"help": "Task; it decides which options there are.", "choices": ["classification", "detection"]},
     )
 
 
 @dataclass
 class OverwriteOptions:
-    """What happens to files that are there."""
+    """Replacement of existing files."""
 
     overwrite: bool = field(
         default=False,
-        metadata={"help": "Replace files that are there, whoever wrote them; our own unchanged ones are."},
+        metadata={
+            "help": "Replace existing files even if you changed them or another program wrote them. Our own unchanged "
+            "files are always replaced."
+        },
     )
 
 
 @dataclass
 class DecodingOptions:
-    """How videos are decoded."""
+    """Decoding of videos."""
 
-    decoder: str | None = field(default=None, metadata={"help": "Video decoder by name."})
+    decoder: str | None = field(
+        default=None, metadata={"help": "Name of the video decoder; by default the first that is installed."}
+    )
     decode_time_limit: float | None = decode_time_limit_option()
 
     def __post_init__(self) -> None:
@@ -40,24 +45,24 @@ class DecodingOptions:
 
 @dataclass
 class DeviceOptions:
-    """Where and in which precision a model runs."""
+    """Device and precision of a model."""
 
     mixed_precision: str | None = field(
         default=None,
-        metadata={"help": "Precision; by default bf16 where it pays.", "choices": ["no", "bf16", "fp16"]},
+        metadata={"help": "Precision; by default bf16 where it is faster.", "choices": ["no", "bf16", "fp16"]},
     )
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU although there is a GPU."})
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU even if there is a GPU."})
 
 
 @dataclass
 class InferenceOptions(DecodingOptions, DeviceOptions):
-    """How videos are read for a trained model, and what runs it."""
+    """Decoding for a trained model, and the engine that runs it."""
 
-    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; the model's own."})
+    sampling_rate: int | None = field(default=None, metadata={"help": "Step between frames; by default the model's."})
     engine: str | None = field(
         default=None,
         metadata={
-            "help": "What runs the model; by default PyTorch, or what it was exported to.",
+            "help": "Engine that runs the model; by default PyTorch, or the one it was exported for.",
             "choices": ["pytorch", "onnx", "openvino", "zentorch"],
         },
     )

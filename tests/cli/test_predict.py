@@ -106,7 +106,7 @@ def test_table_names_windows_by_their_times(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--window_seconds", "1", "--window_frames", "4"], "Give windows in seconds or in frames, not in both"),
+        (["--window_seconds", "1", "--window_frames", "4"], "Set windows in seconds or in frames, not in both"),
         (["--stride_frames", "4"], "`stride_frames` needs `window_frames`"),
         (["--window_seconds", "0"], "The length of a window must be above 0 seconds"),
         (["--top_k", "0"], "`top_k` must be at least 1"),

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
-from amd_hf.data.arguments import FineTuningDataArguments, count_shared, is_held_out, keep_apart
+from amd_hf.data.arguments import FineTuningDataArguments, count_common_videos, is_held_out, keep_apart
 from amd_hf.data.streams import StreamReader, stream_length
 
 
@@ -103,7 +103,7 @@ def test_only_one_split_without_others_named_is_divided(
         assert evaluation["video_id"] == test["video_id"]
         assert len(train) + len(evaluation) == 100
         assert 0 < len(evaluation) < 30
-        assert count_shared(train, evaluation) == 0
+        assert count_common_videos(train, evaluation) == 0
 
 
 def test_folder_with_other_splits_is_trained_on_as_named(tmp_path: Path) -> None:
@@ -124,5 +124,5 @@ def test_recipe_with_splits_of_its_own_keeps_all_training_videos(tmp_path: Path)
 
 def test_training_videos_among_others_are_counted_by_their_files(tmp_path: Path) -> None:
     train = _rows(IDS[:20])
-    assert count_shared(train, _rows(IDS[15:40])) == 5
-    assert count_shared(train, _rows(IDS[20:40])) == 0
+    assert count_common_videos(train, _rows(IDS[15:40])) == 5
+    assert count_common_videos(train, _rows(IDS[20:40])) == 0

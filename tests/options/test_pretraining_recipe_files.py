@@ -158,7 +158,7 @@ def test_number_of_videos_that_no_step_can_have_is_refused(tmp_path: Path) -> No
 
 def test_recipe_that_names_no_teacher_refuses_to_run_without_one(tmp_path: Path) -> None:
     arguments = ["--recipe", str(_recipe("amd_vit_small_ssv2")), "--data", str(tmp_path), "--output_dir", "x"]
-    with pytest.raises(ValueError, match=r"aligned with a teacher of width 1024: say with `--teacher`"):
+    with pytest.raises(ValueError, match=r"aligned with a teacher of width 1024: name it with `--teacher`"):
         load_script("pretrain").main([*arguments, "--use_cpu", "true"])
 
 
