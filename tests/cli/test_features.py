@@ -23,19 +23,15 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _arguments(model: Path, videos: Path) -> list[str]:
+    return ["--model_name_or_path", str(model), "--data", str(videos), "--use_cpu", "--mixed_precision", "no"]
+
+
 def test_program_writes_resumes_and_lists_what_it_cannot_read(videos: Path, tmp_path: Path) -> None:
     model = randomize(AMDForPreTraining(tiny_config(image_size=16)))
     model.save_pretrained(tmp_path / "model")
     AMDVideoProcessor.for_model(model.config, sampling_rate=2).save_pretrained(tmp_path / "model")
-    arguments = [
-        "--model_name_or_path",
-        str(tmp_path / "model"),
-        "--data",
-        str(videos),
-        "--use_cpu",
-        "--mixed_precision",
-        "no",
-    ]
+    arguments = _arguments(tmp_path / "model", videos)
     arguments += ["--output_dir", str(tmp_path / "out"), "--tensors", "pooled", "layer_2", "--format", "parquet"]
     run = run_script("extract_features", *arguments)
     assert "unreadable, without features: b/text.mp4: " in run.stdout
@@ -55,15 +51,7 @@ def test_features_of_a_classifier_are_those_its_head_sees(videos: Path, tmp_path
     model.save_pretrained(tmp_path / "model")
     processor = AMDVideoProcessor.for_model(model.config, sampling_rate=2)
     processor.save_pretrained(tmp_path / "model")
-    arguments = [
-        "--model_name_or_path",
-        str(tmp_path / "model"),
-        "--data",
-        str(videos),
-        "--use_cpu",
-        "--mixed_precision",
-        "no",
-    ]
+    arguments = _arguments(tmp_path / "model", videos)
     load_script("extract_features").main([*arguments, "--output_dir", str(tmp_path / "out")])
     for entry in read_features(tmp_path / "out"):
         clip = processor(str(videos / entry["video_id"]), return_tensors="pt")

@@ -71,7 +71,7 @@ def test_test_of_finetune_and_evaluate_agree(work: Work) -> None:
 def test_cards_of_the_runs_hold_their_own_figures(work: Work) -> None:
     card = (work.root / "classifier" / "README.md").read_text()
     results = json.loads((work.root / "classifier" / "test_results.json").read_text())
-    assert f"| test clip accuracy | {results['clip_accuracy']:.6g} |" in card
+    assert f"| validation clip accuracy (final test) | {results['clip_accuracy']:.6g} |" in card
     assert "eval_split" in card  # of the options of the program, not of the Trainer
     student = (work.root / "student" / "README.md").read_text()
     losses = json.loads((work.root / "student" / "eval_results.json").read_text())
@@ -203,14 +203,14 @@ def test_plain_pretraining_runs_by_a_recipe_that_names_a_teacher(work: Work, pro
 
 
 def test_teacher_is_told_what_its_file_does_not_tell(
-    work: Work, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    work: Work, program: Program, refusals: Refusals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher = AMDForPreTraining.from_pretrained(work.root / "teacher")
     torch.save({"model": export_checkpoint(teacher)}, tmp_path / "teacher.pth")  # as an author's file: no config
     options = ["--teacher", str(tmp_path / "teacher.pth"), "--model.teacher_hidden_size", "16", "--max_steps", "1"]
     options += ["--teacher_config.num_attention_heads", "2", "--teacher_config.image_size=16"]
     options += ["--teacher_config.num_frames", "4", "--output_dir", str(tmp_path / "out")]
-    line = _ends_with(program("pretrain"), work.pretraining(*options[:4], "--output_dir", str(tmp_path / "o")), capsys)
+    line = refusals.line("pretrain", work.pretraining(*options[:4], "--output_dir", str(tmp_path / "o")))
     assert "width 16 is none of" in line
     assert "give `--teacher_config.num_attention_heads VALUE`" in line
     assert "--model." not in line
@@ -225,13 +225,30 @@ def test_teacher_is_told_what_its_file_does_not_tell(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _ends_with(program: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which a program refuses to go on."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as outcome:
-        run_program(lambda: program.main(arguments))
-    assert outcome.value.code == 2
-    return one_error_line(capsys.readouterr().err)
+class Refusals:
+    """Programs that refuse to go on; `{tmp}` and `{work}` in options and messages stand for the folders."""
+
+    def __init__(self, program: Program, capsys: pytest.CaptureFixture[str], **folders: Path) -> None:
+        self._program, self._capsys, self._folders = program, capsys, folders
+
+    def fill(self, *texts: str) -> list[str]:
+        return [text.format(**self._folders) for text in texts]
+
+    def line(self, name: str, arguments: list[str]) -> str:
+        """The one line with which a program refuses."""
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as outcome:
+            run_program(lambda: self._program(name).main(arguments))
+        assert outcome.value.code == 2
+        return one_error_line(self._capsys.readouterr().err)
+
+    def check(self, name: str, arguments: list[str], message: str) -> None:
+        assert self.fill(message)[0] in self.line(name, arguments)
+
+
+@pytest.fixture
+def refusals(work: Work, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refusals:
+    return Refusals(program, capsys, tmp=tmp_path, work=work.root)
 
 
 @pytest.mark.parametrize(
@@ -267,12 +284,7 @@ def _ends_with(program: Any, arguments: list[str], capsys: pytest.CaptureFixture
     ],
 )
 def test_pretrain_refuses_bad_input(
-    work: Work,
-    program: Program,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    changes: list[str],
-    message: str,
+    work: Work, refusals: Refusals, tmp_path: Path, changes: list[str], message: str
 ) -> None:
     good = work.video()
     write_list(tmp_path / "empty.txt", [])
@@ -280,8 +292,7 @@ def test_pretrain_refuses_bad_input(
     write_list(tmp_path / "wrong_paths.txt", ["nowhere.mp4 0"])
     write_list(tmp_path / "misspelt.yaml", ["max_step: 3"])
     (tmp_path / "nothing").mkdir()
-    fill = {"tmp": tmp_path, "work": work.root}
-    changes = [change.format(**fill) for change in changes]
+    changes = refusals.fill(*changes)
     arguments = work.pretraining("--output_dir", str(tmp_path / "out"), *changes)
     if changes[0] == "--recipe":
         arguments = [*changes, *arguments[2:4]]
@@ -291,7 +302,7 @@ def test_pretrain_refuses_bad_input(
         recipe = (work.root / "pretrain.yaml").read_text().replace("train_split: train\neval_split: validation\n", "")
         (tmp_path / "no_splits.yaml").write_text(recipe)
         arguments = ["--recipe", str(tmp_path / "no_splits.yaml"), *arguments[2:]]
-    assert message.format(**fill) in _ends_with(program("pretrain"), arguments, capsys)
+    refusals.check("pretrain", arguments, message)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
@@ -316,21 +327,15 @@ def test_pretrain_refuses_bad_input(
     ],
 )
 def test_finetune_refuses_bad_input(
-    work: Work,
-    program: Program,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    changes: list[str],
-    message: str,
+    work: Work, refusals: Refusals, tmp_path: Path, changes: list[str], message: str
 ) -> None:
     for name in ("unlabelled/train/1.mp4", "unlabelled/validation/1.mp4", "one_class/train/a/1.mp4",
                  "one_class/validation/a/1.mp4", "other/train/a/1.mp4", "other/train/b/1.mp4",
                  "other/validation/a/1.mp4", "other/mine/b/1.mp4", "other/mine/c/1.mp4"):  # fmt: skip
         write_video(tmp_path / name, 2, 32, 32)
-    fill = {"tmp": tmp_path, "work": work.root}
     source = ["--model_name_or_path", str(work.root / "student"), "--output_dir", str(tmp_path / "out")]
-    arguments = work.finetuning(*source, *(change.format(**fill) for change in changes))
-    assert message.format(**fill) in _ends_with(program("finetune"), arguments, capsys)
+    arguments = work.finetuning(*source, *refusals.fill(*changes))
+    refusals.check("finetune", arguments, message)
     assert not (tmp_path / "out").exists()  # found before the first step, not after the last
 
 
@@ -349,21 +354,14 @@ def test_finetune_refuses_bad_input(
     ],
 )
 def test_evaluate_refuses_bad_input(
-    work: Work,
-    program: Program,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    changes: list[str],
-    message: str,
+    work: Work, refusals: Refusals, tmp_path: Path, changes: list[str], message: str
 ) -> None:
     for name in ("classes/left/1.mp4", "classes/rihgt/1.mp4"):
         write_video(tmp_path / name, 2, 32, 32)
     write_list(tmp_path / "list.txt", [f"{work.video()} 99"])
-    fill = {"tmp": tmp_path, "work": work.root}
     arguments = ["--model_name_or_path", f"{work.root}/classifier", "--data", f"{work.data}/validation", "--use_cpu",
                  "--output_dir", str(tmp_path / "out")]  # fmt: skip
-    arguments += [change.format(**fill) for change in changes]
-    assert message.format(**fill) in _ends_with(program("evaluate"), arguments, capsys)
+    refusals.check("evaluate", [*arguments, *refusals.fill(*changes)], message)
     assert not (tmp_path / "out").exists()
 
 
@@ -377,36 +375,27 @@ def test_evaluate_refuses_bad_input(
     ],
 )
 def test_predict_refuses_bad_input(
-    work: Work,
-    program: Program,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    changes: list[str],
-    message: str,
+    work: Work, refusals: Refusals, tmp_path: Path, changes: list[str], message: str
 ) -> None:
     text_file(tmp_path / "text.mp4")
-    fill = {"tmp": tmp_path, "work": work.root}
     arguments = ["--model_name_or_path", f"{work.root}/classifier", "--videos", work.video(), "--use_cpu"]
-    arguments += [change.format(**fill) for change in changes]
-    assert message in _ends_with(program("predict"), arguments, capsys)
+    refusals.check("predict", [*arguments, *refusals.fill(*changes)], message)
 
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune"])
 def test_output_folder_of_an_earlier_run_is_refused_without_the_flag_to_resume(
-    work: Work, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    work: Work, refusals: Refusals, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "checkpoint-5").mkdir()
     arguments = work.pretraining() if name == "pretrain" else work.finetuning()
-    line = _ends_with(program(name), [*arguments, "--output_dir", str(tmp_path)], capsys)
+    line = refusals.line(name, [*arguments, "--output_dir", str(tmp_path)])
     assert "already holds checkpoints of a run (checkpoint-5)" in line
     assert "`--resume_from_checkpoint`" in line
 
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune", "evaluate", "predict"])
-def test_program_without_arguments_says_what_it_needs(
-    program: Program, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    assert "Say what to " in _ends_with(program(name), [], capsys)
+def test_program_without_arguments_says_what_it_needs(refusals: Refusals, name: str) -> None:
+    refusals.check(name, [], "Say what to ")
 
 
 def test_text_file_given_to_predict_as_a_process_ends_with_one_line(work: Work, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from amd_hf.data import clips as clips_module
 from amd_hf.data.augment.transforms import cut, multi_scale_crop_box, random_resized_crop_box, resize_square
 from amd_hf.data.clips import ClassificationCollator, ClipLoader, PreTrainingCollator, sample_generator
 from amd_hf.data.video.decoding import DecodedVideoCache, VideoReadError
-from tests.helpers.videos import frame_numbers, text_file, truncate, write_video
+from tests.helpers.videos import frame_numbers, text_file, textured_rows, truncate, video_row, write_video
 
 
 Row = dict[str, Any]
@@ -38,19 +38,10 @@ class TenTokenMasks:
         return student, teacher if self.num_teacher_masked is not None else None
 
 
-def _row(path: Path, label: int | None = 0, epoch: int = 0) -> Row:
-    return {"video": {"path": str(path), "bytes": None}, "label": label, "video_id": path.name, "epoch": epoch}
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """Four videos of 40 textured frames, 48 x 64, with labels 0 to 3."""
-    folder = tmp_path_factory.mktemp("collated")
-    noise = np.random.default_rng(0).integers(0, 256, (4, 40, 6, 8, 3), dtype=np.uint8)
-    return [
-        _row(write_video(folder / f"{number}.mp4", frames=frames.repeat(8, axis=1).repeat(8, axis=2)), label=number)
-        for number, frames in enumerate(noise)
-    ]
+    return textured_rows(tmp_path_factory.mktemp("collated"), 4, 40)
 
 
 @pytest.fixture
@@ -60,7 +51,7 @@ def loader() -> ClipLoader:
 
 @pytest.fixture
 def bad_row(tmp_path: Path) -> Row:
-    return _row(text_file(tmp_path / "bad.mp4"), label=3)
+    return video_row(text_file(tmp_path / "bad.mp4"), label=3)
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -81,7 +72,7 @@ def test_repetitions_share_one_decode_and_take_their_own_frames(
     opened = []
     original = clips_module.open_video
     monkeypatch.setattr(clips_module, "open_video", lambda *a, **k: opened.append(a) or original(*a, **k))
-    clips = replace(loader, repetitions=5, repetitions_share_frames=False).load(_row(video_40))
+    clips = replace(loader, repetitions=5, repetitions_share_frames=False).load(video_row(video_40))
     assert len(opened) == 1
     assert clips.shape == (5, 4, 3, 32, 32)
     assert clips.dtype == torch.uint8
@@ -94,7 +85,7 @@ def test_repetitions_share_one_decode_and_take_their_own_frames(
 
 @pytest.mark.parametrize("mode", ["dense", "spread", "segments"])
 def test_one_frame_video_gives_its_frame_over_and_over(video_1: Path, loader: ClipLoader, mode: str) -> None:
-    clips = replace(loader, sampling_mode=mode).load(_row(video_1))
+    clips = replace(loader, sampling_mode=mode).load(video_row(video_1))
     assert [frame_numbers(clip.numpy(), channel_axis=1) for clip in clips] == [[0] * 4] * 2
 
 
@@ -112,7 +103,7 @@ def test_every_frame_of_a_clip_is_cut_alike(tmp_path: Path, loader: ClipLoader, 
         np.random.default_rng(0).integers(0, 256, (1, 6, 8, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     )
     path = write_video(tmp_path / "still.mp4", frames=texture.repeat(20, axis=0))
-    for clip in replace(loader, augmentation=augmentation, repetitions=4).load(_row(path)):
+    for clip in replace(loader, augmentation=augmentation, repetitions=4).load(video_row(path)):
         assert (clip.float() - clip[:1].float()).abs().mean() < 6  # what the codec changes from frame to frame
 
 
@@ -325,8 +316,8 @@ def test_batch_without_a_readable_video_holds_only_the_counts(
 def test_evaluation_leaves_unreadable_videos_out_and_lists_them(
     rows: list[Row], tmp_path: Path, loader: ClipLoader
 ) -> None:
-    cut = _row(truncate(write_video(tmp_path / "cut.mp4")))
-    missing = _row(tmp_path / "missing.mp4")
+    cut = video_row(truncate(write_video(tmp_path / "cut.mp4")))
+    missing = video_row(tmp_path / "missing.mp4")
     batch = ClassificationCollator(loader, training=False)([rows[0], cut, rows[2], missing])
     assert batch["labels"].tolist() == [0, 2]
     assert torch.equal(batch["pixel_values"][1], loader.load(rows[2], training=False)[0])

@@ -19,26 +19,17 @@ from amd_hf.data.augment.transforms import random_resized_crop_box
 from amd_hf.data.clips import ClassificationCollator, ClipLoader, sample_generator
 from amd_hf.data.video.decoding import open_video
 from tests.data.augment.test_clip_operations import _TIMM_NAMES
-from tests.helpers.videos import frame_numbers, text_file, write_video
+from tests.helpers.videos import frame_numbers, text_file, textured_rows, video_row
 
 
 Row = dict[str, Any]
 _POLICY = "rand-m7-n4-mstd0.5-inc1"
 
 
-def _row(path: Path, label: int = 0, epoch: int = 0) -> Row:
-    return {"video": {"path": str(path), "bytes": None}, "label": label, "video_id": path.name, "epoch": epoch}
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """Three textured videos of 30 frames, 48 x 64."""
-    folder = tmp_path_factory.mktemp("augmented")
-    noise = np.random.default_rng(0).integers(0, 256, (3, 30, 6, 8, 3), dtype=np.uint8)
-    return [
-        _row(write_video(folder / f"{number}.mp4", frames=frames.repeat(8, axis=1).repeat(8, axis=2)), label=number)
-        for number, frames in enumerate(noise)
-    ]
+    return textured_rows(tmp_path_factory.mktemp("augmented"), 3, 30)
 
 
 @pytest.fixture
@@ -97,12 +88,12 @@ def test_rand_augment_of_clips_that_are_not_cropped(rows: list[Row], loader: Cli
 def test_repetitions_share_their_frames_unless_told_otherwise(video_40: Path, loader: ClipLoader) -> None:
     plain = replace(loader, rand_augment=None, repetitions=6, sampling_rate=2)
     own, shared = (
-        [tuple(frame_numbers(clip.numpy(), channel_axis=1)) for clip in option.load(_row(video_40))]
+        [tuple(frame_numbers(clip.numpy(), channel_axis=1)) for clip in option.load(video_row(video_40))]
         for option in (replace(plain, repetitions_share_frames=False), plain)
     )
     assert len(set(own)) > 1
     assert set(shared) == {own[0]}
-    later = plain.load(_row(video_40), repetitions=[9])
+    later = plain.load(video_row(video_40), repetitions=[9])
     assert tuple(frame_numbers(later[0].numpy(), channel_axis=1)) == own[0]
 
 
@@ -138,7 +129,7 @@ def test_batch_has_no_boxes_where_nothing_is_erased(rows: list[Row], loader: Cli
 
 def test_filled_holes_bring_their_own_boxes(rows: list[Row], tmp_path: Path, loader: ClipLoader) -> None:
     always = replace(loader, erase_probability=1.0)
-    batch = ClassificationCollator(always)([_row(text_file(tmp_path / "bad.mp4")), rows[1]])
+    batch = ClassificationCollator(always)([video_row(text_file(tmp_path / "bad.mp4")), rows[1]])
     for place, repetition in enumerate([2, 3, 0, 1]):
         box, seed = always.draw_erasing(rows[1], repetition)
         assert (tuple(batch["erase_boxes"][place].tolist()), int(batch["erase_seeds"][place])) == (box, seed)

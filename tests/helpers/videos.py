@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -88,3 +89,14 @@ def mark_rotated(path: Path, degrees: int) -> Path:
     struct.pack_into(">9i", data, data.index(b"tkhd") + _MATRIX_OFFSET, *matrix)
     path.write_bytes(data)
     return path
+
+
+def video_row(path: Path, label: int | None = 0, epoch: int = 0) -> dict[str, Any]:
+    return {"video": {"path": str(path), "bytes": None}, "label": label, "video_id": path.name, "epoch": epoch}
+
+
+def textured_rows(folder: Path, num_videos: int, num_frames: int) -> list[dict[str, Any]]:
+    """Rows of textured videos of 48 x 64, labelled in their order."""
+    noise = np.random.default_rng(0).integers(0, 256, (num_videos, num_frames, 6, 8, 3), dtype=np.uint8)
+    frames = noise.repeat(8, axis=2).repeat(8, axis=3)
+    return [video_row(write_video(folder / f"{n}.mp4", frames=frames[n]), label=n) for n in range(num_videos)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from amd_hf.pretraining.trainer import pretraining_collator
 from amd_hf.training.summary import describe_run
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config, tiny_teacher_config
+from tests.helpers.slurm import play_slurm
 from tests.helpers.training import ROOT, StackRows, fast_precision, load_script, masked_rows
 
 
@@ -168,23 +168,9 @@ def test_recipe_that_names_no_teacher_refuses_to_run_without_one(tmp_path: Path)
 
 
 def test_slurm_example_launches_pretraining_on_every_node(tmp_path: Path) -> None:
-    tools = {
-        "scontrol": "echo node1; echo node2",
-        "srun": 'shift; for id in 0 1; do SLURM_NODEID=$id "$@"; done',
-        "accelerate": f'printf "%s|" "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls',
-    }
-    for name, body in tools.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    slurm = {
-        "SLURM_GPUS_ON_NODE": "8", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]",
-    }  # fmt: skip
     spooled = tmp_path / "slurm_script"  # what sbatch runs is a copy
     spooled.write_text((CONFIGS / "slurm" / "pretrain.sbatch").read_text())
-    command = ["bash", str(spooled), "recipe.yaml", "--data", "two words"]
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **slurm}
-    subprocess.run(command, env=environment, check=True, timeout=60, cwd=ROOT)
-    calls = (tmp_path / "calls").read_text().splitlines()
+    calls, _ = play_slurm(spooled, tmp_path, ["node1", "node2"], gpus=8, cwd=ROOT)
     assert len(calls) == 2
     for rank, call in enumerate(calls):
         assert f"--num_machines|2|--num_processes|16|--machine_rank|{rank}|--main_process_ip|node1|" in call

@@ -23,6 +23,7 @@ from amd_hf.options.recipe_files import Recipe, read_recipe
 from amd_hf.training.summary import describe_run
 from tests.helpers import miniatures
 from tests.helpers.models import tiny_config
+from tests.helpers.slurm import play_slurm
 from tests.helpers.training import ROOT, StackRows, fast_precision, labelled_rows, load_script
 from tests.helpers.videos import write_video
 
@@ -198,25 +199,7 @@ def test_all_launcher_files_are_tested() -> None:
 
 def test_slurm_example_is_valid_and_starts_the_launcher_of_every_node(tmp_path: Path) -> None:
     script = CONFIGS / "slurm" / "finetune.sbatch"
-    # `srun` starts the command on each of two nodes; `accelerate` writes down what it was given.
-    tools = {
-        "scontrol": "echo node7; echo node8",
-        "srun": 'shift; for id in 0 1; do SLURM_NODEID=$id "$@"; done',
-        "accelerate": f'printf "%s|" "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls',
-    }
-    for name, body in tools.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    slurm = {
-        "SLURM_GPUS_ON_NODE": "4",
-        "SLURM_NNODES": "2",
-        "SLURM_JOB_ID": "12345",
-        "SLURM_JOB_NODELIST": "node[7-8]",
-    }
-    command = ["bash", str(script), "recipe.yaml", "--data", "two words"]
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **slurm}
-    subprocess.run(command, env=environment, check=True, timeout=60)
-    calls = (tmp_path / "calls").read_text().splitlines()
+    calls, environment = play_slurm(script, tmp_path, ["node7", "node8"], gpus=4)
     assert len(calls) == 2
     for rank, call in enumerate(calls):
         assert call.startswith("launch|--config_file|configs/accelerate/multi_node.yaml|--num_machines|2|")
