@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from examples.motion_shapes import write_motion_shapes
+from tests.helpers.shared import made_once
 from tests.helpers.training import load_script, run_script
 
 
@@ -78,7 +80,11 @@ def program() -> Callable[[str], Any]:
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     """Teacher, distilled student, classifier, results: all but the first by a program in a process of its own."""
-    root = tmp_path_factory.mktemp("work")
+    root = made_once(tmp_path_factory, "work", _make_work)
+    return Work(root, json.loads((root / "said.json").read_text()))
+
+
+def _make_work(root: Path) -> None:
     for split, num_videos in (("train", 16), ("validation", 9)):
         write_motion_shapes(root / "data", split, num_videos, seed=0, num_frames=10, num_workers=0)
     (root / "pretrain.yaml").write_text(_RECIPE + _TRAINING)
@@ -104,4 +110,4 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
         "predict", "--model_name_or_path", f"{root}/classifier", "--videos", work.video(), "--use_cpu"
     )
     work.said["prediction"] = outcome.stdout
-    return work
+    (root / "said.json").write_text(json.dumps(work.said))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.shared import shared_folder
 from tests.helpers.video_kinds import KindFiles
 from tests.helpers.videos import write_video
 
@@ -25,4 +26,4 @@ def video_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def kind_files(tmp_path_factory: pytest.TempPathFactory) -> KindFiles:
     """Files of every kind in `tests.helpers.video_kinds`."""
-    return KindFiles(tmp_path_factory.mktemp("kinds"))
+    return KindFiles(shared_folder(tmp_path_factory) / "kinds")

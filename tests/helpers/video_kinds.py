@@ -11,6 +11,7 @@ that no two of them are alike.
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -58,22 +59,33 @@ class VideoKind:
 
 
 class KindFiles:
-    """Writes each kind of file when it is first asked for, and keeps what FFmpeg's command line shows of it."""
+    """Writes each kind of file when it is first asked for, and keeps what FFmpeg's command line shows of it.
+
+    Processes can share the folder: a file is there only when it is whole.
+    """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._frames: dict[str, np.ndarray] = {}
 
     def path(self, name: str) -> Path:
         path = self._folder / f"{name}{KINDS[name].suffix}"
         if not path.exists():
-            KINDS[name].write(path)
+            with tempfile.TemporaryDirectory(dir=self._folder) as unfinished:
+                KINDS[name].write(Path(unfinished, path.name))
+                Path(unfinished, path.name).replace(path)
         return path
 
     def frames(self, name: str) -> np.ndarray:
         """uint8 (n, H, W, 3)"""
         if name not in self._frames:
-            self._frames[name] = ffmpeg_frames(self.path(name), KINDS[name].stream)
+            shown = self._folder / f"{name}.npy"
+            if not shown.exists():
+                with tempfile.TemporaryDirectory(dir=self._folder) as unfinished:
+                    np.save(Path(unfinished, shown.name), ffmpeg_frames(self.path(name), KINDS[name].stream))
+                    Path(unfinished, shown.name).replace(shown)
+            self._frames[name] = np.load(shown)
         return self._frames[name]
 
 

@@ -115,6 +115,7 @@ def test_absolute_paths_in_card_and_weights_are_refused(saved: Path) -> None:
     assert "model.safetensors tells the absolute path /data/runs/7" in message
 
 
+@pytest.mark.usefixtures("unread")
 def test_user_name_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "marypoppins")
     assert _prepare(saved)
