@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+
+from amd_hf.export.measuring import peak_mebibytes
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -118,7 +119,7 @@ def peak_bytes(device: str) -> int:
     """The most memory that this process has held: of the GPU, or on the CPU of the machine (peak RSS)."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(peak_mebibytes() * 2**20)
 
 
 class MatrixProductRates:

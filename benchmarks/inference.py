@@ -1,16 +1,20 @@
-"""Clips per second of the classifier beside Transformers' VideoMAE: same weights, same clips, same attention.
+"""Clips per second of the classifier by every engine, beside Transformers' VideoMAE: same weights, same clips.
 
 python benchmarks/inference.py
+python benchmarks/inference.py --arms amd_hf transformers --size base --batch_sizes 1 8 --precisions fp32 bf16
 
-ViT-B at 16 x 224 x 224, batches of 1 and 8, float32 and bf16. The two take turns, pass by pass, each in a process of
-its own; a ratio is that of two passes one after the other. Several pairs of processes, one after the other: where the
-system puts a process' memory makes it faster or slower by a per cent or two as long as it lives. Prints one table and
-writes it, with the machine's name, to `benchmarks/results/`.
+ViT-S and ViT-B at 16 x 224 x 224. The arms take turns, pass by pass, each in a process of its own, so that what
+else the machine does falls on all of them; a ratio is that of two passes of one round. `--processes` makes several sets of
+processes, one after the other: where the system puts a process' memory makes it faster or slower by a per cent or two
+as long as it lives. int8 is calibrated on clips of noise: it is timed here, not judged. Arms whose packages are not
+installed are left out and named. Prints one table and writes it, with the machine's name, to `benchmarks/results/`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import statistics
 import tempfile
 from functools import partial
@@ -21,19 +25,32 @@ from common import DTYPES, MatrixProductRates, Turns, Work, keep, machine_line, 
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
 from amd_hf import AMDForVideoClassification, convert_checkpoint, optimize_for_cpu
+from amd_hf.export.formats import check_packages, export_program
+from amd_hf.export.running import run_by_engine, runtime_options
 from amd_hf.flops import encoder_flops
 
 
 OURS, THEIRS = "amd_hf", "transformers"
-CLASSES = {OURS: AMDForVideoClassification, THEIRS: VideoMAEForVideoClassification}
-_SIZES = {"base": {}, "tiny": {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}}
+# What runs the classifier. Of the exported ones: format, int8 or not.
+EXPORTED = {
+    "onnx": ("onnx", False),
+    "onnx int8": ("onnx", True),
+    "openvino": ("openvino", False),
+    "openvino int8": ("openvino", True),
+}
+ARMS = (THEIRS, OURS, "optimize_for_cpu", "zentorch", *EXPORTED)
+_SIZES = {
+    "small": {"hidden_size": 384, "num_attention_heads": 6},
+    "base": {},
+    "tiny": {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2},
+}
 
 
-def make_models(folder: Path, size: str) -> None:
-    """Saves one classifier with weights at random in both forms and checks that they give the same logits.
+def make_models(folder: Path, size: str, arms: list[str]) -> None:
+    """Save one classifier with weights at random in both forms, and as programs of the runtimes.
 
     Raises:
-        RuntimeError: If they do not.
+        RuntimeError: If the two forms do not give the same logits.
     """
     torch.manual_seed(0)
     options = dict(_SIZES[size])
@@ -50,6 +67,27 @@ def make_models(folder: Path, size: str) -> None:
         raise RuntimeError(
             f"The classifiers differ by up to {(logits - expected).abs().max():.2g}: nothing to compare."
         )
+    noise = [{"pixel_values": torch.randn(1, 16, 3, 224, 224)} for _ in range(2)]
+    for arm in [arm for arm in arms if arm in EXPORTED]:
+        format, int8 = EXPORTED[arm]
+        exported = export_program(ours, format, input_type="float", calibration=noise if int8 else None)
+        exported.save_pretrained(folder / arm)
+
+
+def left_out(arms: list[str], precisions: list[str], device: str) -> dict[str, str]:
+    """Return the arms that cannot run here, and why."""
+    found = {}
+    for arm in arms:
+        try:
+            if arm in EXPORTED:
+                check_packages(*EXPORTED[arm])
+            if arm == "zentorch" and importlib.util.find_spec("zentorch") is None:
+                raise ImportError("it is not installed: `pip install zentorch`")
+        except ImportError as error:
+            found[arm] = str(error)
+        if arm not in (OURS, THEIRS) and (device != "cpu" or precisions != ["fp32"]):
+            found[arm] = "it is compared on the CPU in float32 alone"
+    return found
 
 
 def _clips(batch_size: int, dtype: torch.dtype) -> torch.Tensor:
@@ -59,13 +97,22 @@ def _clips(batch_size: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _make_pass(arm: str, folder: Path, batch_size: int, precision: str, options: argparse.Namespace) -> Work:
-    dtype = DTYPES[precision]
-    model = CLASSES[arm].from_pretrained(folder / arm, dtype=dtype, attn_implementation=options.attn_implementation)
+    clips = _clips(batch_size, DTYPES[precision]).to(options.device)
+    if arm in EXPORTED:
+        from transformers.exporters import ExportedModel
+
+        exported = ExportedModel.from_pretrained(folder / arm, device="cpu", **runtime_options(*EXPORTED[arm]))
+        return lambda: exported(pixel_values=clips).logits
+    kind = VideoMAEForVideoClassification if arm == THEIRS else AMDForVideoClassification
+    model = kind.from_pretrained(
+        folder / (THEIRS if arm == THEIRS else OURS),
+        dtype=DTYPES[precision],
+        attn_implementation=options.attn_implementation,
+    )
     model = model.eval().to(options.device)
-    if arm == OURS and options.device == "cpu" and not (options.plain or options.torch_compile):
+    if arm == "optimize_for_cpu":
         model = optimize_for_cpu(model)
-    clips = _clips(batch_size, dtype).to(options.device)
-    run = torch.compile(model) if options.torch_compile else model
+    run = run_by_engine(model, arm) if arm == "zentorch" else torch.compile(model) if options.torch_compile else model
 
     def forward() -> torch.Tensor:
         with torch.inference_mode():
@@ -74,71 +121,81 @@ def _make_pass(arm: str, folder: Path, batch_size: int, precision: str, options:
     return forward
 
 
-def row(batch_size: int, precision: str, turns: Turns, flops: int, rate: float) -> str:
-    """The line of one cell. The ratio is ours to theirs in clips per second, the median over pairs."""
-    ratios = sorted(turns.ratio(OURS, THEIRS))
-    ours, theirs = (batch_size / statistics.median(turns.seconds[arm]) for arm in (OURS, THEIRS))
-    memory = " / ".join(f"{turns.peak_bytes[arm] / 2**30:.2f}" for arm in (OURS, THEIRS))
-    return (
-        f"| {precision} | {batch_size} | {ours:.3f} | {theirs:.3f} | {statistics.median(ratios):.3f} | "
-        f"{ratios[len(ratios) // 4]:.2f} to {ratios[-1 - len(ratios) // 4]:.2f} | {memory} | "
-        f"{flops * ours / 1e12:.3f} | {flops * ours / rate:.0%} |"
-    )
+def rows(cell: str, batch_size: int, turns: Turns, flops: int, rate: float) -> list[str]:
+    """Return the lines of one cell. A ratio is to the first arm in clips per second, the median over rounds."""
+    lines = []
+    first = next(iter(turns.seconds))
+    for arm, seconds in turns.seconds.items():
+        if not seconds:
+            lines.append(f"| {cell} | {arm} | {turns.failures.get(arm, 'failed')} | | | | | |")
+            continue
+        ratios = sorted(turns.ratio(arm, first))
+        best, median = min(seconds) / batch_size, statistics.median(seconds) / batch_size
+        lines.append(
+            f"| {cell} | {arm} | {1000 * best:.0f} | {1000 * median:.0f} | {statistics.median(ratios):.2f} | "
+            f"{min(turns.seconds[first]) / min(seconds):.2f} | {turns.peak_bytes[arm] / 2**30:.2f} | "
+            f"{flops / best / 1e9:.0f} ({flops / best / rate:.0%}) |"
+        )
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(_SIZES), default="base", help="tiny: to try the benchmark itself")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--precisions", nargs="+", choices=list(DTYPES), default=["fp32", "bf16"])
-    parser.add_argument("--processes", type=int, default=3, help="pairs of processes")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of passes that count, in each pair of processes")
-    parser.add_argument("--warmup", type=int, default=2, help="pairs of passes before them")
-    parser.add_argument("--attn_implementation", default="sdpa", help="of both: sdpa, eager, ...")
-    parser.add_argument("--plain", action="store_true", help="ours without `optimize_for_cpu`")
-    parser.add_argument("--torch_compile", action="store_true", help="compile both")
+    parser.add_argument("--size", choices=list(_SIZES), nargs="+", default=["small", "base"])
+    parser.add_argument("--arms", choices=list(ARMS), nargs="+", default=list(ARMS), help="ratios are to the first")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1])
+    parser.add_argument("--precisions", nargs="+", choices=list(DTYPES), default=["fp32"])
+    parser.add_argument("--processes", type=int, default=1, help="sets of processes")
+    parser.add_argument("--rounds", type=int, default=9, help="passes that count, in each set of processes")
+    parser.add_argument("--warmup", type=int, default=2, help="passes before them")
+    parser.add_argument("--attn_implementation", default="sdpa", help="of PyTorch's arms: sdpa, eager, ...")
+    parser.add_argument("--torch_compile", action="store_true", help="compile PyTorch's arms")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="threads of PyTorch; by default its own choice")
-    parser.add_argument("--name", help="name of the result files; by default size, attention and device")
+    parser.add_argument("--name", help="name of the result files; by default sizes, attention and device")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    missing = left_out(options.arms, options.precisions, options.device)
+    arms = [arm for arm in options.arms if arm not in missing]
     lines = [
-        "| precision | clips a batch | amd_hf, clips/s | transformers, clips/s | ratio, median | its middle half | "
-        "peak memory, GiB | TFLOP/s | share of PyTorch's product rate |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| clips | engine | ms a clip, best | median | times as fast, median | of the best | peak memory, GiB | "
+        "GFLOP/s (of PyTorch's product rate) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        make_models(Path(folder), options.size)
-        config = AMDForVideoClassification.config_class.from_pretrained(Path(folder) / OURS)
-        flops = encoder_flops(config, config.num_patches)
-        for precision in options.precisions:
-            for batch_size in options.batch_sizes:
-                rates = MatrixProductRates(options.device, {precision})
-                makers = {
-                    arm: partial(_make_pass, arm, Path(folder), batch_size, precision, options) for arm in CLASSES
-                }
-                turns = Turns({})
-                for _ in range(options.processes):
-                    more = take_turns(
-                        makers,
-                        device=options.device,
-                        threads=options.threads,
-                        rounds=options.rounds,
-                        warmup=options.warmup,
-                        between=rates.measure,
-                    )
-                    turns.add(more)
-                lines.append(row(batch_size, precision, turns, flops, rates.medians()[precision]))
-                found[f"{precision}, {batch_size}"] = {**vars(turns), "matrix_product_rate": rates.medians()}
+    load_before = os.getloadavg()[0]
+    for size in options.size:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            make_models(folder, size, arms)
+            config = AMDForVideoClassification.config_class.from_pretrained(folder / OURS)
+            flops = encoder_flops(config, config.num_patches)
+            for precision in options.precisions:
+                for batch_size in options.batch_sizes:
+                    makers = {arm: partial(_make_pass, arm, folder, batch_size, precision, options) for arm in arms}
+                    rates = MatrixProductRates(options.device, {precision})
+                    turns = Turns({})
+                    for _ in range(options.processes):
+                        rates.measure()
+                        more = take_turns(
+                            makers, device=options.device, threads=options.threads, rounds=options.rounds,
+                            warmup=options.warmup,
+                        )  # fmt: skip
+                        rates.measure()
+                        turns.add(more)
+                    rate = rates.medians()[precision]
+                    cell = f"ViT-{size}, {batch_size} x {precision}"
+                    lines += rows(cell, batch_size, turns, flops, rate)
+                    found[cell] = {**vars(turns), "matrix_product_rate": rate}
+    notes = [f"{arm} is left out: {why}" for arm, why in missing.items()]
     compiled = ", compiled" if options.torch_compile else ""
     keep(
-        options.name or f"inference_{options.size}_{options.attn_implementation}_{options.device}",
-        f"Classifier ViT-{options.size} against Transformers' VideoMAE, attention {options.attn_implementation}"
-        f"{compiled}, {options.processes} x {options.rounds} pairs, {machine_line(options.device)}",
-        "\n".join(lines),
-        {**vars(options), "cells": found},
+        options.name or f"inference_{'_'.join(options.size)}_{options.attn_implementation}_{options.device}",
+        f"Classifiers by every engine, attention {options.attn_implementation} in PyTorch{compiled}, "
+        f"{options.processes} x {options.rounds} rounds, {machine_line(options.device)}, load before {load_before:.1f}",
+        "\n".join([*lines, *(["", *notes] if notes else [])]),
+        {**vars(options), "left_out": missing, "cells": found},
     )
 
 

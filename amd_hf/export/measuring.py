@@ -192,9 +192,14 @@ def machine_name() -> str:
 
 def peak_mebibytes() -> float:
     """Return the most memory that this process has held."""
-    import resource  # not on Windows
+    try:
+        # Not `ru_maxrss`: on Linux that begins with what the process held that started this one.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+    except (OSError, StopIteration):
+        import resource  # not on Windows
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
