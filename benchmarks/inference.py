@@ -3,8 +3,8 @@
 python benchmarks/inference.py
 python benchmarks/inference.py --arms amd_hf transformers --size base --batch_sizes 1 8 --precisions fp32 bf16
 
-ViT-S and ViT-B at 16 x 224 x 224. The arms take turns, pass by pass, each in a process of its own, so that what
-else the machine does falls on all of them; a ratio is that of two passes of one round. `--processes` makes several sets of
+ViT-S and ViT-B at 16 x 224 x 224. The arms take turns, pass by pass, each in a process of its own: what else the
+machine does falls on all of them, and a ratio is that of two passes of one round. `--processes` makes several sets of
 processes, one after the other: where the system puts a process' memory makes it faster or slower by a per cent or two
 as long as it lives. int8 is calibrated on clips of noise: it is timed here, not judged. Arms whose packages are not
 installed are left out and named. Prints one table and writes it, with the machine's name, to `benchmarks/results/`.
@@ -193,7 +193,7 @@ def main() -> None:
     keep(
         options.name or f"inference_{'_'.join(options.size)}_{options.attn_implementation}_{options.device}",
         f"Classifiers by every engine, attention {options.attn_implementation} in PyTorch{compiled}, "
-        f"{options.processes} x {options.rounds} rounds, {machine_line(options.device)}, load before {load_before:.1f}",
+        f"{options.processes} x {options.rounds} rounds, {machine_line(options.device)}, load {load_before:.1f}",
         "\n".join([*lines, *(["", *notes] if notes else [])]),
         {**vars(options), "left_out": missing, "cells": found},
     )

@@ -278,16 +278,14 @@ def _int8_quantizer(format: str, calibration: Iterable[Mapping[str, torch.Tensor
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep back what the exporters print of their progress and of versions that they were not tested with."""
-    loggers = [
-        logging.getLogger(name) for name in ("transformers", "torch.onnx", "torch.export", "onnxscript", "nncf")
-    ]
-    levels = [logger.level for logger in loggers]
+    """Keep back what the exporters print of their progress and of versions that they were not tested with.
+
+    Some of it goes to the root logger, so that no logger of theirs is asked.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -25,6 +25,7 @@ from amd_hf.cli import evaluate, export, features, predict
 from amd_hf.evaluation.features import read_features
 from amd_hf.export import formats
 from amd_hf.export.formats import FORMATS, INT8_FORMATS, check_packages
+from amd_hf.export.measuring import peak_mebibytes
 from amd_hf.export.running import load_exported, run_by_engine
 from amd_hf.models import build_processor
 from tests.helpers.models import random_clips, randomize, tiny_config
@@ -265,10 +266,12 @@ def test_folder_holds_what_is_needed_elsewhere(world: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("format", _formats("onnx"))
 def test_speed_is_measured_beside_pytorch(format: str, world: Path, tmp_path: Path) -> None:
     model = AMDForVideoClassification.from_pretrained(world / "classifier")
+    ballast = np.ones(2**27)  # 1 GiB of this process, which the others' peaks must not know
     report = export_model(model, tmp_path / "out", format)
+    del ballast
     for name in ("pytorch", "exported"):
         assert 0 < report["speed"][name]["milliseconds"] < 1e4
-        assert 100 < report["speed"][name]["peak_mebibytes"] < 1e4
+        assert 100 < report["speed"][name]["peak_mebibytes"] < peak_mebibytes() - 500
     assert report["comparison"]["clips_of"] == "noise"
     assert "| ms per clip (" in (tmp_path / "out" / "README.md").read_text()
 
