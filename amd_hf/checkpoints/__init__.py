@@ -1,1 +1,1 @@
-"""Checkpoints of others: `reading.py` reads a file, `conversion.py` makes a model of it and back, by `families.py`."""
+"""Checkpoints of others: `reading.py` reads them, `conversion.py` converts them by the tables of `families.py`."""

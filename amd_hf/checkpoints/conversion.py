@@ -80,14 +80,14 @@ def convert_checkpoint(
             model (or what [`read_source`] made of one).
         config ([`AMDConfig`], *optional*): The whole config; by default it is read from the tensors.
         task (`"pretraining"`, `"classification"`, `"detection"` or `"encoder"`, *optional*):
-            Where the keys leave it open (an encoder alone), what to build around it, newly initialised. `"encoder"`
-            takes the encoder alone of whatever the checkpoint holds, and says what it leaves.
+            If the keys do not decide it (an encoder alone), what to build around the encoder, newly initialised.
+            `"encoder"` takes only the encoder of any checkpoint, and reports what it drops.
         projection_by_position (`bool`, *optional*, defaults to `False`):
-            The released code picks projections by their position in the layer lists. Where one of them would so serve
-            two student layers, copy it to both.
+            The released code picks projections by their position in the layer lists. If one projection serves two
+            student layers that way, copy it to both.
         dataset (`str`, *optional*):
-            What the model was trained on: `k400`, `ssv2`, `ucf101`, `hmdb51`, `ava` or `in1k`, which says how it looks
-            at videos. By default what the arguments of the authors' run say, where the file holds them.
+            The data set that the model was trained on: `k400`, `ssv2`, `ucf101`, `hmdb51`, `ava` or `in1k`. It decides
+            how the model reads videos. By default read from the arguments of the authors' run, if the file has them.
         **config_overrides: Options of [`AMDConfig`] that do not follow from the tensors, or that should differ.
 
     Returns:
@@ -97,8 +97,8 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: If there is nothing at `source`.
-        ValueError: If the file is unsafe or no checkpoint, a tensor has no place, is missing, has the wrong shape or
-            is not finite, or a size neither follows from the tensors nor is given.
+        ValueError: If the file is unsafe or no checkpoint, a tensor is unknown, missing, of the wrong shape or not
+            finite, or a size neither follows from the tensors nor is given.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_source(source)
     of_task = infer_task(checkpoint) or ("classification" if task == "encoder" else task)
@@ -110,7 +110,7 @@ def convert_checkpoint(
 
 
 def convert_encoder(checkpoint: Checkpoint, **config_overrides: Any) -> AMDPreTrainedModel:
-    """Convert the encoder alone, as [`convert_checkpoint`] does, where nobody asks how its model looks at videos."""
+    """Convert only the encoder, as [`convert_checkpoint`] does, without inferring how the model reads videos."""
     model = _convert(checkpoint, None, "encoder", False, config_overrides)
     logger.info("%s", model.conversion_report)
     return model
@@ -161,12 +161,13 @@ def export_checkpoint(
     Args:
         model ([`AMDForPreTraining`], [`AMDForVideoClassification`] or [`AMDForActionDetection`]): What to export.
         include_generator_mask_tokens (`bool`, *optional*, defaults to `False`):
-            They have no official name. Left out (and logged) unless asked for, as `generator_mask_tokens.{i}`.
+            They have no official name. By default they are left out (and logged), else written as
+            `generator_mask_tokens.{i}`.
 
     Raises:
         TypeError: For another kind of model.
         ValueError: If direct and generation alignment start with different student layers or have projections of their
-            own: the official layout has no place for them.
+            own: the official layout cannot hold them.
     """
     task = next((task for task, kind in _MODELS.items() if isinstance(model, kind)), None)
     if task is None:
@@ -191,7 +192,7 @@ def export_checkpoint(
         official[official_key] = tensor
     official |= _export_tables(model, task)
     for position in range(len(config.student_generation_layers) if positions else 0):
-        width = config.teacher_hidden_size  # unused there, but every official file has them
+        width = config.teacher_hidden_size  # the official code does not use them, but every official file has them
         official[f"generators.{position}.norm.weight"] = torch.ones(width, dtype=model.dtype)
         official[f"generators.{position}.norm.bias"] = torch.zeros(width, dtype=model.dtype)
     if left_out:
@@ -335,7 +336,7 @@ def _projection_owners(config: AMDConfig, projection_by_position: bool) -> dict[
     if shared and not projection_by_position:
         raise ValueError(
             "The released code picks projections by position, so with these layer lists one projection serves several "
-            f"student layers ({', '.join(map(str, shared.values()))}), which this package keeps apart. Pass "
+            f"student layers ({', '.join(map(str, shared.values()))}), which this package keeps separate. Pass "
             "`projection_by_position=True` to copy it to each of them."
         )
     served = [layer for layers in owners.values() for layer in layers]
@@ -452,7 +453,7 @@ def _check_shapes(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sizes: read where they leave a trace in the tensors, looked up by width, or given
+# Sizes: inferred from the tensors, looked up by width, or given
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -496,9 +497,9 @@ def _config_from_tensors(
 
 
 def _assumptions(built: AMDConfig, task: str, sizes: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
-    """Return what a config says that follows from neither the tensors nor what was given: option -> "value: why".
+    """Return the options that follow from neither the tensors nor the arguments: option -> "value: why".
 
-    A Transformers folder or a file of ours says everything.
+    A Transformers folder or a file of ours has them all.
     """
     model_type = checkpoint.run_arguments.get("model_type")
     if "everything else" in sizes or model_type == "amd":

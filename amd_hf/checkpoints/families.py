@@ -85,9 +85,9 @@ class Family:
             Pattern of a whole name -> number of dimensions, or None for any. A checkpoint that has such a tensor for
             each pattern is of this family; the first family that fits is taken. Wrappers such as `module.` are off.
         names (sequence of `(str, str)`):
-            Patterns and what takes their place, applied to each name one after the other, for `re.sub`. Of blocks they
-            lead to `{encoder}blocks.N.` alone where `BLOCK_NAMES` knows the rest. `{encoder}` is `encoder.` where some
-            name begins with `decoder`; files of an encoder alone come without it.
+            Patterns and replacements for `re.sub`, applied to each name in order. For names of blocks they only need
+            to produce `{encoder}blocks.N.`, where `BLOCK_NAMES` knows the rest. `{encoder}` is `encoder.` if some name
+            begins with `decoder`, else empty.
         settings (`Mapping`, *optional*): What its records leave open, since its code says it.
         record (`Mapping[str, str]`, *optional*): Option in its records (`config.json`) -> option of ours.
         adapt (`Callable`, *optional*): Changes in the renamed tensors and the record what no rule says.
@@ -196,7 +196,7 @@ FAMILIES = [_VIT_MAE, _MAE, _VIDEOMAE]
 # What cannot be inferred from any tensor
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Heads leave no trace in the tensors: every published ViT of these widths has these.
+# The number of heads cannot be inferred from tensors; every published ViT of these widths has these.
 ENCODER_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 DECODER_HEADS = {192: 3, 384: 6, 512: 8, 640: 8}
 # Mean and std of VideoMAE's code for AVA, which count from 0 to 255: no file of it says so.
@@ -217,7 +217,8 @@ RELEASED_RECORD = {
 }
 _BY_WIDTH = "what published models of this width have"
 _USUAL_CLIP = "VideoMAE's and AMD's"
-# What leaves no trace in the tensors of an official file, for every task or for one, and why it is taken to be so.
+# Options that cannot be inferred from the tensors of an official file, for every task or for one, with the reason for
+# the value that is assumed.
 ASSUMED = {
     "num_attention_heads": _BY_WIDTH,
     "layer_norm_eps": "the official code's; Transformers' models have 1e-12",

@@ -99,7 +99,7 @@ def find_views(checkpoint: Checkpoint, task: str, config: AMDConfig, dataset: st
         return views, f"{views.describe(config.num_frames)} ({origin})"
     assumed = views.with_assumptions()
     names = "|".join(DATA_SETS)
-    return views, f"{origin}. Users will be told that {assumed.describe(config.num_frames)} is assumed; say {names}"
+    return views, f"{origin}. Users will see that {assumed.describe(config.num_frames)} is assumed; say {names}"
 
 
 def run_settings(arguments: Mapping[str, Any], task: str) -> tuple[ViewSettings | None, dict[str, Any]]:

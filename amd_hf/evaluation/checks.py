@@ -1,4 +1,4 @@
-"""Checks before a test: that labels mean the same to data and model, and that the head was trained."""
+"""Checks before a test: data and model have the same labels, and the head was trained."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _NUM_NAMED = 10
 
 
 def match_labels(rows: Any, config: AMDConfig) -> list[int]:
-    """Find for each label of a data set the model's number of the class of the same name.
+    """Find the model's class index for each label of a data set, by name.
 
     Args:
         rows (`datasets.Dataset`): Labelled rows. Where labels have names, `label` is a `ClassLabel`.
         config ([`AMDConfig`]): The model's, with `id2label`.
 
     Returns:
-        `list[int]`: Entry i is the model's number of the data's class i. Labels that are numbers only, and those of a
-        model without names, stay what they are; a warning says so.
+        `list[int]`: Entry i is the model's index of the data's class i. Labels without names, or of a model without
+        names, keep their indices; a warning says so.
 
     Raises:
         ValueError: If the rows have no labels, a class that the model lacks, or more classes than the model.
@@ -47,8 +47,8 @@ def match_labels(rows: Any, config: AMDConfig) -> list[int]:
         if len(names) != config.num_labels:
             raise ValueError(
                 f"The data has {len(names)} classes with names, the model {config.num_labels} without: which is which "
-                "cannot be told. Set `id2label` in the model's config.json, or give a list file with the model's "
-                "numbers."
+                "is unknown. Set `id2label` in the model's config.json, or use a list file with the model's class "
+                "indices."
             )
         logger.warning("The model does not name its classes: they are taken to be those of the data, in their order.")
         return list(range(len(names)))
@@ -68,7 +68,7 @@ def match_labels(rows: Any, config: AMDConfig) -> list[int]:
 
 
 def _are_names(names: list[str]) -> bool:
-    """Tell names from what stands instead of them where there are none: `LABEL_3`, or the number itself."""
+    """Return whether labels have real names, not placeholders such as `LABEL_3` or the index itself."""
     return not all(re.fullmatch(rf"(LABEL_)?{number}", name) for number, name in enumerate(names))
 
 
@@ -114,26 +114,26 @@ def check_head_is_trained(model: AMDForVideoClassification, source: str) -> None
     Raises:
         ValueError: If the head is still as it was initialised.
     """
-    # By name: adapters and quantisers may have put layers of their own there.
+    # By name: adapters and quantisers may have replaced the layers.
     norm = dict(model.fc_norm.named_parameters())
     biases = [part for name, part in [*norm.items(), *model.classifier.named_parameters()] if name.endswith("bias")]
     scales = [part for name, part in norm.items() if name.endswith("weight")]
     if biases and not any(part.any() for part in biases) and all(bool((part == 1).all()) for part in scales):
         raise ValueError(
             f"The classification head of {source} was never trained: its biases are all 0, as initialised. Fine-tune "
-            "the model first; testing a head of random numbers says nothing."
+            "the model first; testing random weights is meaningless."
         )
 
 
 def load_tested_classifier(
     source: str, allow_untrained_head: bool = False, **config_options: Any
 ) -> AMDForVideoClassification:
-    """Load a classifier to be tested: one whose head was trained, unless an untrained one is asked for.
+    """Load a classifier to test; its head must be trained, unless `allow_untrained_head` is set.
 
     Args:
         source (`str`): See [`~amd_hf.models.load_trained_classifier`].
-        allow_untrained_head (`bool`, *optional*, defaults to `False`): Take it although its head was never trained.
-        **config_options: Options of [`AMDConfig`] that the source does not say.
+        allow_untrained_head (`bool`, *optional*, defaults to `False`): Load it even if its head was never trained.
+        **config_options: Options of [`AMDConfig`] that the source does not have.
 
     Raises:
         ValueError: If there is no head, or it is still as it was initialised.

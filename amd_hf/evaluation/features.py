@@ -1,7 +1,7 @@
-"""Features of a frozen encoder, video by video, written in parts so that a run can be resumed.
+"""Features of a frozen encoder for each video, written to several files so that a run can be resumed.
 
-Of each video the views of the multi-view test are encoded, by default one: the middle clip, centre crop. Tensors are
-named by what they hold (V views, N tokens in raster order (time, row, column), D the encoder's width):
+The encoder sees the views of the multi-view test, by default one: the middle clip with a centre crop. Tensors are
+named by their content (V views, N tokens in raster order (time, row, column), D the encoder's width):
 
     pooled              (V, D)     mean of `tokens` over the tokens
     tokens              (V, N, D)  output of the encoder, without a class token: after its final LayerNorm where it
@@ -45,7 +45,7 @@ UNREADABLE_FILE = "unreadable.json"
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """Which tensors of which encoder, and how they are written.
+    """The tensors to extract from an encoder, and their file format.
 
     Args:
         model (`str`): Where the encoder comes from; noted beside the features.
@@ -78,7 +78,7 @@ class FeatureOptions:
 
     @property
     def layers(self) -> list[int]:
-        """Numbers of the blocks whose outputs are asked for."""
+        """Return the numbers of the blocks whose outputs are requested."""
         return sorted({int(name.split("_")[1]) for name in self.tensors if name.startswith("layer_")})
 
 
@@ -86,15 +86,15 @@ class FeatureOptions:
 def encode_clips(
     encoder: AMDModel, clips: torch.Tensor, options: FeatureOptions, accelerator: Accelerator
 ) -> dict[str, torch.Tensor]:
-    """Return the features of uint8 clips `(B, T, C, H, W)` by name, on the CPU, each with B in front.
+    """Return the features of uint8 clips `(B, T, C, H, W)` by name, on the CPU, each with a first dimension B.
 
     The encoder is put into eval mode.
 
     Raises:
-        ValueError: If the encoder lacks a layer that is asked for.
+        ValueError: If the encoder lacks a requested layer.
     """
     if options.layers and options.layers[-1] > len(encoder.layers):
-        raise ValueError(f"Layer {options.layers[-1]} is asked for, but the encoder has {len(encoder.layers)}.")
+        raise ValueError(f"Layer {options.layers[-1]} was requested, but the encoder has {len(encoder.layers)}.")
     encoder.eval()
     with accelerator.autocast():
         outputs = encoder(clips.to(accelerator.device), feature_layers=options.layers, return_dict=True)
@@ -122,7 +122,7 @@ def extract_features(
 ) -> dict[str, Any]:
     """Write the features of all readable videos to files `features-<process>-<number>` in a folder.
 
-    A file appears when it is whole; what a killed run leaves can be resumed. Each process writes files of its own.
+    A file appears only when it is whole, so a killed run can be resumed. Each process writes its own files.
 
     Args:
         encoder ([`AMDModel`]): The frozen encoder.
@@ -131,25 +131,25 @@ def extract_features(
         options ([`FeatureOptions`]): Tensors and form.
         folder (`str` or `Path`): Made where it does not exist.
         accelerator (`accelerate.Accelerator`): Device, precision and processes.
-        resume (`bool`, *optional*, defaults to `False`): Go on in a folder that holds features of the same settings.
+        resume (`bool`, *optional*, defaults to `False`): Continue in a folder with features of the same settings.
         videos_per_batch, num_workers, decoder, time_limit (*optional*): As in the multi-view test.
-        videos_per_file (`int`, *optional*, defaults to 512): Bounds what is held in memory, and what a kill loses.
+        videos_per_file (`int`, *optional*, defaults to 512): Videos in memory at most, and videos that a kill loses.
 
     Returns:
-        `videos` of the list, `already_done` before, `written` and `unreadable` by this run over all processes. The
-        videos that could not be read are in `unreadable.json`; a resumed run tries them again.
+        Counts over all processes: `videos` in the list, `already_done` before, `written` and `unreadable` in this run.
+        `unreadable.json` lists the videos that could not be read; a resumed run tries them again.
 
     Raises:
-        FileExistsError: If the folder holds features and `resume` was not asked for.
+        FileExistsError: If the folder holds features and `resume` is not set.
         ValueError: If it holds features of other settings, or a video_id occurs twice.
     """
     folder = Path(folder)
     rows = as_video_rows(rows)
     video_ids = list(rows["video_id"])
     if len(set(video_ids)) < len(video_ids):
-        raise ValueError("A video_id occurs twice: features could not be told apart.")
+        raise ValueError("A video_id occurs twice: its features would be ambiguous.")
     done = _prepare_folder(folder, views, options, resume)
-    accelerator.wait_for_everyone()  # nobody writes before all have looked
+    accelerator.wait_for_everyone()  # no process writes before all have checked the folder
     if accelerator.is_main_process:
         settings = {**asdict(options), "views": asdict(views)}
         _write_json(folder / SETTINGS_FILE, settings)
@@ -202,7 +202,7 @@ def _prepare_folder(folder: Path, views: ViewOptions, options: FeatureOptions, r
         settings = None
     if not isinstance(settings, dict) or not isinstance(settings.get("views"), dict):
         raise ValueError(f"{settings_file} does not say which features the folder holds: choose another folder.")
-    # Earlier releases wrote no law of the one clip (it was dense) and no short side where it is the crop's.
+    # Earlier releases did not write how the one clip was sampled (always dense), nor a short side equal to the crop's.
     old = {"sampling_mode": "dense", **settings["views"]}
     settings["views"] = old | {"short_side": old.get("short_side") or old.get("crop_size")}
     views = replace(views, short_side=views.resized_to)
@@ -226,7 +226,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 class _Writer:
-    """Collector of features that writes a file of them whenever there are enough."""
+    """Collector of features that writes a file whenever it has enough of them."""
 
     def __init__(self, folder: Path, options: FeatureOptions, process_index: int, videos_per_file: int) -> None:
         self._folder = folder
@@ -245,14 +245,14 @@ class _Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write the features that are held in memory."""
         if not self._samples:
             return
         tensors = {name: torch.cat([part[name] for part in self._tensors]) for name in self._options.tensors}
         path = self._folder / f"{self._prefix}-{self._number:05d}.{self._options.format}"
         temporary = path.with_name(f".{path.name}.part")
         if self._options.format == "safetensors":
-            # A safetensors file holds tensors and words only: ids and labels travel in its metadata, as JSON.
+            # A safetensors file holds only tensors and text metadata: ids and labels are JSON in the metadata.
             metadata = {
                 "video_ids": json.dumps([sample["video_id"] for sample in self._samples]),
                 "labels": json.dumps([sample["label"] for sample in self._samples]),
@@ -281,7 +281,7 @@ def _feature_files(folder: Path) -> list[Path]:
 
 
 def _written_ids(folder: Path) -> set[str]:
-    """Return the videos whose features a folder has; no tensor is read."""
+    """Return the videos whose features are in a folder, without reading tensors."""
     found: set[str] = set()
     for path in _feature_files(folder):
         if path.suffix == ".parquet":

@@ -1,7 +1,7 @@
 """Accuracies as `evaluate.Metric` subclasses: no network, one process or several; no prediction counts as wrong.
 
 metric = TopKAccuracy()                                                      # one process
-metric = TopKAccuracy(num_process=2, process_id=rank, experiment_id="run")   # several, over a disk they share
+metric = TopKAccuracy(num_process=2, process_id=rank, experiment_id="run")   # several, over a shared disk
 metric.add_batch(predictions=[[3, 0], []], references=[3, 1])
 metric.compute(k=[1, 5])                                                     # on process 0; None elsewhere
 """
@@ -20,13 +20,13 @@ import numpy as np
 
 
 def _import_evaluate() -> Any:
-    """Return the library `evaluate`, although the user's own program `evaluate.py` may lie beside the one that runs.
+    """Import the library `evaluate`, even if the running program has an `evaluate.py` beside it.
 
     Raises:
         ImportError: If another module of that name is loaded already.
     """
     if "evaluate" not in sys.modules:
-        # Found as a package, whatever file of that name comes first; the search path stays what it is.
+        # Find the package of that name behind any file `evaluate.py`; the search path does not change.
         folders = [folder for folder in sys.path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
         spec = importlib.machinery.PathFinder.find_spec("evaluate", folders)
         if spec is None or spec.loader is None:
@@ -54,28 +54,28 @@ Args:
 
 
 def likeliest_classes(scores: np.ndarray, count: int = 5) -> list[int]:
-    """Return the `count` classes of the highest scores, best first; of equal ones the lower number first.
+    """Return the `count` classes with the highest scores, best first; of equal scores the lower index comes first.
 
     Args:
         scores (`np.ndarray` of shape (classes,)): The higher the likelier.
-        count (`int`, *optional*, defaults to 5): How many are given, where there are so many.
+        count (`int`, *optional*, defaults to 5): Number of classes to return, or all if there are fewer.
 
     Raises:
-        ValueError: If a score is not a number: it would be anywhere in the order.
+        ValueError: If a score is NaN, which has no place in an order.
     """
     if np.isnan(scores).any():
         raise ValueError("A score is not a number (NaN): there is no order.")
-    # Stable: what comes first of equal scores is the same on every machine.
+    # Stable, so that the order of equal scores is the same on every machine.
     return np.argsort(-scores, kind="stable")[:count].tolist()
 
 
 class _RankingMetric(_Metric):
-    """What both metrics take."""
+    """The inputs of both metrics."""
 
     _description = ""
 
     def _info(self) -> Any:
-        # Lists of any length, for `evaluate` writes them to an Arrow file: one empty list must fit the same column.
+        # Lists of any length: `evaluate` writes them to an Arrow file, in which an empty list must fit too.
         features = {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
         return evaluate.MetricInfo(
             description=self._description,
@@ -96,7 +96,7 @@ class TopKAccuracy(_RankingMetric):
     def _compute(
         self, predictions: Sequence[Sequence[int]], references: Sequence[int], k: Sequence[int] = (1, 5)
     ) -> dict[str, float]:
-        # Of an unreadable video the list is empty: no slice of it holds the label, yet it counts in the divisor.
+        # The list of an unreadable video is empty: it never holds the label, but counts in the divisor.
         pairs = list(zip(predictions, references, strict=True))
         return {
             f"top{count}_accuracy": sum(label in ranked[:count] for ranked, label in pairs) / len(pairs) for count in k
@@ -104,7 +104,7 @@ class TopKAccuracy(_RankingMetric):
 
 
 class MeanClassAccuracy(_RankingMetric):
-    """Mean of the accuracies of the classes, each taken alone: `mean_class_accuracy`, in [0, 1].
+    """Mean of the per-class accuracies: `mean_class_accuracy`, in [0, 1].
 
     Classes without a video are left out.
     """

@@ -1,7 +1,7 @@
 """The multi-view test: segments x crops of each video from one decode, softmax averaged over the views.
 
-Every video of the list counts once. One that cannot be read is listed and scored as wrong: to leave it out would
-raise the accuracy.
+Every video of the list counts once. Unreadable ones are listed and count as wrong, since leaving them out would raise
+the accuracy.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .metrics import MeanClassAccuracy, TopKAccuracy, likeliest_classes
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """Which views of a video are tested.
+    """The views of a video to test.
 
     Args:
         num_frames, sampling_rate (`int`): Frames of a clip and the step between them.
         crop_size (`int`): Side of the square crops in pixels.
-        short_side (`int`, *optional*): What the short side is resized to, by default `crop_size`. Where it is more,
-            crops are cut from the middle of squares of that side.
+        short_side (`int`, *optional*): Length to resize the short side to, by default `crop_size`. If it is larger,
+            crops are the centres of squares of that side.
         interpolation (`str`): Of resizing, `bilinear` or `bicubic`.
         num_segments, num_crops (`int`): Views along time and along the long side.
         mode (`"dense"`, `"uniform"` or `"middle"`): As in [`~amd_hf.data.sampling.evaluation_views`], or the one clip
@@ -69,7 +69,7 @@ class ViewOptions:
 
     @classmethod
     def for_model(cls, config: AMDConfig, **options: Any) -> ViewOptions:
-        """Return views of the size that a model's config asks for."""
+        """Return views of the size in a model's config."""
         return cls(num_frames=config.num_frames, crop_size=config.image_height_width[0], **options)
 
     @classmethod
@@ -84,7 +84,7 @@ class ViewOptions:
     def of_clip(
         cls, config: AMDConfig, settings: ViewSettings, num_segments: int = 1, num_crops: int = 1
     ) -> ViewOptions:
-        """Return the one clip by which a model is validated; or several segments by the law of its test."""
+        """Return the one clip that validates a model, or several segments sampled as in its test."""
         known = settings.with_assumptions()
         mode = "middle" if num_segments == 1 else known.test_mode
         return cls._of_settings(config, known, mode=mode, num_segments=num_segments, num_crops=num_crops)
@@ -102,12 +102,12 @@ class ViewOptions:
 
     @property
     def resized_to(self) -> int:
-        """Short side of the resized frames."""
+        """Return the short side of the resized frames."""
         return self.crop_size if self.short_side is None else self.short_side
 
     @property
     def num_views(self) -> int:
-        """Views of a video."""
+        """Return the number of views of a video."""
         return self.num_segments * self.num_crops
 
     def views(self, total_frames: int, height: int, width: int) -> list[View]:
@@ -126,7 +126,7 @@ class ViewOptions:
         # Those are squares of the whole short side; a smaller crop is the middle of its square.
         room = self.resized_to - self.crop_size
         views = [replace(view, top=view.top + room // 2, left=view.left + room // 2) for view in views]
-        # One crop is the very centre, as validation and the processor cut it.
+        # A single crop is exactly in the centre, as in validation and in the processor.
         if self.num_crops == 1:
             # `int`, not `round`: the length that resizing gives the long side.
             long_side = int(self.resized_to * max(height, width) / min(height, width))
@@ -136,7 +136,7 @@ class ViewOptions:
             views = [replace(view, top=top, left=left) for view in views]
         if self.mode != "middle":
             return views
-        # Where the crops lie is kept; which frames they show is what validation and the processor take.
+        # Keep the positions of the crops, but take the frames of validation and of the processor.
         clip = sample_clip(
             total_frames,
             num_frames=self.num_frames,
@@ -197,7 +197,7 @@ class ViewCollator:
 
 
 def _is_present(video: Any) -> bool:
-    """Say whether there is something to read, be it damaged."""
+    """Return whether the files of a video exist, damaged or not."""
     try:
         source = VideoSource.parse(video)
     except VideoReadError:
@@ -213,11 +213,11 @@ class MultiViewResult:
     """Outcome of a multi-view test.
 
     Args:
-        outcomes (`list[dict]`): Per video, in the order of the list: `video_id`, `label` (the model's number) and
-            - where it could be read `probabilities` (classes, float32; mean of the views' softmax),
-              `view_predictions` (views, int64) and, if they were to be kept, `view_logits` (views, classes, float32);
-            - where not `reason` and `is_present`.
-        label_names (`Sequence[str]`): The model's classes, in the order of their numbers.
+        outcomes (`list[dict]`): For each video, in the order of the list: `video_id`, `label` (the model's index) and
+            - if it could be read, `probabilities` (classes, float32; mean of the views' softmax), `view_predictions`
+              (views, int64) and, with `keep_view_logits`, `view_logits` (views, classes, float32);
+            - if not, `reason` and `is_present`.
+        label_names (`Sequence[str]`): The model's class names, by index.
         views ([`ViewOptions`], *optional*): The views that were tested.
     """
 
@@ -227,16 +227,16 @@ class MultiViewResult:
 
     @property
     def predictions(self) -> list[dict[str, Any]]:
-        """Outcomes of the videos that could be read."""
+        """Return the outcomes of the videos that could be read."""
         return [outcome for outcome in self.outcomes if "reason" not in outcome]
 
     @property
     def unreadable(self) -> list[tuple[str, str]]:
-        """(video_id, reason) of the videos that could not be read."""
+        """Return (video_id, reason) of each video that could not be read."""
         return [(outcome["video_id"], outcome["reason"]) for outcome in self.outcomes if "reason" in outcome]
 
     def metrics(self) -> dict[str, float | int]:
-        """Return accuracies in [0, 1], in which unreadable videos are wrong, and counts of videos.
+        """Return accuracies in [0, 1], in which unreadable videos count as wrong, and the numbers of videos.
 
         `accuracy` (top 1 of the averaged views), `clip_accuracy` (each view alone), `mean_class_accuracy`,
         `videos_expected` (in the list), `videos_read`, `videos_present` (readable or not), and with more than 5
@@ -255,7 +255,7 @@ class MultiViewResult:
         right_views = sum(float(np.mean(video["view_predictions"] == video["label"])) for video in self.predictions)
         metrics: dict[str, float | int] = {
             "accuracy": top["top1_accuracy"],
-            # Of an unreadable video all views are wrong.
+            # All views of an unreadable video count as wrong.
             "clip_accuracy": right_views / max(len(self.outcomes), 1),
             **mean_class,
             "videos_expected": len(self.outcomes),
@@ -278,16 +278,16 @@ def run_multi_view_test(
     time_limit: float | None = None,
     keep_view_logits: bool = False,
 ) -> MultiViewResult:
-    """Test a classifier; each process takes a part of the videos and all return the whole result.
+    """Test a classifier. Each process takes a part of the videos, and all return the whole result.
 
     Args:
         model (`torch.nn.Module`): Takes `pixel_values` uint8 `(B, T, C, S, S)` and returns `logits` `(B, classes)`.
-        rows (`datasets.Dataset`): Labelled rows, as [`load_video_dataset`] gives them. Names of labels are matched
-            with the model's by [`~amd_hf.evaluation.checks.match_labels`].
+        rows (`datasets.Dataset`): Labelled rows, as [`load_video_dataset`] returns them.
+            [`~amd_hf.evaluation.checks.match_labels`] matches the names of labels with the model's.
         options ([`ViewOptions`]): The views.
         accelerator (`accelerate.Accelerator`): Device, precision and processes.
-        videos_per_batch (`int`, *optional*, defaults to 8): Videos decoded and classified together.
-        num_workers (`int`, *optional*, defaults to 0): Decoding processes.
+        videos_per_batch (`int`, *optional*, defaults to 8): Videos in a batch.
+        num_workers (`int`, *optional*, defaults to 0): Number of processes that decode videos.
         decoder, cache, time_limit (*optional*): As in [`~amd_hf.data.video.decoding.open_video`].
         keep_view_logits (`bool`, *optional*, defaults to `False`): Keep the logits of every view: views x classes x 4
             bytes per video.
@@ -298,7 +298,7 @@ def run_multi_view_test(
     """
     check_exclusive_classes(model.config, "a test counts videos whose one class is named right")
     rows = as_video_rows(rows)
-    # Before the first batch: of several processes one that stops later leaves the others waiting.
+    # Before the first batch: if one of several processes stopped later, the others would wait for it forever.
     for video_id, label in zip(rows["video_id"], rows["label"], strict=True):
         if label is None:
             raise ValueError(f"Video {video_id!r} has no label: a test needs labelled videos.")
@@ -313,12 +313,12 @@ def run_multi_view_test(
     )
     progress = tqdm(loader, desc="multi-view test", unit="batch", disable=not accelerator.is_main_process)
     outcomes = [outcome for batch in progress for outcome in _classify(model, batch, accelerator, keep_view_logits)]
-    # Each process does so with its own, before they are gathered: all hold the model's numbers alike.
+    # On each process before the results are gathered, so that all hold the model's indices.
     for outcome in outcomes:
         outcome["label"] = numbers[outcome["label"]]
     if accelerator.num_processes > 1:
         outcomes = gather_object(outcomes)
-    # Each process took every n-th row: back to the order of the list, whatever their number.
+    # Each process took every n-th row: restore the order of the list.
     index = {video_id: number for number, video_id in enumerate(rows["video_id"])}
     outcomes.sort(key=lambda outcome: index[outcome["video_id"]])
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
@@ -343,7 +343,7 @@ def _classify(
         yield {
             "video_id": sample["video_id"],
             "label": int(sample["label"]),
-            # Probabilities are averaged, not logits: a view that is sure of itself has no louder voice than others.
+            # Average probabilities, not logits, so that a very confident view does not outweigh the others.
             "probabilities": of_views.softmax(dim=-1).mean(dim=0).numpy(),
             "view_predictions": of_views.argmax(dim=-1).numpy(),
             **({"view_logits": of_views.numpy()} if keep_view_logits else {}),
@@ -354,7 +354,7 @@ def _classify(
 def clip_logits(model: nn.Module, clips: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """Return the logits of uint8 clips `(B, T, C, H, W)`: float32 `(B, classes)` on the CPU."""
     model.eval()
-    # float32 only behind the model: the softmax of half-precision logits would be rounded where classes are close.
+    # Convert to float32 before the softmax: half-precision probabilities of close classes would be rounded to equal.
     with accelerator.autocast():
         logits = model(pixel_values=clips.to(accelerator.device)).logits
     return logits.float().cpu()

@@ -1,6 +1,6 @@
-"""Predictions for video files, whole or window by window, in bounded memory however long a video is.
+"""Predictions for video files, whole or window by window, with bounded memory for videos of any length.
 
-A video is opened once and read forward: each frame that some window needs is decoded once, resized at once, and
+A video is opened once and read forward. Each frame that a window needs is decoded once, resized immediately, and
 dropped when no later window needs it.
 
 n = 20, length 8, stride 5    [. . . . . . . .]
@@ -46,9 +46,9 @@ _EPSILON = 1e-6  # seconds: far below the distance of frames, far above the roun
 
 
 def find_videos(inputs: Sequence[str], media: str = "video") -> list[str]:
-    """List the videos (or images) that files, folders (with all below them) and glob patterns name, each once.
+    """List the videos (or images) named by files, folders (with their sub-folders) and glob patterns, each once.
 
-    A file that does not exist is among them: it is reported when it is read, and the others are done.
+    Files that do not exist are listed too: they are reported when they are read, and the others are processed.
 
     Raises:
         ValueError: If a folder holds no video or a pattern fits no file.
@@ -104,11 +104,11 @@ class WindowOptions:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a video.
+    """One window of a video.
 
     Args:
-        start_frame, stop_frame (`int`): Its first frame, and the one behind its last.
-        start_seconds, end_seconds (`float`): When its first frame appears and its last one disappears, counted from
+        start_frame, stop_frame (`int`): Index of its first frame, and the index after its last one.
+        start_seconds, end_seconds (`float`): When its first frame appears and its last one disappears, in seconds from
             the video's first frame.
     """
 
@@ -121,8 +121,8 @@ class Window:
 def sliding_windows(times: np.ndarray, options: WindowOptions) -> list[Window]:
     """Cut a video into windows that start at 0, stride, 2 * stride, ...
 
-    The last one ends with the video: it starts earlier where it would reach beyond. A video shorter than a window is
-    one window. A window in seconds holds the frames that appear within it, and at least one.
+    The last window ends with the video and starts earlier if it would reach beyond it. A video shorter than a window
+    is one window. A window in seconds holds the frames that appear within it, at least one.
 
     Args:
         times (`np.ndarray` of shape (n + 1,), float64): When each frame appears, in seconds, and when
@@ -131,7 +131,7 @@ def sliding_windows(times: np.ndarray, options: WindowOptions) -> list[Window]:
     """
     num_frames = len(times) - 1
     end = num_frames if options.unit == "frames" else times[-1]
-    # In multiples of the stride, not by adding it up: no drift in long videos.
+    # Multiples of the stride, not sums: rounding errors would add up in long videos.
     num_before_last = max(int(np.ceil((end - options.length) / options.stride - _EPSILON)), 0)
     starts = [number * options.stride for number in range(num_before_last)] + [max(end - options.length, 0)]
     windows = []
@@ -154,13 +154,13 @@ def sliding_windows(times: np.ndarray, options: WindowOptions) -> list[Window]:
 
 @dataclass
 class VideoPrediction:
-    """What a model says of one video.
+    """A model's prediction for one video.
 
     Args:
         video (`str`): The file.
-        windows (`list[tuple[Window | None, np.ndarray]]`): In order of time, with the probabilities of each,
-            `(classes,)`, float32; one entry whose window is None for a video taken whole.
-        error (`str`, *optional*): Why it could not be read, or not to its end; then `windows` are those before.
+        windows (`list[tuple[Window | None, np.ndarray]]`): Windows in order of time with their probabilities,
+            `(classes,)`, float32; a single entry with window None if the video was taken as a whole.
+        error (`str`, *optional*): Why it could not be read (to its end); `windows` then holds those before the fault.
     """
 
     video: str
@@ -179,7 +179,7 @@ class _Item:
 
 
 class _WindowClips(IterableDataset):
-    """The windows of files one after the other; the workers of a loader share out the files."""
+    """Windows of files, one after the other; each worker of a loader takes a part of the files."""
 
     def __init__(
         self,
@@ -230,7 +230,7 @@ def window_clips(
         Each window and its clips, uint8 `(views, T, C, S, S)`.
 
     Raises:
-        VideoReadError: If the video cannot be read; windows before the fault are given first.
+        VideoReadError: If the video cannot be read; windows before the fault come first.
     """
     if options.num_frames > 1 and VideoSource.parse(path).is_one_image:
         raise VideoReadError(
@@ -264,7 +264,7 @@ def window_clips(
 
 
 class _ForwardFrames:
-    """Resized frames of a video that is read forward only; holds those that are needed still."""
+    """Resized frames of a video that is read forward only; frames stay in memory while a window needs them."""
 
     def __init__(self, reader: VideoDecoder, options: ViewOptions) -> None:
         self._reader = reader
@@ -272,7 +272,7 @@ class _ForwardFrames:
         self._frames: dict[int, torch.Tensor] = {}
 
     def read(self, now: Iterable[list[View]], later: Iterable[list[View]]) -> None:
-        """Decode what the windows `now` need, and on the way what windows `later` need of the same stretch."""
+        """Decode the frames of the windows `now`, and those frames of windows `later` that lie between them."""
         needed = {index for views in now for view in views for index in view.frame_indices}
         stop = max(needed) + 1
         for views in later:
@@ -317,7 +317,7 @@ def predict_videos(
     decoder: str | None = None,
     time_limit: float | None = None,
 ) -> Iterator[VideoPrediction]:
-    """Classify files; clips of several windows and files go through the model together.
+    """Classify files; a batch may hold clips of several windows and files.
 
     Args:
         model (`torch.nn.Module`): Takes `pixel_values` uint8 `(B, T, C, S, S)` and returns `logits` `(B, classes)`.
@@ -327,7 +327,7 @@ def predict_videos(
         accelerator (`accelerate.Accelerator`): Device and precision.
         windows ([`WindowOptions`], *optional*): By default each video as a whole.
         clips_per_batch (`int`, *optional*, defaults to 8): Most clips in one forward pass.
-        num_workers (`int`, *optional*, defaults to 0): Decoding processes, among which the files are shared.
+        num_workers (`int`, *optional*, defaults to 0): Number of processes that decode videos, each a part of them.
         decoder, time_limit (*optional*): See [`~amd_hf.data.video.decoding.open_video`]. The limit is for the whole
             file, or with windows for each stretch that is read.
 
@@ -358,7 +358,7 @@ def predict_videos(
                 finished.add(item.file_number)
         while next_number in finished:
             yield results[next_number]
-            results[next_number] = VideoPrediction(paths[next_number])  # what was given away need not be kept
+            results[next_number] = VideoPrediction(paths[next_number])  # free the memory of yielded results
             next_number += 1
 
 
@@ -394,7 +394,7 @@ def _classify(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What people and programs read: a table, one JSON object per line, csv
+# Output formats: a table for people, one JSON object per line, csv
 # ---------------------------------------------------------------------------------------------------------------------
 
 _CSV_COLUMNS = (

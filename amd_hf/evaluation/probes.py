@@ -1,4 +1,4 @@
-"""Linear probes: how much of the classes lies in a frozen encoder's features."""
+"""Linear probes: how well a linear classifier on a frozen encoder's features does."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def linear_probe_accuracy(
     l2: float = 1e-3,
     max_iterations: int = 200,
 ) -> float:
-    """Return the accuracy of multinomial logistic regression on standardised features, fitted by L-BFGS.
+    """Fit multinomial logistic regression on standardised features by L-BFGS, and return its test accuracy.
 
     Args:
         train, test (`tuple[torch.Tensor, torch.Tensor]`): Features `(n, D)` and labels `(n,)`.
@@ -70,21 +70,21 @@ def linear_probe_accuracy(
         max_iterations (`int`, *optional*, defaults to 200): Of L-BFGS.
 
     Returns:
-        `float`: Ratio of the test rows classified rightly; 1.0 is all.
+        `float`: Fraction of the test rows that are classified correctly.
     """
-    # Standardised by the training set alone: the test set must not say anything of itself. The constant is for
-    # features that never change, whose deviation is 0.
+    # Mean and std of the training set alone: nothing about the test set may leak into the classifier. The small
+    # constant is for features that never change, whose std is 0.
     mean, std = train[0].mean(dim=0), train[0].std(dim=0) + 1e-6
     features, test_features = ((part - mean) / std for part in (train[0], test[0]))
     probe = nn.Linear(features.shape[1], num_classes)
-    # The loss is convex, so that the start does not matter: from zeros the result needs no seed.
+    # The loss is convex, so the start does not matter: zeros need no seed.
     nn.init.zeros_(probe.weight)
     nn.init.zeros_(probe.bias)
     optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=max_iterations, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        # The bias is not drawn to 0: how frequent a class is is no sign of overfitting.
+        # The bias is not penalised: a frequent class is no sign of overfitting.
         value = F.cross_entropy(probe(features), train[1]) + l2 / 2 * probe.weight.square().sum()
         value.backward()
         return value
@@ -123,7 +123,7 @@ def run_linear_probe(
     fitted, tested = (pooled_features(encoder, rows, collator, accelerator, batch_size) for rows in (train, test))
     accuracy = linear_probe_accuracy(fitted, tested, len(names))
     return {
-        # From a ratio of the rows that were read to one of all: the others are wrong.
+        # From the fraction of readable rows to the fraction of all: unreadable rows count as wrong.
         "accuracy": accuracy * len(tested[1]) / len(test),
         "videos_expected": len(test),
         "videos_read": len(tested[1]),

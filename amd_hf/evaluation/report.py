@@ -1,4 +1,4 @@
-"""What a multi-view test leaves behind: metrics, a table per class, the confusion matrix and every prediction."""
+"""The files of a multi-view test: metrics, a table per class, the confusion matrix and every prediction."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ _MAX_CLASSES_WITH_COUNTS = 30
 def describe_test(
     model: str | None, data: str | None, split: str | None, num_views: int | None, **more: Any
 ) -> dict[str, Any]:
-    """Return what a result was measured on: the entry `tested` of `test_results.json`.
+    """Return the entry `tested` of `test_results.json`: what a result was measured on.
 
     Args:
         model (`str`): Hub id or folder of the model.
-        data (`str`): The data, as it was named.
-        split (`str`): The split of it.
+        data (`str`): The data, as the user named it.
+        split (`str`): Its split.
         num_views (`int`): Views of each video.
         more: Further entries, as `train_split` or `fold`.
     """
     described = {"model": model, "data": data, "split": split, "num_views": num_views, **more}
-    # From the package that runs, installed or not; it stands above this module and cannot be imported here.
+    # The version of the package that runs, installed or not; importing it here would be a cycle.
     return {**described, "amd_hf_version": sys.modules[__name__.partition(".")[0]].__version__}
 
 
 def write_report(
     result: MultiViewResult, folder: str | Path, tested: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write metrics, table of classes and predictions to a folder, in place of those of an earlier test.
+    """Write metrics, table of classes and predictions to a folder, replacing those of an earlier test.
 
     Args:
         result ([`MultiViewResult`]): The outcome.
         folder (`str` or `Path`): Made where it does not exist.
-        tested (`Mapping[str, Any]`, *optional*): What was tested on what; see [`describe_test`].
+        tested (`Mapping[str, Any]`, *optional*): Model and data of the test; see [`describe_test`].
 
     Returns:
         What `test_results.json` holds: the metrics, under `tested` what they were measured on, and under `unreadable`
@@ -77,7 +77,7 @@ def confusion_counts(result: MultiViewResult) -> np.ndarray:
 
 
 def write_class_table(result: MultiViewResult, path: str | Path) -> None:
-    """Write one line per class of the model: its videos, how many were read and right, what it is taken for.
+    """Write one line per class of the model: its videos, how many were read and correct, its most common confusion.
 
     Names that a spreadsheet could take for a formula have a `'` in front: see [`amd_hf.outputs.csv_text`].
     """

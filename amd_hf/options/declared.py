@@ -1,7 +1,7 @@
-"""Options as their dataclasses declare them: read from a class, or from its source where nothing may be imported.
+"""Options as dataclasses declare them, read from a class or, to avoid importing it, from its source.
 
-The classes of a training's options derive from `TrainingArguments`, whose import takes seconds: too long for a help
-or for a mistyped name. Their source says the same at once. A test compares the two for every option of every command.
+The option classes of a training derive from `TrainingArguments`, whose import takes seconds: too long for `--help` or
+a mistyped name. Reading their source is instant. A test compares the two for every option of every command.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 
 _ROOT = Path(__file__).parents[2]
 _PACKAGE = __name__.partition(".")[0]
-# Where classes of other packages that ours derive from are declared; what they are imported from re-exports them.
+# Files that declare the base classes from other packages, which only re-export them.
 _BASES_ELSEWHERE = {("transformers", "TrainingArguments"): ("transformers", "training_args.py")}
 
 
 class Unknown:
-    """A default that the source does not spell out: the class computes it."""
+    """Marker for a default that the class computes, so that the source does not have it."""
 
     def __repr__(self) -> str:
         return "computed"
@@ -85,7 +85,7 @@ def _make_option(name: str, annotation: str, default: Any, metadata: Mapping[str
     parts = [part.strip() for part in re.split(r"\|(?![^\[]*\])", annotation)]
     is_nullable = "None" in parts
     parts = [part for part in parts if part != "None"]
-    if len(parts) == 2 and "str" in parts and not is_nullable:  # of a word or something else the latter tells more
+    if len(parts) == 2 and "str" in parts and not is_nullable:  # `bool | str`: the more specific type decides
         parts.remove("str")
     is_list = len(parts) == 1 and parts[0].startswith("list[")
     kind = parts[0].removeprefix("list[").removesuffix("]") if len(parts) == 1 else "str"

@@ -1,4 +1,4 @@
-"""The text of `--help`: options in groups, one line each; `--help_all` has every option with all that it says."""
+"""The text of `--help`: options in groups, one line each; `--help_all` shows every option with its whole text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def format_help(
 
 
 def _wrap(description: str, columns: int) -> list[str]:
-    """Return paragraphs as lines that fit. A command keeps its own, whose ends a docstring has swallowed."""
+    """Wrap paragraphs. Commands keep their line breaks, of which a docstring has only the indentation left."""
     lines: list[str] = []
     for paragraph in description.strip().split("\n\n"):
         if paragraph.startswith(("amd-hf ", "python ")):
@@ -52,7 +52,7 @@ def _format_option(option: Option, columns: int, in_full: bool) -> list[str]:
         kind += " ..."
     start = f"  --{option.name}{kind}"
     default = option.default
-    # A list as it is typed: words with spaces between them.
+    # A list as the user types it: words separated by spaces.
     value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
     shown = "" if default is UNKNOWN or default in (None, False, "", []) else f" (default {value})"
     choices = "" if option.choices is None else f" [{', '.join(map(str, option.choices))}]"

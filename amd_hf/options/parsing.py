@@ -22,7 +22,7 @@ from .programs import remember_names, run_program  # the latter for `from amd_hf
 from .recipe_files import Recipe, as_number, load_yaml, read_recipe
 
 
-# What people type who come from other programs, and what it is called here.
+# Option names of other programs, and our names for them.
 _OTHER_NAMES = {
     "device": "a GPU is used where there is one, `CUDA_VISIBLE_DEVICES=1` in front of the command chooses it, and "
     "`--use_cpu true` stays on the CPU",
@@ -87,7 +87,7 @@ _READ: dict[str, Callable[[str], Any]] = {"bool": _read_bool, "int": int, "float
 def read_text(option: Option, text: str) -> Any:
     """Convert a word of the command line to the type of its option.
 
-    An option that may be absent is unset by `null`, as in YAML, and where words mean nothing else by `none`.
+    `null` unsets an option that may be None, as in YAML; so does `none` for numbers.
 
     Raises:
         argparse.ArgumentTypeError: If it is no such value.
@@ -118,12 +118,12 @@ def read_yaml_value(option: Option, value: Any) -> Any:
         if option.is_nullable:
             return None
         value = "null"
-    # 3 is a fine float, and the name of a folder; true is no number, whatever Python says.
+    # 3 may be a float, or the name of a folder; true is no number, although Python's bool is an int.
     kept = {"bool": (bool,), "float": (float, int), "int": (int,)}.get(option.kind, ())
     if isinstance(value, kept) and (option.kind == "bool") == isinstance(value, bool):
         return float(value) if option.kind == "float" else value
     if value is False and option.name.endswith("_strategy"):
-        value = "no"  # which is what YAML 1.1 takes for false
+        value = "no"  # which YAML 1.1 reads as false
     found = read_text(option, str(value))
     if option.choices is not None and found is not None and found not in option.choices:
         known = ", ".join(map(str, option.choices))
@@ -137,9 +137,9 @@ def read_yaml_value(option: Option, value: Any) -> Any:
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Options as a parser that finds only what is given: all else is left to the dataclasses' own defaults.
+    """Parser that returns only the options that are given: the dataclasses have the defaults.
 
-    It raises what it finds wrong instead of printing pages of usage, and takes no shortened option names.
+    It raises errors instead of printing pages of usage, and accepts no abbreviated option names.
     """
 
     def __init__(self, options: Iterable[Option], **kwargs: Any) -> None:
@@ -206,7 +206,7 @@ def parse(
     has_model_options: bool = True,
     has_teacher_options: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Read a command line and the recipe that it names, without a look at the classes that declare the options.
+    """Read a command line and the recipe that it names, without importing the classes that declare the options.
 
     Returns:
         Options that the recipe gives, those that the command line gives, those of the model's config, and those of
@@ -269,7 +269,7 @@ def parse_recipe(
     from ..hub.privacy import redact_command  # takes a third of a second, which an early check does without
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Trackers and cards write the command line down: an option that is a secret must be in nobody's files.
+    # Trackers and cards record the command line: options that are secrets must not appear in their files.
     sys.argv[1:] = redact_command(sys.argv[1:])[0]
     by_type = {option_type: class_options(option_type) for option_type in option_types}
     options = [option for found in by_type.values() for option in found.values()]
@@ -303,7 +303,7 @@ def print_help(text: str) -> NoReturn:
 def _fit_recipe(
     of_recipe: dict[str, Any], given: Mapping[str, Any], by_type: Mapping[type, Mapping[str, Option]]
 ) -> tuple[dict[str, Any], dict[type, list[str]]]:
-    """Let option types leave out of a recipe what has no meaning beside the options that were given.
+    """Let option types drop options of a recipe that have no meaning beside the options that were given.
 
     A type does so by `fit_recipe(recipe, values, given) -> (recipe, notes)`; its notes go to the attribute `notes`.
     """
@@ -332,11 +332,11 @@ def is_on_command_line(option: str, argv: Sequence[str] | None = None) -> bool:
 
 
 def read_task(argv: Sequence[str] | None, tasks: Sequence[str], command: str | None = None) -> str:
-    """Read what a program is to do, before its other options, which depend on it.
+    """Read the task of a program, before its other options, which depend on it.
 
     Args:
         argv (`Sequence[str]`, *optional*): Arguments; those of the process when not given.
-        tasks (`Sequence[str]`): What there is, the default first.
+        tasks (`Sequence[str]`): The tasks, the default first.
         command (`str`, *optional*): The sub-command of `amd-hf`, whose own recipes are found by name first.
 
     Returns:
@@ -358,7 +358,7 @@ def read_task(argv: Sequence[str] | None, tasks: Sequence[str], command: str | N
 
 
 def check_model_source(source: str | None, option: str) -> None:
-    """Check that a folder of a model exists, before the name goes to the Hub, whose answer says nothing of folders.
+    """Check that a model's folder exists, before the name goes to the Hub, whose error would not mention folders.
 
     Raises:
         FileNotFoundError: If `source` is no folder here and cannot be a Hub id (`name` or `owner/name`).

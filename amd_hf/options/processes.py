@@ -59,7 +59,7 @@ def start_processes(module: str, arguments: Sequence[str], num_processes: int, u
     os.environ[LAUNCHED] = "true"  # the processes leave it to this one to say what went wrong, once
     wait_for_processes()
     for name in list(logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed."):  # they tell of a failure in 30 lines, each by a level of its own
+        if name.startswith("torch.distributed."):  # they report a failure in 30 lines, at several levels
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         launch_command(launch_command_parser().parse_args([*launcher, "-m", module, *arguments]))

@@ -1,4 +1,4 @@
-"""How a program runs and ends: one line for what its user can mend, silence where nobody reads it any more."""
+"""How a program runs and ends: one line for errors that the user can fix, silence if nobody reads its output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import RunStopped, error_line, is_disk_full
 from .interruption import INTERRUPTED, Interruption, die_with_parent, heed_interrupts, hurry_at_exit
 
 
-# What a user can mend: shown as one line. Anything else is a bug and keeps its traceback.
+# Errors that a user can fix are shown as one line. Anything else is a bug and keeps its traceback.
 _USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RunStopped)
 # The same of other packages, which nobody raises who was not imported.
 _THEIR_USER_ERRORS = (("huggingface_hub.errors", "StrictDataclassError"), ("safetensors", "SafetensorError"))
@@ -100,8 +100,8 @@ def _tell_torchrun(line: str) -> bool:
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(
             json.dumps({"message": line, "timestamp": int(time.time())})
         )
-    except OSError:  # such as a full disk, of which the error itself may tell
-        sys.stderr.write("(torchrun could not be told of the error)\n")
+    except OSError:  # such as a full disk, which may be the error itself
+        sys.stderr.write("(the error could not be passed to torchrun)\n")
         return False
     return True
 

@@ -1,16 +1,15 @@
-"""Nothing is deleted or overwritten that this package did not make: the one place where it is decided what that is.
+"""The rule for which files this package made: it never deletes or overwrites others.
 
-`.amd_hf_output.json` in a folder is our marker. It says which program claimed the folder (`made_by`), and of single
-files which program wrote them and what they were when it was done (`files`: size and hash). From it follow the rules:
+`.amd_hf_output.json` in a folder is our marker. It says which program claimed the folder (`made_by`), and for single
+files which program wrote them and their size and hash at that time (`files`). The rules:
 
-- `claim_folder`: a folder is emptied only if it carries our marker and holds nothing but files that `noting` noted and
-  nobody has changed since, of names that the program writes; links are not followed and count as strange.
-- `OutputFiles` (output_files.py): a file that exists is replaced only if it is still what we wrote, or if
-  the user says `--overwrite`.
-- `claim_split`: a split of rendered data is added to only with the settings that it was begun with.
+- `claim_folder` empties a folder only if it has our marker and holds nothing but files that `noting` recorded, that
+  have not changed since, and whose names the program writes. It does not follow links and treats them as foreign.
+- `OutputFiles` (files.py) replaces an existing file only if it is still what we wrote, or with `--overwrite`.
+- `claim_split` adds to a split of rendered data only with the settings that the split began with.
 
-All of them refuse before anything is changed, and say what is in the way. As a program (`make clean`) the file removes
-folders that demos have made; it needs nothing but Python.
+All of them refuse before they change anything, and say what is in the way. As a program (`make clean`) this file
+removes folders that demos have made; it needs nothing but Python.
 """
 
 from __future__ import annotations

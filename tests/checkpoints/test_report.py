@@ -96,9 +96,8 @@ def test_user_says_the_data_set_against_the_file_too(tmp_path: Path) -> None:
 def test_where_nothing_tells_the_report_says_what_is_assumed(tmp_path: Path) -> None:
     report = convert_checkpoint(_official(tmp_path), **_GIVEN).conversion_report
     assert report.views == ViewSettings(sampling_mode=None)
-    assert (
-        "nothing says. Users will be told that dense: 4 frames, 4 apart; test: dense, 5 x 3 views is assumed"
-        in str(report)
+    assert "nothing says. Users will see that dense: 4 frames, 4 apart; test: dense, 5 x 3 views is assumed" in str(
+        report
     )
 
 

@@ -162,7 +162,7 @@ def test_options_that_mean_nothing_raise(options: dict[str, Any], message: str) 
 def test_layer_that_the_encoder_lacks_raises(
     encoder: AMDModel, rows: datasets.Dataset, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="Layer 4 is asked for, but the encoder has 3"):
+    with pytest.raises(ValueError, match="Layer 4 was requested, but the encoder has 3"):
         _extract(encoder, rows, tmp_path, accelerator, ("layer_4",))
 
 
