@@ -161,8 +161,7 @@ def export_checkpoint(
     Args:
         model ([`AMDForPreTraining`], [`AMDForVideoClassification`] or [`AMDForActionDetection`]): What to export.
         include_generator_mask_tokens (`bool`, *optional*, defaults to `False`):
-            They have no official name. By default they are left out (and logged), else written as
-            `generator_mask_tokens.{i}`.
+            They have no official name. Write them as `generator_mask_tokens.{i}`; by default they are left out.
 
     Raises:
         TypeError: For another kind of model.
