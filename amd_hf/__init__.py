@@ -1,6 +1,6 @@
 """Asymmetric Masked Distillation (AMD, CVPR 2024) for Hugging Face Transformers.
 
-Importing the package tells Transformers' Auto classes of model type `amd` and does nothing else. It takes
+Importing the package registers model type `amd` with Transformers' Auto classes and does nothing else. It takes
 milliseconds: every public name is loaded when it is first used.
 """
 

@@ -96,7 +96,7 @@ class AMDConfig(PreTrainedConfig):
         use_class_token (`bool`, *optional*, defaults to `False`):
             Whether a class token stands in front of the patch tokens, as in image models. It takes part in attention
             and is left out of alignment.
-        initializer_range (`float`, *optional*, defaults to 0.02): Deviation of the truncated normal initialisation.
+        initializer_range (`float`, *optional*, defaults to 0.02): Std of the truncated normal initialisation.
         decoder_hidden_size (`int`, *optional*, defaults to 192): Width of the pixel decoder.
         decoder_num_hidden_layers (`int`, *optional*, defaults to 4): Blocks of the pixel decoder.
         decoder_num_attention_heads (`int`, *optional*, defaults to 3): Heads of the pixel decoder.
@@ -120,8 +120,8 @@ class AMDConfig(PreTrainedConfig):
             its own, so that the two losses share no more than the encoder (the paper's ablation).
         mask_type (`"tube"` or `"random"`, *optional*, defaults to `"tube"`):
             `"tube"` hides the same patches in every frame, `"random"` draws over all tokens.
-        student_mask_ratio (`float`, *optional*, defaults to 0.9): Share of the tokens hidden from the student.
-        teacher_mask_ratio (`float`, *optional*, defaults to 0.75): Share hidden from the teacher, of the student's.
+        student_mask_ratio (`float`, *optional*, defaults to 0.9): Fraction of the tokens hidden from the student.
+        teacher_mask_ratio (`float`, *optional*, defaults to 0.75): Fraction hidden from the teacher, of the student's.
         norm_pix_loss (`bool`, *optional*, defaults to `True`):
             Whether the reconstruction target is normalised patch by patch.
         reconstruction_target (`"videomae"` or `"mae"`, *optional*, defaults to `"videomae"`):

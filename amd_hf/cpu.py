@@ -112,7 +112,7 @@ def _find_product() -> Callable[..., torch.Tensor]:
 
 
 def _find_swaps(model: nn.Module, product: Callable[..., torch.Tensor]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Yield the layers to replace, by their parents and names, and what takes their place."""
+    """Yield the layers to replace, by their parents and names, and their replacements."""
     for module in model.modules():
         names = {AMDAttention: ("qkv", "proj"), AMDPatchEmbeddings: ("projection",)}.get(type(module), ())
         for name in names:

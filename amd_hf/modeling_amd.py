@@ -970,7 +970,7 @@ def classification_loss(labels: torch.Tensor, logits: torch.Tensor, config: AMDC
 class AMDForVideoClassification(AMDPreTrainedModel):
     """Encoder without its final LayerNorm, mean of the patch tokens, `fc_norm` and a linear classifier.
 
-    With `config.pooling` "class_token" the class token takes the place of the mean.
+    With `config.pooling` "class_token" the class token replaces the mean.
     """
 
     _auto_class = "AutoModelForVideoClassification"

@@ -289,7 +289,7 @@ def _adapt_input_channels(weight: torch.Tensor, old: int, new: int) -> torch.Ten
     if new < old:
         groups = [pixels[..., channel::new].sum(dim=-1) for channel in range(new)]
         return torch.stack(groups, dim=-1).flatten(1)
-    # Each of the copies of a channel gets its share of the weight: their sum over equal channels is what it was.
+    # Each copy of a channel gets an equal part of the weight, so that the sum over equal channels does not change.
     taken = torch.arange(new) % old
     return (pixels[..., taken] / torch.bincount(taken)[taken]).flatten(1)
 
@@ -466,7 +466,7 @@ def load_detection_processor(source: str | Path, config: AMDConfig) -> AMDVideoP
 def view_settings(
     source: str | Path, config: AMDConfig, overrides: Mapping[str, Any] | None = None, for_test: bool = False
 ) -> tuple[ViewSettings, list[str]]:
-    """Return how a model looks at videos, by the processor beside it, and what its user should be told of that.
+    """Return how a model reads videos, by the processor beside it, and notes on that for the user.
 
     Args:
         source (`str` or `Path`): Hub id, folder or file of the model.

@@ -61,7 +61,7 @@ def _register_old_layout() -> None:
     register_old_layout()
 
 
-# A module of Transformers, the module of ours that has to be whole for it, and what tells the one of the other.
+# A module of Transformers, the module of ours that it needs, and the function that registers ours.
 _REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
     ("transformers.conversion_mapping", f"{__package__}.modeling_amd", _register_old_layout),
     (_AUTO + "configuration_auto", f"{__package__}.configuration_amd", _register_config),

@@ -1,4 +1,4 @@
-"""Options of the programs that say which videos to read: the arguments of `load_video_dataset` on a command line."""
+"""Data options of the commands: the arguments of `load_video_dataset`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from .streams import thin_out
 
 @dataclass
 class DataArguments:
-    """The videos, and how they are laid out."""
+    """The videos and their layout."""
 
-    # Arguments of `load_video_dataset`, as its errors name them, whose options have other names.
+    # Arguments of `load_video_dataset` whose options have other names; errors use the options' names.
     option_of_argument: ClassVar[Mapping[str, str]] = {"label_names": "class_names", "root": "data_root"}
 
     data: str | None = field(
         default=None, metadata={"help": "Videos: folder, annotation file, tar shards, Parquet (docs/data.md)."}
     )
     layout: str | None = field(
-        default=None, metadata={"help": "Layout of the data; by default what it looks like.", "choices": list(LAYOUTS)}
+        default=None,
+        metadata={"help": "Layout of the data; by default inferred from the files.", "choices": list(LAYOUTS)},
     )
     data_root: str | None = field(
         default=None,
-        metadata={"help": "Folder of the videos, where paths of an annotation file start from."},
+        metadata={"help": "Folder of the videos; paths in an annotation file are relative to it."},
     )
     class_names: str | None = field(
         default=None,
@@ -46,12 +47,15 @@ class DataArguments:
     media: str | None = field(
         default=None, metadata={"help": "What the data holds; by default videos.", "choices": ["video", "image"]}
     )
-    frame_pattern: str | None = field(default=None, metadata={"help": "File name of a frame, as img_%%05d.jpg."})
+    frame_pattern: str | None = field(
+        default=None, metadata={"help": "File name of a frame, for example img_%%05d.jpg."}
+    )
     label_column: str | None = field(
-        default=None, metadata={"help": "Column of the labels in tables, metadata, shards and Parquet; `label`."}
+        default=None,
+        metadata={"help": "Column of the labels in tables, metadata, shards and Parquet; by default `label`."},
     )
     unlabelled: bool = field(
-        default=False, metadata={"help": "Of folders: list all videos in and below it, without labels."}
+        default=False, metadata={"help": "Take all videos of a folder and its sub-folders, without labels."}
     )
 
     def load(
@@ -64,8 +68,8 @@ class DataArguments:
     ) -> Any:
         """Read `split` of `data` (by default these arguments' own).
 
-        `label_names` serve where `class_names` is not set and the layout does not name its labels itself.
-        `split_option` is the option that `split` was given by, for errors.
+        `label_names` are used if `class_names` is not set and the layout does not name its labels. `split_option` is
+        the option that set `split`, for errors.
 
         Raises:
             ValueError, FileNotFoundError: see `load_video_dataset`.
@@ -110,12 +114,12 @@ class TrainingDataArguments(DataArguments):
 
     train_split: str | None = field(default=None, metadata={"help": "Split of `data` to train on."})
     eval_data: str | None = field(
-        default=None, metadata={"help": "Videos to evaluate on, where they are listed apart; by default `data`."}
+        default=None, metadata={"help": "Videos to evaluate on, if they are not a split of `data`."}
     )
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on while training."})
     notes: list[str] = field(default_factory=list, init=False, repr=False)  # what `fit_recipe` left out
     streaming: bool = field(
-        default=False, metadata={"help": "Read the training set as a stream, shard by shard, in one pass an epoch."}
+        default=False, metadata={"help": "Read the training set as a stream, shard by shard, once per epoch."}
     )
 
     def load_training(self) -> Any:
@@ -123,14 +127,14 @@ class TrainingDataArguments(DataArguments):
         return self.load(self.train_split, self.streaming, split_option="train_split")
 
     def load_evaluation(self, label_names: Sequence[str] | None = None) -> Any:
-        """Return the evaluation set, map-style; None where neither `eval_data` nor `eval_split` is set."""
+        """Return the evaluation set, map-style; None if neither `eval_data` nor `eval_split` is set."""
         return self.load_apart("eval", label_names)
 
     def load_apart(self, part: str, label_names: Sequence[str] | None = None) -> Any:
-        """Return a set beside the training set, `eval` or `test`; None where neither its data nor its split is set.
+        """Return the `eval` or `test` set; None if neither its data nor its split is set.
 
-        `label_names` are those of the training set. They number the labels of other `data` alike; splits of the same
-        data do so by themselves.
+        `label_names` are those of the training set: they give labels of other `data` the same indices. Splits of the
+        same data have them anyway.
         """
         data, split = getattr(self, f"{part}_data"), getattr(self, f"{part}_split")
         if data is None and split is None:
@@ -142,15 +146,15 @@ class TrainingDataArguments(DataArguments):
     def fit_recipe(
         cls, recipe: Mapping[str, Any], values: Mapping[str, Any], given: Set[str]
     ) -> tuple[dict[str, Any], list[str]]:
-        """Leave out of a recipe the splits that the data does not have, such as those of list files.
+        """Ignore splits of a recipe that the data does not have; list files, for example, have none.
 
         Args:
-            recipe (`Mapping`): its options.
-            values (`Mapping`): all options as they stand with the recipe.
-            given (set of `str`): the options that the command line names: what a user asks for is never left out.
+            recipe (`Mapping`): options of the recipe.
+            values (`Mapping`): all options, with the recipe's values filled in.
+            given (set of `str`): options that the command line sets; these are never ignored.
 
         Returns:
-            The recipe's options that count, and a sentence for each part of the recipe that is left out with a split.
+            The recipe's options that apply, and a sentence for each part of the recipe that an ignored split removes.
         """
         recipe, notes = dict(recipe), []
         for part, use in _PARTS.items():
@@ -171,7 +175,7 @@ class TrainingDataArguments(DataArguments):
 
 @dataclass
 class PreTrainingDataArguments(TrainingDataArguments):
-    """The videos to learn from without labels: a folder is walked whole, whatever its folders mean."""
+    """The videos to learn from without labels: all videos in a folder and its sub-folders."""
 
     def _others(self, split: str | None, source: str) -> dict[str, Any]:
         is_folder = choose_layout(source, split, self.layout, unlabelled=True) == "class_folders"
@@ -183,15 +187,15 @@ class FineTuningDataArguments(TrainingDataArguments):
     """The videos to train on, to evaluate on and to test on."""
 
     test_data: str | None = field(
-        default=None, metadata={"help": "Videos of the multi-view test, where they are listed apart."}
+        default=None, metadata={"help": "Videos of the multi-view test, if they are not a split of `data`."}
     )
     test_split: str | None = field(default=None, metadata={"help": "Split for the multi-view test at the end."})
 
     validation_fraction: float = field(
         default=0.1,
         metadata={
-            "help": "Part of the training videos that is kept apart where no others are named to evaluate or test "
-            "on; which ones depends on their ids alone. 0 trains on all of them."
+            "help": "Fraction of the training videos to hold out for evaluation and test if no others are named; a "
+            "hash of their ids chooses them. 0 trains on all videos."
         },
     )
 
@@ -200,25 +204,25 @@ class FineTuningDataArguments(TrainingDataArguments):
             raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {self.validation_fraction}.")
 
     def holds_out(self) -> bool:
-        """Return whether a part of the training videos is to be kept apart: no others are named, or stand beside."""
+        """Return whether to hold out training videos: no others are named, and the folder has no other split."""
         named = (self.eval_data, self.eval_split, self.test_data, self.test_split)
         if self.validation_fraction == 0 or any(name is not None for name in named):
             return False
-        # Of a folder with splits: who trains on one of them has the others for later.
+        # If the user trains on one split of a folder, the others are there for a later test.
         is_folder = self.data is not None and Path(self.data).is_dir()
         return not (is_folder and self.train_split is not None and _takes_split(str(self.data), self.layout))
 
     def load_training(self) -> Any:
-        """Return the training set, without what is held out; a stream with `streaming`."""
+        """Return the training set, without held-out videos; a stream with `streaming`."""
         rows = super().load_training()
         return keep_apart(rows, self.validation_fraction)[0] if self.holds_out() else rows
 
     def load_evaluation(self, label_names: Sequence[str] | None = None) -> Any:
-        """Return the evaluation set, map-style; what is held out where no other is named; None without either."""
+        """Return the evaluation set, map-style: the one named, else the held-out videos, else None."""
         return self._load_held_out() if self.holds_out() else super().load_evaluation(label_names)
 
     def load_test(self, label_names: Sequence[str] | None = None) -> Any:
-        """Return the test set, map-style; what is held out where no other is named; None without either."""
+        """Return the test set, map-style: the one named, else the held-out videos, else None."""
         return self._load_held_out() if self.holds_out() else self.load_apart("test", label_names)
 
     def _load_held_out(self) -> Any:
@@ -229,7 +233,7 @@ class FineTuningDataArguments(TrainingDataArguments):
     def fit_recipe(
         cls, recipe: Mapping[str, Any], values: Mapping[str, Any], given: Set[str]
     ) -> tuple[dict[str, Any], list[str]]:
-        """Fit as other training data do; a recipe with splits of its own holds out none of the training set."""
+        """Fit a recipe as for other training data; a recipe that names splits holds out no training videos."""
         fitted, notes = super().fit_recipe(recipe, values, given)
         if any(recipe.get(f"{part}_split") is not None for part in ("eval", "test")):
             fitted.setdefault("validation_fraction", 0.0)
@@ -237,13 +241,13 @@ class FineTuningDataArguments(TrainingDataArguments):
 
 
 def is_held_out(video_id: str, fraction: float) -> bool:
-    """Return whether a video belongs to the part that is kept apart: by a hash of its id, whatever else there is."""
+    """Return whether a video is held out; a hash of its id decides, independently of the other videos."""
     digest = hashlib.blake2b(video_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
 def keep_apart(rows: Any, fraction: float) -> tuple[Any, Any]:
-    """Split rows into those to train on and those that are held out, map-style or streams, each in its order."""
+    """Split rows into training rows and held-out rows, map-style or streams, each in its order."""
     if isinstance(rows, datasets.IterableDataset):
         train = rows.filter(lambda row: not is_held_out(row["video_id"], fraction))
         return thin_out(rows, train, 1 - fraction), rows.filter(lambda row: is_held_out(row["video_id"], fraction))
@@ -255,9 +259,9 @@ def keep_apart(rows: Any, fraction: float) -> tuple[Any, Any]:
 
 
 def count_common_videos(train: Any, rows: Any) -> int:
-    """Count the videos of `rows` that are in a training set too, by the files or addresses they are read from.
+    """Count the videos of `rows` that are also in the training set, by their files or addresses.
 
-    0 where nobody knows: of streams, and of videos that are held in memory or tables.
+    Return 0 if that is unknown: for streams, and for videos in memory or in tables.
     """
     if isinstance(train, datasets.IterableDataset) or "video" not in getattr(rows, "column_names", ()):
         return 0
@@ -275,7 +279,7 @@ def _takes_split(data: str, layout: str | None) -> bool:
     try:
         return takes_split(data, layout)
     except (OSError, ValueError):
-        return True  # whoever loads the data says what is wrong with it
+        return True  # loading the data will report what is wrong with it
 
 
 @contextmanager
@@ -291,10 +295,10 @@ def _naming_split(option: str) -> Iterator[None]:
 
 
 def training_label_names(rows: Any) -> list[str]:
-    """Return the names of the classes of a training set; "0", "1", ... where they are numbers only.
+    """Return the class names of a training set; "0", "1", ... if labels are only numbers.
 
     Raises:
-        ValueError: the rows have no labels, or are a stream of labels without names, whose number nobody knows.
+        ValueError: the rows have no labels, or are a stream of labels without names, whose count is unknown.
     """
     is_stream = isinstance(rows, datasets.IterableDataset)
     if is_stream and getattr(rows.features["label"], "names", None) is None:

@@ -221,14 +221,14 @@ def _end_of_avi(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_matroska(file: BinaryIO, size: int) -> int:
-    """Find where the last of the outermost elements ends; 0 where the length of one is not told (live recordings)."""
+    """Find where the last of the outermost elements ends; 0 if one has no length (live recordings)."""
     end = 0
     for _ in range(_MAX_PARTS):
         file.seek(end)
         head = file.read(12)
         if head[:4] not in (_EBML, _SEGMENT) or len(head) < 5:
             break
-        width = 9 - head[4].bit_length()  # the first byte's leading zeros tell how many bytes the length takes
+        width = 9 - head[4].bit_length()  # the first byte's leading zeros encode how many bytes the length takes
         if width > 8 or len(head) < 4 + width:
             break
         length = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)

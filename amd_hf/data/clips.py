@@ -1,8 +1,8 @@
-"""From a row to clips, and from rows to batches of clips. All of it runs inside the workers of a data loader.
+"""Clips of a row, and batches of clips. All of it runs inside the workers of a data loader.
 
-One decode serves all repetitions of a video. An unreadable video leaves a hole in a training batch: further
-repetitions of the batch's other videos fill it, so that shapes stay; in evaluation nothing is replaced. This module is
-the one place of training where `VideoReadError` is caught and counted.
+All repetitions of a video are made from one decode. In a training batch, further repetitions of the other videos
+replace an unreadable video, so that the batch keeps its shape; in evaluation nothing is replaced. In training,
+`VideoReadError` is caught and counted only in this module.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ ClipAugmentation = Callable[[torch.Tensor, Any, np.random.Generator], tuple[torc
 
 
 def sample_generator(seed: int, epoch: int, video_id: str, repetition: int, purpose: str = "") -> np.random.Generator:
-    """Make the random generator of one sample. It depends on the arguments alone: not on process, worker or order.
+    """Make the random generator of one sample. It depends only on the arguments, not on process, worker or order.
 
     Args:
         seed (`int`): the run's seed.
-        epoch (`int`): how often the data set was passed through before.
+        epoch (`int`): number of epochs before this one.
         video_id (`str`): the row's `video_id`.
-        repetition (`int`): number of the repeated augmentation, from 0.
-        purpose (`str`, defaults to `""`): what is drawn (frames, crop, mask). Each purpose has a stream of its own, so
-            that one more draw for the crop does not change the mask.
+        repetition (`int`): index of the repeated augmentation.
+        purpose (`str`, defaults to `""`): what to draw (frames, crop, mask). Each purpose has its own random stream,
+            so that one more draw for the crop does not change the mask.
 
     Returns:
         `np.random.Generator` on PCG64.
     """
-    # JSON keeps the fields apart ("a", 11 against "a1", 1); Python's own hash differs from process to process.
+    # JSON separates the fields ("a", 11 and "a1", 1 differ); Python's own hash differs from process to process.
     fields = json.dumps([int(seed), int(epoch), video_id, int(repetition), purpose])
     digest = hashlib.blake2b(fields.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
@@ -136,11 +136,11 @@ class ClipLoader:
         if self.short_side is not None and self.short_side < self.image_size:
             raise ValueError(f"`short_side` {self.short_side} is smaller than the crop, {self.image_size}.")
         if self.rand_augment is not None:
-            RandAugment.parse(self.rand_augment)  # a wrong notation is told now, not by a worker
+            RandAugment.parse(self.rand_augment)  # raises for a wrong notation now, not in a worker
 
     @classmethod
     def for_settings(cls, config: AMDConfig, settings: ViewSettings, **options: Any) -> ClipLoader:
-        """Return a loader of clips as a model looks at them, for use, not for training; `settings` are complete."""
+        """Return a loader of clips for inference, by a model's complete `settings`."""
         return cls(
             num_frames=config.num_frames,
             image_size=config.image_height_width[0],
@@ -243,7 +243,7 @@ class ClipLoader:
             else:
                 box = random_resized_crop_box(height, width, generator, scale=(self.min_crop_area, 1.0))
             if clip is None and not drawn:
-                # Cut first, then pick the frames, and in numpy: torch picks from permuted frames ten times as slowly.
+                # Crop first, then pick the frames, in numpy: torch indexes permuted frames ten times as slowly.
                 rows, columns = slice(box[0], box[0] + box[2]), slice(box[1], box[1] + box[3])
                 clip = _as_clip(frames[:, rows, columns][picked])
             else:
@@ -261,7 +261,7 @@ class ClipLoader:
 
 
 def _as_clip(frames: np.ndarray) -> torch.Tensor:
-    """View frames (T, H, W, C) as (T, C, H, W). Kept in this order: it is what resizing is fastest on."""
+    """View frames (T, H, W, C) as (T, C, H, W), without copying: resizing is fastest on this memory order."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
 
 
@@ -289,13 +289,13 @@ class Batch:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     def outcome(self) -> dict[str, Any]:
-        """Return what all batches have. `pixel_values` is None where nothing could be read: skip such a batch."""
+        """Return the entries that all batches have. `pixel_values` is None if nothing could be read: skip the batch."""
         clips = torch.stack([sample.clip for sample in self.samples]) if self.samples else None
         return {"pixel_values": clips, "num_tried": self.num_tried, "unreadable": self.unreadable}
 
 
 def load_batch(loader: ClipLoader, rows: Sequence[Row], training: bool) -> Batch:
-    """Load the clips of all rows, in training with holes filled; no samples where that is impossible.
+    """Load the clips of all rows; in training, replace unreadable videos. No samples if none could be read.
 
     Args:
         loader (`ClipLoader`): or another one with `repetitions` and `load_with_labels`.
@@ -308,7 +308,7 @@ def load_batch(loader: ClipLoader, rows: Sequence[Row], training: bool) -> Batch
         try:
             clips, labels = loader.load_with_labels(row, repetitions, training)
         except VideoReadError as error:
-            # The one place where it is caught: counted here, filled with repetitions of others below.
+            # Caught only here: counted now, replaced by repetitions of other videos below.
             batch.unreadable.append((row["video_id"], error.reason))
             return []
         return [Sample(row, *parts) for parts in zip(repetitions, clips, labels, strict=True)]
@@ -323,7 +323,7 @@ def load_batch(loader: ClipLoader, rows: Sequence[Row], training: bool) -> Batch
                 row, repetition = donors.popleft()
                 filling = load(row, [repetition])
                 samples.extend(filling)
-                if filling:  # a video that has become unreadable since gives no more
+                if filling:  # a video may have become unreadable in the meantime
                     donors.append((row, repetition + 1))
     batch.samples = [sample for samples in per_row for sample in samples]
     if training and len(batch.samples) < len(rows) * num_clips:
@@ -340,7 +340,7 @@ class PreTrainingCollator:
         mask_generator (callable): `masking.MaskGenerator` or the like: `(generator) -> (student mask, teacher mask or
             None)`, bool (N,), True = masked, with the attributes `num_masked` and `num_teacher_masked`.
         training (`bool`, defaults to `True`): False takes the middle clip, the centre crop, and masks that stay the
-            same from epoch to epoch, and replaces no unreadable video.
+            same from epoch to epoch, and does not replace unreadable videos.
 
     Calling it on rows returns a dict:
         - `pixel_values`: (B * K, T, C, H, W), uint8. None when no video could be read; then only the counts follow.
@@ -442,7 +442,7 @@ class ClassificationCollator:
 
 
 def _with_fault(row: Row, num_labels: int) -> Row:
-    """Return the row; where its label is none of the model's, as one whose video cannot be read."""
+    """Return the row; if the model does not have its label, mark its video as unreadable."""
     label, video = row["label"], row["video"]
     if isinstance(video, Mapping) and video.get("fault") is not None:
         return row

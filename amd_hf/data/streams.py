@@ -48,11 +48,11 @@ def stream_length(dataset: datasets.IterableDataset) -> int | None:
 
 
 def note_entries(dataset: datasets.IterableDataset, entries: Iterable[Sequence[str]]) -> datasets.IterableDataset:
-    """Remember with a stream what it is made of; with this object alone, not with what is made of it.
+    """Note the contents of a stream on this object; streams derived from it do not inherit the note.
 
     Args:
         dataset (`datasets.IterableDataset`): the stream.
-        entries: its shards, or rows where they are known: names, and what else tells them (sizes, labels).
+        entries: its shards, or its rows if they are known: names, and what else identifies them (sizes, labels).
     """
     dataset._amd_hf_entries = [list(entry) for entry in entries]
     return dataset
@@ -68,7 +68,7 @@ def thin_out(
 
 
 def noted_entries(dataset: datasets.IterableDataset) -> list[list[str]] | None:
-    """Return what [`note_entries`] remembered; None where nobody did."""
+    """Return what [`note_entries`] noted; None if there is no note."""
     return getattr(dataset, "_amd_hf_entries", None)
 
 

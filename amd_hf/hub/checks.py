@@ -231,7 +231,7 @@ def _in_archive(where: str, data: bytes, depth: int) -> Iterator[FileText]:
 
 
 def _in_picture(where: str, data: bytes) -> Iterator[FileText]:
-    """Yield text chunks, comments, EXIF and XMP of a picture, and whether it tells where it was taken."""
+    """Yield text chunks, comments, EXIF and XMP of a picture, and whether it reveals where it was taken."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

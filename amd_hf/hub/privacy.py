@@ -1,4 +1,4 @@
-"""What must not leave the house: secrets, absolute paths and the name of the user.
+"""What must not be published: secrets, absolute paths and the name of the user.
 
 A run leaves them out of what it writes ([`redact`], [`redact_values`], [`redact_command`]); what is published is
 searched for them ([`private_parts`]). Secrets are known by their form (tokens of the Hub, GitHub, AWS and others,
@@ -104,7 +104,7 @@ def _is_assigned_secret(match: re.Match[str]) -> bool:
 
 
 def hide_secrets(text: str, known: Collection[str] | None = None) -> str:
-    """Return a text with `SECRET` in the place of each secret."""
+    """Return a text with `SECRET` instead of each secret."""
     for value in sorted(known_secrets() if known is None else known, key=len, reverse=True):
         text = text.replace(value, _SECRET)
     for pattern in _TOKEN_PATTERNS.values():
@@ -113,7 +113,7 @@ def hide_secrets(text: str, known: Collection[str] | None = None) -> str:
 
 
 def _hide_token(match: re.Match[str]) -> str:
-    # Of an address the scheme stays, or nobody knew that it was one.
+    # Keep the scheme of an address, so that it is recognisable as one.
     scheme, is_address, _ = match.group().partition("://")
     return f"{scheme}://{_SECRET}" if is_address else _SECRET
 

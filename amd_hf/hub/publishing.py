@@ -89,8 +89,8 @@ def prepare_folder(source: str | Path, target: str | Path, repo_id: str) -> Prep
         FileNotFoundError: If `source` is no folder of a model.
         ValueError: If the id is none, `target` holds other things, or anything is wrong with the folder: its weights
             are not whole, it holds or names code that is not this package's, a file is a link out of it, other code
-            gives other answers, its card is missing or not valid, or a file tells a secret, an absolute path or the
-            name of the user. Names everything that is wrong.
+            gives other answers, its card is missing or not valid, or a file reveals a secret, an absolute path or the
+            name of the user. The error names everything that is wrong.
     """
     source, target = Path(source), Path(target)
     try:
@@ -143,7 +143,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file, and only a file: what has become a link or a pipe since it was looked at is an error."""
-    # Without waiting: a pipe in its place would keep us until somebody writes into it.
+    # Without waiting: if it is now a pipe, opening it would block until somebody writes into it.
     descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -212,5 +212,5 @@ def upload(
 
 
 def _one_line(error: Exception) -> str:
-    """Return the first line of what an error says, for those of the Hub go on with hints."""
+    """Return the first line of an error, since errors of the Hub continue with hints."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -127,7 +127,7 @@ class FrozenTeacher(nn.Module):
         return describe(self.model, self.source, [*{*self.direct_layers, *self.generation_layers}], self.width)
 
     def fingerprint(self) -> str:
-        """Return the BLAKE2b hash of the weights in use, by name, dtype and shape, which tells teachers apart."""
+        """Return the BLAKE2b hash of the weights in use, with names, dtypes and shapes: it identifies the teacher."""
         digest = hashlib.blake2b(digest_size=16)
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

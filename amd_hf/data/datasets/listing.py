@@ -178,7 +178,7 @@ def _walk(top: str, account: Account) -> Iterator[tuple[_Parts, str, os.DirEntry
 def _enter(
     entry: os.DirEntry[str], parent: _Folder, entered: set[tuple[int, int]], account: Account
 ) -> _Folder | None:
-    """Return the folder that an entry is; None where the walk must not go there, which the account is told."""
+    """Return the folder that an entry is; None, with a note in the account, if the walk must not enter it."""
     parts = (*parent.parts, entry.name)
     if not is_utf8(entry.name):
         account.add(BAD_NAME, "/".join(parts))

@@ -89,7 +89,7 @@ def as_video_rows(
 def _features(rows: Any) -> datasets.Features:
     if rows.features is not None:
         return rows.features
-    known = rows._resolve_features().features  # a stream of csv files: its first rows tell
+    known = rows._resolve_features().features  # a stream of csv files: inferred from its first rows
     if known is None:
         raise ValueError("The stream is empty: it has no columns.")
     return known

@@ -1,4 +1,4 @@
-"""From what a layout found to rows, in one place for all of them, and from rows to a dataset.
+"""Rows from the entries of any layout, and a dataset from rows.
 
     layout -> entries (path, label) -> `make_rows` -> `VideoRows` -> `to_dataset` -> `datasets.Dataset`
 

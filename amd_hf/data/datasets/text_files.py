@@ -32,7 +32,7 @@ BAD_FIELDS = Kind(
 def read_lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
     """Return the lines of a text file that are not empty, stripped, with their numbers from 1.
 
-    Tells `problems` how many there are; lines that are no text go there.
+    The number of lines, and lines that are no text, go to `problems`.
     """
     with open(file, encoding="utf-8-sig", errors="surrogateescape") as stream:
         lines = [(number, line.strip()) for number, line in enumerate(_bounded(stream), start=1) if line.strip()]
@@ -46,7 +46,7 @@ def read_lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
 def read_csv(file: Path, problems: Problems) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the first line of a csv file, and (line number, fields) of the others that are not empty.
 
-    Tells `problems` how many there are; what the csv module refuses and what is no text goes there.
+    The number of lines, lines that the csv module refuses, and lines that are no text go to `problems`.
     """
     lines, bad = _parse_csv(file)
     header = [name.strip() for name in lines.pop(0)[1]] if lines else []

@@ -80,7 +80,7 @@ class GuardedDecoder(VideoDecoder):
         return os.path.abspath(self.source.path) if self.source.path is not None else self.source.data or b""
 
     def _is_mp4_or_matroska(self, format_name: str) -> bool:
-        """Return whether every FFmpeg takes the file for the same format: only these have true time stamps.
+        """Return whether every FFmpeg recognises the same format in the file: only these have true timestamps.
 
         A file that starts so scores higher as MP4 or Matroska than anything else that its bytes may imitate.
         """
@@ -268,7 +268,7 @@ class ImageDecoder(VideoDecoder):
     @property
     def frame_times(self) -> np.ndarray:
         is_one = self.source.frame_paths is None
-        raise self._error(IMAGE_FAULT if is_one else "image files do not tell when they are shown")
+        raise self._error(IMAGE_FAULT if is_one else "image files do not say when they are shown")
 
 
 class DecodedVideo(VideoDecoder):

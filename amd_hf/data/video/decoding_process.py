@@ -43,7 +43,7 @@ from .source import FrameFolder, VideoReadError, VideoSource
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIME_LIMIT = 60.0
-"""Seconds that a video may take unless told otherwise: about a thousand times the usual."""
+"""Default for the seconds that a video may take: about a thousand times the usual."""
 
 _START_LIMIT = 300.0  # seconds for imports, which may come over a slow network
 _CLOSE_LIMIT = 5.0
@@ -65,7 +65,7 @@ _SPARE_MEMORY = 1024**3  # what a decoder may take for its own work, beyond fram
 #     {"do": "inspect"}                                             {"inspection": [fields of `Inspection`]}
 #     {"do": "close"}                                               {}
 #
-# In place of each answer may come {"unreadable": reason}, {"not_installed": message} or {"failure": traceback}.
+# Instead of an answer there may be {"unreadable": reason}, {"not_installed": message} or {"failure": traceback}.
 _LENGTHS = struct.Struct("!IQ")
 _MAX_HEADER_BYTES = 64 * 1024**2  # a header may list the image files of a video
 # Frames that take more go through the socket, where each byte is copied twice more: shared memory is kept for the next
@@ -111,7 +111,7 @@ def receive_into(connection: socket.socket, buffer: memoryview, deadline: float 
 
 
 class SharedFrames:
-    """Memory for frames that two processes see, behind a file descriptor: it grows to the largest that was needed."""
+    """Shared memory for frames, behind a file descriptor; it grows to the largest size that was needed."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -195,7 +195,7 @@ class _Server:
             answer = {"unreadable": error.reason}
         except ImportError as error:
             answer = {"not_installed": str(error)}
-        except Exception:  # noqa: BLE001  # told to the parent, which raises it
+        except Exception:  # noqa: BLE001  # sent to the parent, which raises it
             answer = {"failure": traceback.format_exc()}
         send_message(self._connection, answer, frames)
 
@@ -364,10 +364,10 @@ class SupervisedDecoder(VideoDecoder):
                     ) from None
                 if process.num_videos <= 1:
                     raise self._error(f"its decoder crashed ({_describe(exit_code)})") from error
-                # An earlier video may have left the process damaged: only a fresh one tells whose fault it is.
+                # An earlier video may have left the process damaged: only a fresh one shows whose fault it is.
 
     def _ask(self, process: _DecodingProcess, request: dict[str, Any], payload: bytes = b"") -> Any:
-        """Return the answer of a process, or raise the fault that it tells; only its time counts, not the caller's."""
+        """Return the answer of a process, or raise its fault; only its time counts, not the caller's."""
         started = time.monotonic()
         time_left = max(self._time_limit - self._time_spent, 0.001)
         try:

@@ -42,7 +42,7 @@ def read_around(
     Args:
         video (mapping): `path`, `layout` and what the layout needs:
             - `file`: a video file; `start_seconds` is the time of its first frame. The key frame is the one that is
-              shown at the timestamp, by the file's time stamps (see [`frame_at`]). With a `frame_rate` (frames per
+              shown at the timestamp, by the file's timestamps (see [`frame_at`]). With a `frame_rate` (frames per
               second) these are not looked at: frames are taken to follow each other evenly.
             - `pieces`: a folder of files `<second>.mp4` (or another suffix), a second each; the key frame is the first
               of its second.
@@ -76,7 +76,7 @@ def _read_file(
         else:
             times = opened.frame_times
             found = frame_at(times, seconds)
-            # Where it lies outside of the video, the number it would have tells `_inside` how far, for its message.
+            # If it lies outside of the video, `_inside` shows in its message how far, by the index that it would have.
             key = round(seconds * len(opened) / times[-1]) if found is None else found
         indices = _inside(key, offsets, len(opened), timestamp, options["video_id"], video["path"])
         return opened.frames(indices)
@@ -91,7 +91,7 @@ def _inside(key: int, offsets: np.ndarray, num_frames: int, timestamp: float, vi
 def frame_at(times: np.ndarray, seconds: float) -> int | None:
     """Find the frame that is on screen at a timestamp, or None where it lies outside of the video.
 
-    The next frame counts from half a frame before it appears on, half of the shorter of the two: time stamps and
+    The next frame counts from half a frame before it appears on, half of the shorter of the two: timestamps and
     annotations are rounded. Where all frames stay equally long this is the frame nearest in time.
 
     Args:
@@ -109,7 +109,7 @@ def times_of(path: str, video_id: str | None = None) -> np.ndarray:
     """Return the `frame_times` of a video file, without decoding it. Those of the last few files are cached.
 
     Raises:
-        VideoReadError: The file cannot be read, or tells neither times nor a rate.
+        VideoReadError: The file cannot be read, or has neither times nor a rate.
     """
     try:
         state = os.stat(path)

@@ -173,7 +173,7 @@ def _guess_file(path: Path) -> str:
 
 def _lists_folders_of_frames(path: Path) -> bool:
     """Return whether the first lines end in two numbers: no video file is named like that."""
-    # Ten lines tell as much as the millions that there may be.
+    # Ten lines are enough, of millions that there may be.
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         lines = [line.split() for line in islice((line for line in file if line.strip()), 10)]
     return bool(lines) and all(

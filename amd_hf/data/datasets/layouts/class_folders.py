@@ -131,7 +131,7 @@ def is_split_name(name: str) -> bool:
 
 
 def sibling_splits(root: Path, split: str | None) -> list[str]:
-    """Return the other splits of the data set, told by their names: an unknown folder may be another data set."""
+    """Return the other splits of the data set, recognised by name: an unknown folder may be another data set."""
     if split is None or not is_split_name(split):
         return []
     return [name for name in folder_names(root) if is_split_name(name) and name != split]
