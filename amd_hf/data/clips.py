@@ -289,7 +289,7 @@ class Batch:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     def outcome(self) -> dict[str, Any]:
-        """Return the entries that all batches have. `pixel_values` is None if nothing could be read: skip the batch."""
+        """Return the entries of every batch. `pixel_values` is None if nothing could be read: skip the batch then."""
         clips = torch.stack([sample.clip for sample in self.samples]) if self.samples else None
         return {"pixel_values": clips, "num_tried": self.num_tried, "unreadable": self.unreadable}
 
