@@ -570,7 +570,7 @@ def _read_alignment(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 def _read_record(arguments: Mapping[str, Any], read: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the authors' training arguments, a Transformers config, or ours say beside the tensors."""
-    records = {family.model_type: family.record for family in FAMILIES}
+    records = {family.model_type: {**{name: name for name in family.settings}, **family.record} for family in FAMILIES}
     names = dict(records.get(str(arguments.get("model_type")), RELEASED_RECORD))
     if arguments.get("model_type") == "amd":
         head = () if read.get("num_labels") is None else ("id2label", "label2id", "problem_type")

@@ -77,18 +77,23 @@ DROPPED_NAMES_OF_TASK = {
 class Family:
     """A family of checkpoints that becomes models of ours: how it is recognised, its names, and what it leaves open.
 
-    One of these in `FAMILIES` is all that a new family needs.
+    One of these in `FAMILIES` is all that a new family needs, if its models compute what ours do. Names that no rule
+    leads anywhere are an error that names them; parts that no model of ours has (a `pooler.`) get a name of
+    `BESIDE_THE_ENCODER`, such as `head.`, so that teachers leave them out, or `adapt` removes them.
 
     Args:
         model_type (`str`): What the `config.json` of its folders says, and what its files' records get.
         recognised_by (`Mapping[str, int | None]`):
             Pattern of a whole name -> number of dimensions, or None for any. A checkpoint that has such a tensor for
-            each pattern is of this family; the first family that fits is taken. Wrappers such as `module.` are off.
+            each pattern is of this family; the first family that fits is taken, so a special one stands before a
+            general one. The names come without wrappers such as `module.`, and without `encoder.` if none says
+            `decoder`.
         names (sequence of `(str, str)`):
             Patterns and replacements for `re.sub`, applied to each name in order. For names of blocks they only need
             to produce `{encoder}blocks.N.`, where `BLOCK_NAMES` knows the rest. `{encoder}` is `encoder.` if some name
             begins with `decoder`, else empty.
-        settings (`Mapping`, *optional*): What its records leave open, since its code says it.
+        settings (`Mapping`, *optional*):
+            What its records leave open, since its code says it: by the names of the records, else by ours.
         record (`Mapping[str, str]`, *optional*): Option in its records (`config.json`) -> option of ours.
         adapt (`Callable`, *optional*): Changes in the renamed tensors and the record what no rule says.
     """
@@ -115,9 +120,11 @@ BLOCK_NAMES = (
     (r"layernorm_before\.", "norm1."),
     (r"layernorm_after\.", "norm2."),
 )
-# What other families' records say of an encoder. The names are the same in theirs and in ours.
-OF_ENCODER = {"num_frames", "image_size", "num_attention_heads", "layer_norm_eps", "image_mean", "image_std"}
-_SAME = (*sorted(OF_ENCODER), "decoder_num_attention_heads", "norm_pix_loss")
+# What other families' records say of an encoder by the names that we have.
+_SAME_OF_ENCODER = ("image_mean", "image_size", "image_std", "layer_norm_eps", "num_attention_heads", "num_frames")
+OF_ENCODER = {*_SAME_OF_ENCODER, "position_embedding"}
+"""Options of ours that a record may set of an encoder alone: the others belong to the parts that are left out."""
+_SAME = (*_SAME_OF_ENCODER, "decoder_num_attention_heads", "norm_pix_loss")
 _OF_IMAGES = ("reconstruction_target", "mask_type", "teacher_mask_ratio", "pooling")
 # What a state dict of Transformers' leaves open and its config says; the official code has 1e-6.
 _TRANSFORMERS_SETTINGS = {"layer_norm_eps": 1e-12}

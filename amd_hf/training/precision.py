@@ -19,6 +19,8 @@ from accelerate.utils import gather_object
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import is_torch_xla_available
 
+from .checkpoints import read_marker
+
 
 PRECISION_NAME = "precision.json"
 """File of a checkpoint that holds the precision of its run."""
@@ -33,7 +35,7 @@ class Precision:
     Args:
         name (`str`): `no` (float32), `bf16` or `fp16`, as in accelerate; weights stay in float32.
         device (`str`): The device.
-        reason (`str`): Why this precision was chosen; empty if the user asked for it.
+        reason (`str`): Why it was chosen, or what speaks against it; empty if there is nothing to say.
     """
 
     name: str
@@ -57,7 +59,7 @@ def choose_precision(device: torch.device, asked: str | None = None, begun_in: s
     """
     if asked is not None:
         is_slow = asked == "bf16" and device.type == "cpu" and cpu_bf16_speedup() < 1
-        slower = f"{1 / cpu_bf16_speedup():.0f} times slower than float32 here: leave it out" if is_slow else ""
+        slower = f"{1 / cpu_bf16_speedup():.1f} times as slow as float32 here: leave it out" if is_slow else ""
         return Precision(asked, str(device), slower)
     if begun_in is not None and (begun_in != "fp16" or device.type != "cpu"):
         choice = Precision(begun_in, str(device), "as the run began")
@@ -69,8 +71,8 @@ def choose_precision(device: torch.device, asked: str | None = None, begun_in: s
         if speedup >= _LEAST_SPEEDUP:
             choice = Precision("bf16", str(device), f"{speedup:.1f} times as fast as float32 here")
         else:
-            slower = f"{1 / speedup:.0f} times slower" if speedup < 0.7 else "hardly faster"
-            choice = Precision("no", str(device), f"bf16 is {slower} here")
+            pace = "hardly faster" if speedup >= 1 else f"{1 / speedup:.1f} times as slow"
+            choice = Precision("no", str(device), f"bf16 is {pace} here")
     else:
         choice = Precision("no", str(device))
     if dist.is_initialized() and dist.get_world_size() > 1:
@@ -136,8 +138,11 @@ def precision_before(output_dir: str, resume_from_checkpoint: str | bool | None)
         return None
     if resume_from_checkpoint not in (True, "last", "true", "True"):
         return load_precision(str(resume_from_checkpoint))
-    checkpoints = sort_checkpoints(output_dir)
-    return load_precision(checkpoints[-1]) if checkpoints else None
+    # One that a kill left half written may not say it; the run goes on from the one before.
+    for checkpoint in reversed(sort_checkpoints(output_dir)):
+        if isinstance(read_marker(Path(checkpoint)), dict):
+            return load_precision(checkpoint)
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -61,13 +61,8 @@ def family() -> Iterator[Family]:
             (r"^top\.ln\.", "fc_norm."),
             (r"^top\.logits\.", "head."),
         ),
-        settings={"layer_norm_eps": 1e-3},
-        record={
-            "heads": "num_attention_heads",
-            "clip_length": "num_frames",
-            "picture": "image_size",
-            "layer_norm_eps": "layer_norm_eps",
-        },
+        settings={"layer_norm_eps": 1e-3, "position_embedding": "sincos_3d"},
+        record={"heads": "num_attention_heads", "clip_length": "num_frames", "picture": "image_size"},
     )
     FAMILIES.append(made_up)
     yield made_up
@@ -92,7 +87,7 @@ def _folder(path: Path, official: dict[str, torch.Tensor]) -> Path:
 def test_teacher_of_a_family_that_is_one_table(
     kind: str, family: Family, official: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    config = tiny_teacher_config(layer_norm_eps=1e-3)
+    config = tiny_teacher_config(layer_norm_eps=1e-3, position_embedding="sincos_3d")
     if kind == "folder":
         teacher = load_teacher(_folder(tmp_path / "model", official), layers=[2, 4])
     else:

@@ -64,6 +64,8 @@ class Problems:
         self._files[str(file)] = _File(total, unit)
 
     def add(self, file: object, number: int, kind: Kind, value: object) -> None:
+        """Note a fault of a line (or entry) of `file`, which `start` has introduced."""
+        assert str(file) in self._files, f"call `problems.start({str(file)!r}, total)` before its first fault"
         try:
             text = str(value)
         except (ValueError, RecursionError):  # endless digits, lists in lists without end

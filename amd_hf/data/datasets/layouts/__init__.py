@@ -4,16 +4,23 @@ To add a layout:
 
 1. Write `layouts/NAME.py` with `read_NAME(path, problems, ...)`. It turns annotations into entries (a path and a label
    each), gives what is wrong with single lines to `problems`, and ends with `rows.make_rows`, which checks and numbers
-   the labels. `table.py` is a short example. Further parameters are those of `load_video_dataset` that mean something
-   for this layout (`split`, `root`, `label_names`, `media`, ...), by the same names; any other one is an error of the
-   user. A parameter without a default is given even where the user does not say it, as None. A layout without
-   annotations takes no `problems`. One with `streaming` gets `path` as text, and returns a `datasets` object itself.
+   the labels. `table.py` is a short example. The readers of `text_files.py` for lines and csv introduce a file to
+   `problems`; after `read_json_file` call `problems.start(file, number_of_entries, "entry")`, as
+   `something_something.py` does. Further parameters are those of `load_video_dataset` that mean something for this
+   layout (`split`, `root`, `label_names`, `media`, ...), by the same names: a user who gives another one gets an
+   error. A parameter without a default is given as None if the user leaves it out. A layout without annotations takes
+   no `problems`. One with `streaming` gets `path` as text, and returns a `datasets` object itself. A parameter that no
+   layout has yet also needs a place in `load_video_dataset` and a field in `data/arguments.py`.
 2. Import `read_NAME` below and add a line to `LAYOUTS`. If its annotations name files, which may be videos or images
    whatever `media` says, add it to `NAMES_ANY_FILE` too.
 3. Teach `guess_layout` the files by which it is recognised. Until then users name it: `layout="NAME"`.
 4. If it takes `split`, teach `has_splits` whether some data has any: if a single file is always one split, add the
    layout to `_SPLIT_BY_FILE`.
-5. Show it in `docs/data.md` (a test looks for it there).
+5. Show it in `docs/data.md`, whose examples a test runs: give it a miniature in `tests/helpers/miniatures.py` and a
+   line in `_COPIES` of `tests/data/datasets/test_docs_page.py`, and the layout a case in `test_layouts.py` beside it.
+
+A benchmark needs no more to be read. Recipes are in `configs/`, its number of views in `DATA_SETS` of
+`view_settings.py`. Videos with boxes of persons are in `detection/datasets/`.
 """
 
 from __future__ import annotations
