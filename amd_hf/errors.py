@@ -59,7 +59,7 @@ def error_line(error: Exception, options: Mapping[str, str] | None = None) -> st
     if isinstance(error, OSError) and error.strerror and error.errno in _SYSTEM_ERRORS:
         file = "A file of the output" if error.filename is None else str(error.filename)
         return _SYSTEM_ERRORS[error.errno].format(file)
-    if is_disk_full(error) and not isinstance(error, RunStopped):  # which tells more itself
+    if is_disk_full(error) and not isinstance(error, RunStopped):  # whose own message says more
         what_to_do = "the disk is full, or the file too large. Make room, or choose another place"
         return f"A file cannot be written: {what_to_do}. ({message})"
     if isinstance(error, ModuleNotFoundError) and error.name and message == f"No module named {error.name!r}":

@@ -1,7 +1,7 @@
 # Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
 # http://www.apache.org/licenses/LICENSE-2.0
 # This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
-"""How many frames a compressed packet shows, as its first bytes tell, without decoding.
+"""How many frames a compressed packet shows, inferred from its first bytes, without decoding.
 
 Mostly one, but a packet may hold a single field, two pictures, a picture that is only referred to, or one that is
 marked as not coded. Where the bytes leave a doubt the stream is `uncertain`: then only decoding tells.
@@ -45,7 +45,7 @@ class PacketLook:
         return 1
 
     def _note_size(self, size: bytes) -> None:
-        """Take note of what tells the size of the pictures: where it changes, each frame must be looked at."""
+        """Note what defines the size of the pictures: if it changes, each frame must be checked."""
         size = size.rstrip(b"\0")  # a start code of four bytes leaves one to the unit in front of it
         if self._size and size != self._size:
             self.uncertain = True

@@ -280,10 +280,10 @@ class VideoDecoder:
 
     @property
     def frame_times(self) -> np.ndarray:
-        """When frames are on screen, by their time stamps: float64 (n + 1,), in seconds from the first one.
+        """When frames are on screen, by their timestamps: float64 (n + 1,), in seconds from the first one.
 
         Frame i appears at `[i]` and is shown until `[i + 1]`. Where a file has no stamp for each of its frames (raw
-        streams), they follow each other at the rate that its header tells.
+        streams), they follow each other at the rate in its header.
 
         Raises:
             VideoReadError: it has neither, or is made of image files.
@@ -373,7 +373,7 @@ class PacketOrder(NamedTuple):
     """Where the frames of a stream are, by packet number (in file order, which is the order of decoding).
 
     Args:
-        shown_pts (`np.ndarray` of shape (frames,), int64): time stamps in order of display, without repeats.
+        shown_pts (`np.ndarray` of shape (frames,), int64): timestamps in order of display, without repeats.
         starts (`np.ndarray` of shape (s,), int64): packets from which decoding is exact for all that is shown from
             them on, increasing, the first one 0.
         start_ranks (`np.ndarray` of shape (s,), int64): index of the frame of each of `starts`.
@@ -393,19 +393,19 @@ class VideoPackets:
     Args:
         source (`MediaFile`): a path or bytes.
         num_threads (`int`): decoder threads; 0 lets FFmpeg choose.
-        max_frame_pixels (`int`): told to FFmpeg's decoder, which refuses larger frames before it allocates them.
+        max_frame_pixels (`int`): limit for FFmpeg's decoder, which refuses larger frames before it allocates them.
         max_frames (`int`): reading stops with one packet more.
 
     Attributes:
         format_name (`str`): FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         num_streams (`int`): video streams in the file.
-        header_size (`tuple[int, int]`): height and width that the header tells, before rotation.
-        header_rate (`float` or `None`): frames a second that the header tells.
+        header_size (`tuple[int, int]`): height and width in the header, before rotation.
+        header_rate (`float` or `None`): frames per second in the header.
         num_frames (`int`): frames that decoding gives. Where the packets leave no doubt they are counted by their
             first bytes, elsewhere by decoding everything once.
         shows_all (`bool`): every packet shows one frame, beyond doubt.
-        has_orientation (`bool`): packets tell how the picture is to be turned.
-        order (`PacketOrder` or `None`): None where the file does not tell the order of display.
+        has_orientation (`bool`): packets say how to turn the picture.
+        order (`PacketOrder` or `None`): None if the file does not give the order of display.
 
     Raises:
         ValueError: no video stream, no decoder, or a file that ends before the packets that its header lists.
@@ -439,13 +439,13 @@ class VideoPackets:
 
     @property
     def last_stay(self) -> float | None:
-        """Seconds for which the last frame is shown by its packet, which may hold one field of it; None if untold."""
+        """Seconds for which the last frame is shown by its packet, which may hold one field of it; None if unknown."""
         is_told = self._last_duration > 0 and self._stream.time_base is not None
         return self._last_duration * float(self._stream.time_base) if is_told else None
 
     @property
     def promised_frames(self) -> float:
-        """How many frames the header tells: by its count, or by duration and rate, whichever is more."""
+        """How many frames the header promises: by its count, or by duration and rate, whichever is more."""
         seconds = (self._container.duration or 0) / 1_000_000  # of the container, in microseconds
         if self._stream.duration is not None and self._stream.time_base is not None:
             seconds = max(seconds, float(self._stream.duration * self._stream.time_base))
@@ -599,7 +599,7 @@ class VideoPackets:
         self.num_frames = int(decoded[~is_hidden].sum())
         is_sound = is_sound and not self._is_out_of_order(stamps[decoded == 1])
         if is_sound or self.num_frames > max_frames:
-            # Stamps that tell the order of decoding (AVI) are those of the frames all the same, once they are sorted.
+            # Timestamps in decoding order (AVI) are those of the frames all the same, once they are sorted.
             shown_pts = np.unique(stamps[shown])
         else:
             shown_pts = self._count_by_decoding(max_frames)
@@ -628,7 +628,7 @@ class VideoPackets:
         return PacketOrder(self._shown_pts, starts, ranks, is_simple)
 
     def _is_out_of_order(self, stamps: np.ndarray) -> bool:
-        """Return whether frames precede the first one, or change places where the decoder was not told to expect it.
+        """Return whether frames precede the first one, or are reordered although the decoder does not expect it.
 
         It drops frames that come too late.
         """
@@ -637,7 +637,7 @@ class VideoPackets:
         return stamps.min() < stamps[0] or not (self._context.has_b_frames or bool((np.diff(stamps) > 0).all()))
 
     def _count_by_decoding(self, max_frames: int) -> np.ndarray:
-        """Decode everything and return the time stamps of the frames, increasing; empty where not all have one."""
+        """Decode everything and return the timestamps of the frames, increasing; empty if not all have one."""
         stamps: list[int | None] = []
         size: tuple[int, int] | None = None
         for frame in self.decode_from(0):
@@ -660,7 +660,7 @@ class PyAVDecoder(VideoDecoder):
     decoded from its start and frames are counted.
 
     Attributes:
-        packets (`VideoPackets`): what the file tells of itself.
+        packets (`VideoPackets`): what the file says about itself.
         order (`PacketOrder` or `None`): the order of the packets; None where frames are counted.
     """
 
@@ -775,7 +775,7 @@ class PyAVDecoder(VideoDecoder):
                 try:
                     return self._collect(indices, self._announced_frame)
                 except (av.FFmpegError, _UnexpectedFrame):
-                    self.order = None  # for good: the packets do not tell what the decoder makes of them
+                    self.order = None  # for good: the packets do not show what the decoder makes of them
                     self._restart(0, 0)
             return self._collect(indices, self._counted_frame)
 

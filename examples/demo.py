@@ -1,6 +1,6 @@
-"""The main job from nothing, on rendered videos: distil a small video model, fine-tune it, test it, use it.
+"""The whole workflow on rendered videos: distil a small video model, fine-tune it, test it, use it.
 
-Renders MotionShapes (eight classes that only motion tells apart) as real mp4 files, pre-trains a teacher without
+Renders MotionShapes (eight classes that differ only in motion) as real mp4 files, pre-trains a teacher without
 labels, distils a student from it, fine-tunes the student with few labels and tests it over several views. Beside it,
 with the same steps and settings: the student pre-trained without a teacher, and the student from scratch.
 
@@ -49,7 +49,7 @@ ARMS = {
 
 @dataclass
 class DemoOptions:
-    """Where everything goes, and how large it is."""
+    """Folder and sizes of the demo."""
 
     output_dir: str = field(default="demo_output", metadata={"help": "Everything is written here."})
     seed: int = field(default=0, metadata={"help": "Of data, weights and order."})

@@ -1,8 +1,8 @@
-"""Action detection from nothing: rendered films in AVA's formats, a small detector, its frame mAP, a drawn video.
+"""Action detection on rendered films in AVA's formats: a small detector, its frame mAP, a drawn video.
 
 Renders MotionPeople (several moving shapes at a time, each with its own actions), fine-tunes a small detector on them
 on the CPU and tests it on other films, with boxes as a person detector finds them. Beside its mAP stand that of
-constant scores and that of the same detector whose boxes have changed places: it must read each box, not the clip.
+constant scores and that of the same detector with shuffled boxes: it must look at each box, not at the clip.
 
 python examples/demo_detection.py --output_dir demo_detection_output
 
@@ -117,7 +117,7 @@ def constant_scores(result: DetectionResult) -> DetectionResult:
 
 
 def shuffle_boxes(rows: datasets.Dataset) -> datasets.Dataset:
-    """Return rows whose tested boxes have changed places within each key frame: each gets what the next one shows.
+    """Return rows whose tested boxes are shuffled within each key frame: each gets the content of the next one.
 
     Tested like any others; [`unshuffle_boxes`] puts the boxes back, so that each has the scores of another one.
     """

@@ -1,4 +1,4 @@
-"""The main job from nothing, on rendered images: distil a small image model, fine-tune it, test it, use it.
+"""The whole workflow on rendered images: distil a small image model, fine-tune it, test it, use it.
 
 Renders ShapeImages (twelve classes: six shapes, filled or striped) as PNG files in class folders, and does with them
 what `demo.py` does with videos, by the same code and with the same three arms: an image is a clip of one frame.

@@ -2,8 +2,8 @@
 
 A shape stands for a person. It slides left, right, up or down, and half of the shapes come nearer or go farther
 besides, so a box has one action or two. Every second is a scene of its own of two to four shapes, whose middle frame
-is the key frame. There nothing of the actions can be seen: place, size and looks are drawn by the same law for all,
-and the shapes of a scene move independently of each other. What a box shows is told by the motion in it alone.
+is the key frame. It shows nothing of the actions: position, size and looks are drawn by the same law for all actions,
+and the shapes of a scene move independently of each other. Only the motion in a box reveals its actions.
 
 root/videos/<split>000.mp4      seconds 1, 2, ... are key frames
 root/<split>.csv                `train000,0001,0.2031,0.1562,0.4375,0.3906,1,0`, one line per action of a box
@@ -43,11 +43,13 @@ FRAMES_PER_SECOND = _FRAMES_PER_SECOND
 _SLIDES = (-1.0, 1.0, -1j, 1j)
 _GROWTHS = (0, 0, 1, -1)  # half of the shapes keep their size
 _LAW = SceneLaw(radius=(0.09, 0.12), roughness=0.25, slide=(0.014, 0.024), growth=(0.05, 0.08))
-_SPREAD = 0.04  # of a shape's place around the middle of its quarter of the picture: what slides there stays there
+_SPREAD = (
+    0.04  # of a shape's position around the middle of its quarter of the picture, which it does not leave by sliding
+)
 
 
 class Person(NamedTuple):
-    """A shape at a key frame: its box as shares of the frame, and its actions, counted from 1."""
+    """A shape at a key frame: its box as fractions of the frame, and its actions, counted from 1."""
 
     box: tuple[float, float, float, float]
     actions: tuple[int, ...]
@@ -144,10 +146,12 @@ def _write_films(files: PeopleFiles, names: Sequence[str], split: str, seconds: 
         frames, scenes = render_film(rng, seconds, size)
         (files.videos / f"{name}.mp4").write_bytes(encode_video(frames))
         for second, persons in enumerate(scenes, start=1):
-            place = f"{name},{format_timestamp(second)}"
-            actions += annotation_lines(place, persons)
-            boxes += [f"{place},{_join(_detected(person.box, rng))},{rng.uniform(0.85, 1):.3f}" for person in persons]
-            boxes.append(f"{place},{_join(_stray_box(rng))},{rng.uniform(0.1, 0.75):.3f}")  # not sure enough to count
+            key_frame = f"{name},{format_timestamp(second)}"
+            actions += annotation_lines(key_frame, persons)
+            boxes += [
+                f"{key_frame},{_join(_detected(person.box, rng))},{rng.uniform(0.85, 1):.3f}" for person in persons
+            ]
+            boxes.append(f"{key_frame},{_join(_stray_box(rng))},{rng.uniform(0.1, 0.75):.3f}")  # below the threshold
     files.annotations.write_text("".join(f"{line}\n" for line in actions))
     files.person_boxes.write_text("".join(f"{line}\n" for line in boxes))
     files.excluded.write_text("")
@@ -166,10 +170,10 @@ def people_files(root: str | os.PathLike[str], split: str) -> PeopleFiles:
     )
 
 
-def annotation_lines(place: str, persons: Sequence[Person]) -> list[str]:
-    """Lines of an annotation file for the persons of a key frame, `place` being its name and second."""
+def annotation_lines(key_frame: str, persons: Sequence[Person]) -> list[str]:
+    """Return the lines of an annotation file for the persons of a key frame (`name,second`)."""
     return [
-        f"{place},{_join(person.box)},{action},{identity}"
+        f"{key_frame},{_join(person.box)},{action},{identity}"
         for identity, person in enumerate(persons)
         for action in person.actions
     ]

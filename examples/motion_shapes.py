@@ -1,4 +1,4 @@
-"""MotionShapes: rendered clips of eight classes that only motion tells apart.
+"""MotionShapes: rendered clips of eight classes that differ only in motion.
 
 A clip shows two blobs that slide, turn about the middle of the picture or grow, over a drifting ramp of colour. A
 blob's place is uniform in a disc, which turning maps to itself, and so does sliding, for a blob that comes to the
@@ -49,7 +49,7 @@ _DIRECTIONS = {
 
 
 def _label_map(**renamed: str) -> tuple[int, ...]:
-    """New label of each class, for classes that change places in pairs."""
+    """Return the new label of each class, for classes that are swapped in pairs."""
     swapped = renamed | {new: old for old, new in renamed.items()}
     return tuple(MOTION_CLASSES.index(swapped.get(name, name)) for name in MOTION_CLASSES)
 
@@ -66,7 +66,7 @@ _FRAMES_PER_SECOND = 8
 
 @dataclass(frozen=True)
 class SceneLaw:
-    """The law that scenes are drawn from, the same for all classes. Lengths are shares of the picture's side.
+    """The law that scenes are drawn from, the same for all classes. Lengths are fractions of the picture's side.
 
     Shapes are always brighter than the background: with both polarities mixed, small models learn nothing in minutes.
     Smooth ramps of colour are what lets masked autoencoding start; fine textures keep its loss at 1.
@@ -74,12 +74,12 @@ class SceneLaw:
     Args:
         num_shapes (`int`): shapes in a clip; all of them move as the label says, each at its own speed.
         radius (`tuple[float, float]`): smallest and largest mean radius of a shape.
-        roughness (`float`): how far an outline strays from a circle, as a share of the radius.
+        roughness (`float`): how far an outline strays from a circle, as a fraction of the radius.
         slide (`tuple[float, float]`): speed of left, right, up, down, per frame.
         turn (`tuple[float, float]`): speed of clockwise and anticlockwise, radians per frame.
         growth (`tuple[float, float]`): speed of nearer and farther, natural logarithm of the size per frame.
-        nuisance (`float`): random extra slide, turn and growth of each shape, whatever its class, up to this share of
-            the slowest motion that makes a class.
+        nuisance (`float`): random extra slide, turn and growth of each shape, whatever its class, up to this fraction
+            of the slowest motion that makes a class.
         background_drift (`float`): largest speed of the background, per frame.
         waves (`tuple[float, float]`): cycles of the background's ramp in a picture.
         background_colours, shape_colours (`tuple[float, float]`): range of the mean red, green and blue, in [0, 1].
@@ -161,7 +161,7 @@ def _shape_coordinates(track: _Track, size: int) -> np.ndarray:
 
 
 def _coverage(z: np.ndarray, radius: np.ndarray, outline: np.ndarray, size: int) -> np.ndarray:
-    """Share of each pixel that the shape covers, (T, H, W) in [0, 1]; edges are one pixel wide."""
+    """Return the fraction of each pixel that the shape covers, (T, H, W) in [0, 1]; edges are one pixel wide."""
     distance = np.abs(z)
     unit = z / np.maximum(distance, 1e-6)
     border, power = np.ones_like(distance), unit

@@ -1,6 +1,6 @@
-"""ShapeImages: rendered pictures of twelve classes, six shapes filled or striped, at many places, sizes and tilts.
+"""ShapeImages: rendered pictures of twelve classes, six shapes filled or striped, at many positions, sizes and tilts.
 
-Colours, place, size, tilt and background follow one law for all classes, so that none of them tells the class. Shapes
+Colours, position, size, tilt and background follow one law for all classes, so none of them reveals the class. Shapes
 are brighter than the ground: with both polarities mixed, small models learn nothing in minutes.
 """
 
@@ -16,7 +16,7 @@ from amd_hf.outputs.folders import claim_split
 
 _OVERSAMPLING = 3  # points per pixel and axis, averaged
 _NOISE = 5.0  # grey levels
-_RADIUS = (0.3, 0.42)  # of a shape, as a share of the image's side
+_RADIUS = (0.3, 0.42)  # of a shape, as a fraction of the image's side
 _LARGEST_TILT = 0.3  # radians
 # Grey levels that the red, green and blue of each part are drawn from.
 _GROUND, _SHAPE, _STRIPE = (10, 90), (150, 245), (60, 130)
@@ -89,6 +89,6 @@ def write_shape_images(
     for number in range(num_images):
         label = number % len(SHAPE_CLASSES)
         image = render_shape(label, size, np.random.default_rng([seed, number]))
-        place = target / SHAPE_CLASSES[label] if labelled else target
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place / f"{number:06d}.png")
+        folder = target / SHAPE_CLASSES[label] if labelled else target
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:06d}.png")

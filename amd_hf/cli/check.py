@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if check.status != OK:
             bad.append(check)
             progress.set_postfix(bad=len(bad))
+        # A damaged video that still decodes may be kept on request; unreadable and short ones never are.
         is_usable = check.status == "damaged" and (check.num_frames or 0) >= options.min_frames
         if check.status == OK or (options.keep_damaged and is_usable):
             # Drop the bytes of a video inside a shard: those of a whole data set would fill the memory.

@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if options.source is None or (options.output_dir is None) == (options.to_official is None):
         raise ValueError("Set `--source` and either `--output_dir` (to our format) or `--to_official` (back).")
     target = Path(options.output_dir or options.to_official)
+    # Never into an existing folder: a model would be a mixture of old and new files.
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise ValueError(f"{target} exists already: choose another name, or remove it first.")
     if options.to_official:
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         for note in override_notes(views, given):
             print(note)
         views = replace(views, **{name: value for name, value in given.items() if value is not None})
+        # The processor holds how the model reads videos: without it users would have to know the authors' settings.
         model.save_pretrained(target)
         build_processor(model.config, views).save_pretrained(target)
         print(f"{describe_model(model)}\nThe converted model is in {target}")

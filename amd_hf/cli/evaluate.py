@@ -173,9 +173,11 @@ def test_classifier(argv: Sequence[str] | None) -> list[Any]:
     tests = plan_tests(options, data)
     for source, _, _ in tests:
         check_model_source(source, "model_name_or_path")
+    # Check the output files of all folds now, not after hours of testing the first ones.
     names = [METRICS_FILE, *([] if options.linear_probe else [CLASSES_FILE, MATRIX_FILE, PREDICTIONS_FILE])]
     outputs = {folder: result_files(folder, options, *names) for _, _, folder in tests}
     means = result_files(Path(options.output_dir), options, METRICS_FILE) if options.all_folds else None
+    # One accelerator for all folds: its precision is a state of the process.
     precision = precision_for(tests[0][0], options.engine, options.mixed_precision)
     accelerator = start_accelerator(options.use_cpu, precision)
     if options.linear_probe:  # by one process, which it checks
@@ -308,6 +310,7 @@ def report(result: MultiViewResult, folder: Path, tested: dict[str, Any]) -> Non
     print_metrics(summary)
     for entry in unreadable:
         print(f"unreadable, counted as wrong: {entry['video_id']}: {entry['reason']}")
+    # The picture is a bonus: matplotlib is an optional package, and the figures above are written already.
     try:
         draw_confusion_matrix(result, folder / MATRIX_FILE)
     except ImportError as error:
@@ -318,6 +321,7 @@ def report(result: MultiViewResult, folder: Path, tested: dict[str, Any]) -> Non
 def report_folds(results: Sequence[MultiViewResult], folder: Path, tested: dict[str, Any]) -> None:
     """Print and write the mean accuracies over the folds."""
     metrics = [result.metrics() for result in results]
+    # Counts of videos differ from fold to fold, and their mean means nothing.
     means = {name: sum(values[name] for values in metrics) / len(metrics) for name in metrics[0] if "accuracy" in name}
     of_folds = {f"fold_{number}": values for number, values in enumerate(metrics, start=1)}
     (folder / METRICS_FILE).write_text(json.dumps({"tested": tested, **of_folds, "mean": means}, indent=2) + "\n")

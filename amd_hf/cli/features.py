@@ -67,12 +67,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if options.model_name_or_path is None or data.data is None:
         raise ValueError("Say what to extract from what: `--model_name_or_path MODEL --data FOLDER_OR_FILE`.")
     check_model_source(options.model_name_or_path, "model_name_or_path")
+    # Before the model is loaded: a mistyped tensor should not wait for the weights.
     features = FeatureOptions(
         options.model_name_or_path, tuple(options.tensors), format=options.format, dtype=options.dtype
     )
     source = options.model_name_or_path
     precision = precision_for(source, options.engine, options.mixed_precision)
     accelerator = start_accelerator(options.use_cpu, precision)
+    # A classifier's base model is its encoder; an exported encoder must hold the layers that are read.
     encoder: Any = load_for_inference(
         source, lambda *args, **kwargs: load_model(*args, **kwargs).base_model, accelerator, options.engine,
         features.layers, **model_options,

@@ -67,6 +67,7 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
     check_model_source(options.model_name_or_path, "model_name_or_path")
 
     train = data.load_training()
+    # The training set decides which index a class has; evaluation and test sets must use the same ones.
     label_names = training_label_names(train)
     evaluation, test = data.load_evaluation(label_names), data.load_test(label_names)
     set_seed(args.seed)  # the Trainer seeds too late: the weights are drawn here, before it exists
@@ -87,10 +88,11 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
     train_model(trainer, options.model_name_or_path, checkpoint, argv)
     if evaluation is not None:
         metrics = trainer.evaluate()
+        # Which videos these are is part of the result: figures of held-out and training videos look alike.
         trainer.save_metrics("eval", {**metrics, "tested": of_eval | {"num_views": 1}})
         if args.process_index == 0:
             print(f"evaluation: {describe_metrics(metrics)}")
-    trainer.save_state()
+    trainer.save_state()  # before the test, which may take longer than a job's time limit
     if test is not None:
         result = trainer.test(test)
         report_test(trainer, result.metrics(), of_test | {"num_views": trainer.view_options().num_views})
@@ -122,6 +124,7 @@ def train_detector(argv: Sequence[str] | None) -> AMDDetectionTrainer:
     check_model_source(options.model_name_or_path, "model_name_or_path")
 
     train, evaluation = data.load_training(), data.load_evaluation()
+    # There is no separate evaluation while training unless `eval_strategy` asks for it; the test comes at the end.
     set_seed(args.seed)  # as above: the weights are drawn here
     model = build_detector(options.model_name_or_path, action_names(train), **model_options)
     trainer = AMDDetectionTrainer(
@@ -150,6 +153,7 @@ def train_model(
     trainer: AMDFineTuningTrainer, source: str | None, checkpoint: str | None, argv: Sequence[str] | None
 ) -> None:
     """Print what the run will do, then train and save the model."""
+    # One process speaks for all of them: their arguments and data are the same.
     if trainer.args.process_index == 0:
         start = source or "from scratch"
         more = {"start": start, "classes": trainer.model.config.num_labels}

@@ -123,6 +123,7 @@ class PredictOptions(ModelOptions):
             overrides |= {"test_num_segments": self.num_segments, "test_num_crops": self.num_crops}
         num_segments = 1 if self.num_segments is None else self.num_segments
         num_crops = 1 if self.num_crops is None else self.num_crops
+        # Several segments are sampled as in the model's test; one clip as in its validation.
         settings, notes = view_settings(
             str(self.model_name_or_path), config, overrides, for_test=self.test_views or num_segments > 1
         )
@@ -160,12 +161,13 @@ def detect_actions(argv: Sequence[str] | None) -> list[dict[str, Any]]:
     for name in ("top_k", "batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}.")
+    # Refuse to replace other people's files now, before minutes of decoding.
     paths = [path for path in (options.output_json, options.output_video) if path is not None]
     outputs = OutputFiles(paths, "amd-hf predict", options.overwrite)
     boxes = read_boxes_of_video(options.person_boxes, options.video, options.min_person_score)
     check_model_source(source, "model_name_or_path")
     precision = precision_for(source, options.engine, options.mixed_precision)
-    accelerator = start_accelerator(options.use_cpu, precision, sys.stderr)
+    accelerator = start_accelerator(options.use_cpu, precision, sys.stderr)  # standard output is for results
     model: Any = load_for_inference(source, load_trained_detector, accelerator, options.engine, **model_options)
     processor = load_detection_processor(source, model.config)
     loader = evaluation_clip_loader(

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     if data.data is None:
         raise ValueError("Say what to train on: `--data FOLDER_OR_FILE` (labels are not needed).")
     options.teacher = choose_teacher(options.teacher, model_options, argv)
+    # Cheap checks first: a used output folder or a mistyped name should not wait for data and teacher.
     checkpoint = find_checkpoint(args)
     check_model_source(options.teacher, "teacher")
     check_model_source(options.init_from, "init_from")
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
             print(f"warning: {departure}", flush=True)
     trainer.program_options = (data, options)
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    trainer.save_model()  # before the evaluation: its failure must not cost the model
     if evaluation is not None:
         evaluate(trainer)
     trainer.save_state()
@@ -95,6 +96,7 @@ def choose_teacher(named: str | None, model_options: dict[str, Any], argv: Seque
             and no teacher is named.
     """
     width = model_options.get("teacher_hidden_size")
+    # A recipe's null says nothing about a teacher on the command line; only the user's own null turns it off.
     is_unwanted = is_on_command_line("model.teacher_hidden_size", argv) and width is None
     if named is not None and is_unwanted:
         if is_on_command_line("teacher", argv):
@@ -115,6 +117,7 @@ def choose_teacher(named: str | None, model_options: dict[str, Any], argv: Seque
 def evaluate(trainer: AMDTrainer) -> None:
     """Print and write the losses on held-out videos and, with a teacher, its similarity to the student."""
     metrics = trainer.evaluate()
+    # Every process takes part, with its own videos.
     similarity = trainer.compare_features() if trainer.teacher is not None else None
     if similarity is not None:
         metrics |= {f"eval_{name}": value for name, value in similarity.metrics().items()}

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> str | None:
         raise ValueError("Say what to publish and where: `--model_name_or_path FOLDER --repo_id OWNER/NAME`.")
     source = Path(options.model_name_or_path)
     target = Path(options.prepared_dir or f"{source}-hub")
+    # Show exactly what will be uploaded, also without `--dry_run`: the Hub keeps a history of every file.
     prepared = prepare_folder(source, target, options.repo_id)
     print(f"To be uploaded to {options.repo_id}:\n{prepared}", flush=True)
     if options.dry_run:

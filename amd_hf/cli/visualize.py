@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         raise ValueError(f"{options.model_name_or_path} holds {type(model).__name__}: take a pre-trained model.")
     accelerator = start_accelerator(options.use_cpu, options.mixed_precision)
     rows, collator = data.load(options.split), _collator(model, options)
+    # Chosen by class, since neighbouring rows often show the same one.
     shown = collator([rows[index] for index in spread_over_classes(rows["label"], options.num_shown)])
     if shown["pixel_values"] is None:
         raise ValueError(f"None of the {shown['num_tried']} videos chosen can be read: {shown['unreadable'][:1]}.")

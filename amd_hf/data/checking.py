@@ -181,7 +181,7 @@ def _outcome(
 def find_missing_bytes(source: VideoSource) -> int:
     """Count the bytes that an AVI or Matroska file (WebM) lacks at its end; 0 where none, or where nobody knows.
 
-    The sizes that the container tells of itself say it; nothing is decoded. How many frames a header promises, or how
+    The sizes in the container show it; nothing is decoded. How many frames a header promises, or how
     many seconds, says little: capture programs leave frames out, and the last frame of a slow film stays for long. MP4
     needs no look here: where its index names what is absent, it is not read.
 

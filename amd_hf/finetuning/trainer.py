@@ -93,6 +93,7 @@ class AMDFineTuningTrainer(VideoTrainer):
             eval_collator or data_collator or finetuning_collator(model.config, args, False),
             **kwargs,
         )
+        # A custom collator may make labels of its own, so only rows of the built-in one are checked.
         for rows in (
             (self.train_dataset, self.eval_dataset) if isinstance(self.data_collator, ClassificationCollator) else ()
         ):

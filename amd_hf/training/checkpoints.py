@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 MARKER_NAME = "checkpoint_marker.json"
 """Written last: size and BLAKE2b hash of each file of a checkpoint. Without it a checkpoint is not whole."""
 BEGUN_NAME = ".amd_hf_checkpoint_begun"
-"""Written first and deleted once the marker exists: tells what a killed save has left from other people's files."""
+"""Written first and deleted once the marker exists: it distinguishes what a killed save leaves from others' files."""
 _FORMER_MARKER_NAME = "checkpoint_seal.json"  # in checkpoints of 0.1; still read for one release
 _OUR_NAMES = (MARKER_NAME, _FORMER_MARKER_NAME, f".{MARKER_NAME}.part", f".{_FORMER_MARKER_NAME}.part", BEGUN_NAME)
 _WRITTEN_ENDINGS = (
