@@ -125,6 +125,11 @@ def _write_without_waiting(line: str) -> None:
 _heeding: list[Interruption] = []  # of this process; at most one
 
 
+def heeded_interruption() -> Interruption | None:
+    """Return what a program around this one heeds: both say one line together."""
+    return _heeding[0] if _heeding else None
+
+
 @contextlib.contextmanager
 def heed_interrupts(interruption: Interruption) -> Iterator[None]:
     """End this process soon after Ctrl-C, as `interruption` says; what runs inside may leave by `KeyboardInterrupt`.
@@ -155,7 +160,14 @@ def heed_interrupts(interruption: Interruption) -> Iterator[None]:
             os.write(told, _STOP)
             os.close(told)
             atexit.unregister(interruption.end_quickly)
+            atexit.unregister(_ignore_interrupts)
+            atexit.register(_ignore_interrupts)
             _heeding.clear()
+
+
+def _ignore_interrupts() -> None:
+    """Let Ctrl-C come too late: a process that has done its work and frees its memory would end with a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _leave_it_to_the_parent() -> None:
@@ -193,6 +205,7 @@ __all__ = [
     "Interruption",
     "die_with_parent",
     "heed_interrupts",
+    "heeded_interruption",
     "hurry_at_exit",
     "wait_for_processes",
 ]

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunStopped, error_line, is_disk_full
-from .interruption import INTERRUPTED, Interruption, die_with_parent, heed_interrupts, hurry_at_exit
+from .interruption import (
+    INTERRUPTED,
+    Interruption,
+    die_with_parent,
+    heed_interrupts,
+    heeded_interruption,
+    hurry_at_exit,
+)
 
 
 # Errors that a user can fix are shown as one line. Anything else is a bug and keeps its traceback.
@@ -39,7 +46,7 @@ def run_program(main: Callable[[], Any]) -> None:
     is_launched = LAUNCHED in os.environ
     if is_launched:
         die_with_parent()
-    interruption = Interruption(lambda: "" if is_launched else interruption_line())
+    interruption = heeded_interruption() or Interruption(lambda: "" if is_launched else interruption_line())
     try:
         with heed_interrupts(interruption):
             main()

@@ -196,14 +196,14 @@ def main():
             time.sleep(60)
         raise
 
-run_program(main)
+run_program((lambda: run_program(main)) if sys.argv[1] == "waits in another" else main)
 """
 
 
 @pytest.mark.parametrize(
     ("what", "num_presses", "seconds"),
-    [("waits", 1, 3), ("destroys", 1, 3), ("breaks off", 1, 3), ("is deaf", 2, 3), ("does not end", 2, 3),
-     ("does not end", 1, 10)],
+    [("waits", 1, 3), ("waits in another", 1, 3), ("destroys", 1, 3), ("breaks off", 1, 3), ("is deaf", 2, 3),
+     ("does not end", 2, 3), ("does not end", 1, 10)],
 )  # fmt: skip
 def test_ctrl_c_ends_a_program_soon_whatever_it_does(what: str, num_presses: int, seconds: float) -> None:
     process = subprocess.Popen(
@@ -219,6 +219,24 @@ def test_ctrl_c_ends_a_program_soon_whatever_it_does(what: str, num_presses: int
     _, said = process.communicate(timeout=50)
     assert time.monotonic() - started < seconds
     assert (process.returncode, said) == (130, "\ninterrupted\n")
+
+
+def test_ctrl_c_after_the_work_is_done_changes_nothing() -> None:
+    code = """
+import atexit, time
+from amd_hf.options.programs import run_program
+atexit.register(lambda: (print("ending", flush=True), time.sleep(1)))  # after all that the program has registered
+run_program(lambda: None)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=script_environment(),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=50) == ("", "")
+    assert process.returncode == 0
 
 
 def test_ctrl_c_in_a_training_with_workers_leaves_one_line(work: Work, tmp_path: Path) -> None:

@@ -546,7 +546,11 @@ class _Pool:
             elif process._process.poll() is not None:
                 process.kill()
                 process = None
-        process.load(decoder)
+        try:
+            process.load(decoder)
+        except BaseException:  # Ctrl-C too: nobody else would end it before it has imported all that it needs
+            process.kill()
+            raise
         return process
 
     def give_back(self, process: _DecodingProcess) -> None:

@@ -99,6 +99,20 @@ def test_interrupt_never_reaches_the_process_that_decodes(video_40: Path) -> Non
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_interrupt_while_the_process_starts_ends_it(video_40: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def interrupt(process: Any, decoder: str) -> None:
+        started.append(process._process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoding_process._DecodingProcess, "load", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        open_video(video_40, time_limit=60)
+    assert [_is_running(pid) for pid in started] == [False]
+
+
 def test_two_videos_open_at_once_do_not_mix(video_40: Path, video_1: Path) -> None:
     with open_video(video_40, "pyav", time_limit=60) as long, open_video(video_1, "pyav", time_limit=60) as short:
         assert (len(long), len(short)) == (40, 1)
