@@ -50,9 +50,9 @@ EXEMPT = {
     r".*(finetune\.py|finetune) (\.\.\.|…)$": "stands for any command of the page",
 }
 
-for _word, _packages in {
-    "onnx|exported": ("onnx", "onnxscript", "onnxruntime"),
+for _word, _packages in {  # the first that fits counts: folders of OpenVINO are called exported, too
     "openvino": ("openvino", "nncf"),
+    "onnx|exported": ("onnx", "onnxscript", "onnxruntime"),
 }.items():
     if not all(map(find_spec, _packages)):
         EXEMPT[rf"amd-hf .*({_word})"] = f"needs {', '.join(_packages)}: `make test-export` installs them"
