@@ -83,8 +83,9 @@ def _start(command: str, arguments: list[str]) -> None:
             if num_processes < 1:
                 raise ValueError(f"`--num_processes` must be at least 1, got {num_processes}.")
             if num_processes > 1:
-                name, use_cpu = f"{__name__}.{command}", bool(values.get("use_cpu"))
-                start_processes(name, arguments, num_processes, use_cpu)
+                # Not the module of the command itself, whose imports would end with a traceback at Ctrl-C.
+                package, use_cpu = __name__.partition(".")[0], bool(values.get("use_cpu"))
+                start_processes(package, [command, *arguments], num_processes, use_cpu)
                 return
     # Imported last: torch and transformers take seconds, which a mistyped option need not wait for.
     module = importlib.import_module(f".{command}", __name__)
