@@ -124,7 +124,7 @@ def _find_swaps(model: nn.Module, product: Callable[..., torch.Tensor]) -> Itera
 
 
 def _suits(layer: nn.Module) -> bool:
-    """Say whether nobody would miss the layer itself: plain, dense float32 on the CPU, no hooks."""
+    """Return whether a layer can be replaced safely: plain, dense float32 on the CPU, no hooks."""
     return (
         type(layer) is nn.Linear
         and "forward" not in vars(layer)

@@ -21,7 +21,7 @@ class RunStopped(RuntimeError):
 
 
 class UnknownSizeError(ValueError):
-    """A size that no tensor shows and nobody gave. `option` is its name, `reason` why it is not known."""
+    """A size that no tensor shows and no argument gives. `option` is its name, `reason` why it is unknown."""
 
     def __init__(self, option: str, reason: str):
         self.option = option

@@ -449,7 +449,7 @@ class AMDPatchEmbeddings(nn.Module):
         position table is interpolated to it.
         """
         if visible_ids is not None:  # before anything is computed: masked patches cost nothing
-            if len(visible_ids) != len(patches):  # `gather` would take the first ones without a word
+            if len(visible_ids) != len(patches):  # `gather` would silently take the first ones
                 raise ValueError(f"There are {len(patches)} clips, but masks or ids of {len(visible_ids)}.")
             patches = gather_tokens(patches, visible_ids)
         pixels = self.normalize(patches)

@@ -261,7 +261,7 @@ def _put_head(
         state_dict[PATCH_EMBEDDING] = _adapt_input_channels(state_dict[PATCH_EMBEDDING], *channels)
     if goes_on:
         what = "detector of the same actions" if is_detector else "classifier of the same classes"
-        logger.warning(f"{source} is a {what}: training goes on from its head.")
+        logger.warning(f"{source} is a {what}: training continues with its head.")
         state_dict |= {name: value for name, value in model.state_dict().items() if not name.startswith("amd.")}
     with without_load_report():
         built, info = (base if is_detector else classifier_class(config)).from_pretrained(

@@ -33,8 +33,8 @@ class ConversionReport:
         source, wrapper, prefixes: Where the tensors were found.
         task (`str`): `"pretraining"`, `"classification"`, `"detection"` or `"encoder"`.
         sizes (`dict[str, str]`): Config option -> "value (read from the tensors | looked up by width | given | ...)".
-        assumed (`dict[str, str]`): Config option -> "value: why", of what no tensor and nobody says. Another
-            value would load as well, and give other numbers.
+        assumed (`dict[str, str]`): Config option -> "value: why", for options that neither tensors nor files give.
+            Another value would load as well, and give other numbers.
         used (`dict[str, str]`): Official name -> our name.
         dropped, new (`dict[str, str]`): Official name -> reason; our name -> reason.
         ignored_entries (`list[str]`): Other entries of the file, such as the optimizer.

@@ -179,7 +179,7 @@ def _outcome(
 
 
 def find_missing_bytes(source: VideoSource) -> int:
-    """Count the bytes that an AVI or Matroska file (WebM) lacks at its end; 0 where none, or where nobody knows.
+    """Count the bytes that an AVI or Matroska file (WebM) lacks at its end; 0 if none, or if unknown.
 
     The sizes in the container show it; nothing is decoded. How many frames a header promises, or how
     many seconds, says little: capture programs leave frames out, and the last frame of a slow film stays for long. MP4

@@ -90,7 +90,7 @@ class ClipLoader:
         erase_probability (`float`, defaults to 0): fraction of training clips for which `draw_erasing` gives a box.
         repetitions (`int`, defaults to 1): training clips per video and epoch, K.
         repetitions_share_frames (`bool`, defaults to `True`): the repetitions show the same frames, as in the
-            released code, so that fewer are decoded; crop, augmentation and masks are each one's own. False draws
+            released code, so that fewer are decoded; each has its own crop, augmentation and masks. False draws
             each repetition's frames anew.
         seed (`int`, defaults to 0): the run's seed.
         decoder (`str`, *optional*): see `decoding.open_video`.

@@ -45,11 +45,11 @@ def load_video_dataset(
 
     Args:
         name_or_path (`str`, path or `datasets` object): a folder or file of one of the layouts, a glob of tar shards,
-            a Hub id, or a `Dataset` or stream of one's own (see `datasets.own.as_video_rows`).
+            a Hub id, or your own `Dataset` or stream (see `datasets.own.as_video_rows`).
         split (`str`, *optional*): part to read, such as `train`. A list file or table is one part by itself.
         streaming (`bool`, defaults to `False`): return an `IterableDataset`. Its shards: one per tar, one per row
             group of Parquet files, else at most 128, over which the files are spread at random.
-        layout (`str`, *optional*): one of `LAYOUTS`; by default what `name_or_path` looks like. A data set on the Hub
+        layout (`str`, *optional*): one of `LAYOUTS`; by default inferred from `name_or_path`. A data set on the Hub
             must be asked for by `hub`.
         root (`str` or path, *optional*): folder that the relative paths of an annotation file start from, by default
             its own; for the benchmark data sets the folder of the videos.
@@ -68,7 +68,7 @@ def load_video_dataset(
         have names. `video` is what `open_video` takes: `{"path": str, "bytes": None}` for files, `{"path", "bytes"}`
         for Parquet, `{"frame_folder", "num_frames", "frame_pattern"}` for frames, and
         `{"archive", "offset", "size", "fault"}` for tar shards. The length of a stream is the `num_examples` of its
-        `info.splits`, but for tar shards, which nobody has counted.
+        `info.splits`, except for tar shards, whose samples are not counted.
 
     Raises:
         FileNotFoundError: something named does not exist.

@@ -1,4 +1,4 @@
-"""Cards of one's own runs: what a Trainer did and measured, written beside the model it made.
+"""Cards of runs: what a Trainer did and measured, written beside the model it made.
 
 Three parts: text of others inside a card (whatever a name says, it is shown as that text and is no Markdown, HTML or
 code), the metadata of cards and their checks, and the card itself.
@@ -43,10 +43,10 @@ ARXIV = "2311.03149"
 """The paper."""
 
 NOT_STATED = "not stated"
-"""What a card says where nobody states a fact."""
+"""The text of a card for facts that are not stated."""
 
 UNKNOWN_LICENCE = "weights-licence-not-stated"
-"""The name of the licence of weights for which nobody states one."""
+"""The name of the licence of weights without a stated one."""
 
 TEACHER_LICENCES = {
     "MCG-NJU/videomae-large": "CC-BY-NC 4.0 (its Hub page and the VideoMAE repository)",
@@ -213,7 +213,7 @@ def card_problems(card: str | Path) -> list[str]:
 
 
 def is_weights_licence_unknown(card_data: ModelCardData) -> bool:
-    """Say whether a card states that nobody named a licence of the weights, as the pages of the paper's models do."""
+    """Return whether a card says that the weights have no stated licence, as on the pages of the paper's models."""
     return card_data.get("weights_license") == NOT_STATED or card_data.license_name == UNKNOWN_LICENCE
 
 

@@ -25,7 +25,7 @@ from .interruption import (
 
 # Errors that a user can fix are shown as one line. Anything else is a bug and keeps its traceback.
 _USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RunStopped)
-# The same of other packages, which nobody raises who was not imported.
+# The same for other packages, looked up only if they are imported: else nothing can have raised them.
 _THEIR_USER_ERRORS = (("huggingface_hub.errors", "StrictDataclassError"), ("safetensors", "SafetensorError"))
 # Set in the environment of processes whose parent says what went wrong (`--num_processes`): not each of them does.
 LAUNCHED = "AMD_HF_LAUNCHED"
@@ -86,7 +86,7 @@ def interruption_line() -> str:
 
 
 def _has_lost_its_reader() -> bool:
-    """Return whether nobody reads what this program prints; what is left of it, Python must not try to print."""
+    """Return whether the reader of standard output has gone; then Python must not try to flush the rest of it."""
     try:
         output = sys.stdout.fileno()
     except (OSError, ValueError):  # not a file, as in tests and notebooks
@@ -132,7 +132,7 @@ def _launcher_note() -> str:
 def remember_names(
     options: Iterable[str], has_model_options: bool, arguments: Mapping[str, str] | None = None
 ) -> None:
-    """Note under which names errors speak of the options of the program that runs.
+    """Note the names that errors use for the options of the running program.
 
     Args:
         options (iterable of `str`): Names of its options.

@@ -19,7 +19,7 @@ class OutputFiles:
     Args:
         paths (`Iterable` of `str` or `Path`): The files; their folders are made on entering.
         made_by (`str`): The program.
-        overwrite (`bool`, *optional*): Replace what is there, whoever made it; `None` where nobody can ask for that.
+        overwrite (`bool`, *optional*): Replace existing files of others too; `None` if the user has no such option.
         folder (`str` or `Path`, *optional*): The output folder that all of them are in: their marker then lies beside
             it, see `marker_beside`; otherwise in the folder of each.
 

@@ -41,7 +41,7 @@ class AMDTrainer(VideoTrainer):
         model ([`AMDForPreTraining`]): The student. Its `config.teacher_hidden_size` is the teacher's width.
         args ([`AMDTrainingArguments`]): Arguments.
         teacher_model (`AMDModel`, `torch.nn.Module`, `str` or `Path`, *optional*):
-            An encoder, a module of one's own behind the protocol of [`load_teacher`], or what [`load_teacher`] loads.
+            An encoder, your own module behind the protocol of [`load_teacher`], or what [`load_teacher`] loads.
             Without one this is plain masked-autoencoder pre-training (VideoMAE). A module is copied, so that it can be
             used on as it was; the student, or what shares parameters with it, is refused.
         teacher_config (`Mapping`, *optional*):
@@ -133,7 +133,7 @@ class AMDTrainer(VideoTrainer):
         return (total, outputs) if return_outputs else total
 
     def flops_per_clip(self) -> int | None:
-        """Return [`~amd_hf.flops.pretraining_flops`]; `None` with a teacher of one's own, which cannot be counted."""
+        """Return [`~amd_hf.flops.pretraining_flops`]; `None` if the teacher is your own module."""
         if self.teacher is None:
             return pretraining_flops(self.model.config)
         encoder = self.teacher.model

@@ -84,7 +84,7 @@ class FrozenTeacher(nn.Module):
     def common_features(self, pixel_values: torch.Tensor, split: TokenSplit) -> dict[int, torch.Tensor]:
         """Return the features `(B, V, D)` of every layer up to the last aligned, on the tokens both see.
 
-        Layers count from 1. Of a module of one's own: of the layers that are aligned. Arguments as for `forward`.
+        Layers count from 1. For your own module: only the aligned layers. Arguments as for `forward`.
         """
         layers = {*self.direct_layers, *self.generation_layers}
         if isinstance(self.model, AMDModel):

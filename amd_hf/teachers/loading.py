@@ -55,7 +55,7 @@ def load_teacher(
     Args:
         source (`str`, `Path`, `Mapping` or `torch.nn.Module`):
             A Hub id or folder of an `amd` model or of Transformers' `videomae` or `vit_mae`, an official `.pth` file
-            or state dict (see [`convert_checkpoint`]), a loaded AMD model, or a module of one's own with
+            or state dict (see [`convert_checkpoint`]), a loaded AMD model, or your own module with
             `forward(pixel_values, bool_masked_pos) -> {layer: (B, visible, D)}`: clips `(B, T, C, H, W)`, floats
             normalised with the student's mean and std, and a bool mask `(B, N)`, `True` = hidden, to raw block
             outputs on the visible tokens in raster order, for each layer (from 1) that is aligned. A module is copied,
@@ -68,7 +68,7 @@ def load_teacher(
         dtype (`torch.dtype`, *optional*): Of the weights; as stored when not given.
 
     Returns:
-        [`AMDModel`] without its final LayerNorm, or the module of one's own.
+        [`AMDModel`] without its final LayerNorm, or your own module.
 
     Raises:
         ValueError: If the teacher has fewer layers than asked for, or its weights were not all loaded: one is missing,

@@ -138,7 +138,7 @@ def precision_before(output_dir: str, resume_from_checkpoint: str | bool | None)
         return None
     if resume_from_checkpoint not in (True, "last", "true", "True"):
         return load_precision(str(resume_from_checkpoint))
-    # One that a kill left half written may not say it; the run goes on from the one before.
+    # A checkpoint that a kill left half written may not have it; the run then resumes from the one before.
     for checkpoint in reversed(sort_checkpoints(output_dir)):
         if isinstance(read_marker(Path(checkpoint)), dict):
             return load_precision(checkpoint)

@@ -1,4 +1,4 @@
-"""Data sets of one's own, as `datasets` makes them, in the form of rows that everything here reads.
+"""The user's own `datasets` objects, in the form of rows that this package reads.
 
     rows = as_video_rows(datasets.Dataset.from_dict({"video": paths, "label": labels}))     # adds `video_id`
     rows = as_video_rows(datasets.load_dataset("owner/name", split="train", streaming=True))  # nothing is decoded

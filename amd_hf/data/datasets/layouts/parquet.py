@@ -95,7 +95,7 @@ def _read(
     features = row_features(STORED_VIDEO_FEATURE, names)
     if isinstance(dataset, datasets.IterableDataset):
         # The row itself goes through `map` once; what is wrong with it is said in the row, since an exception here
-        # would end the stream without a word.
+        # would end the stream silently.
         stream = dataset.map(make_row, remove_columns=list(dataset.features), features=features)
         if num_rows is not None:
             name = str(stream.split)

@@ -164,7 +164,7 @@ def read_videofolder(
     entries = make_entries(records, path_column, label_name, file, label_names, problems)
     entries = [entry for entry in entries if _is_inside(entry, file, problems)]
     rows = make_rows(entries, file, file.parent, label_names, problems)
-    if problems.found:  # whoever asked raises or lists them
+    if problems.found:  # the caller raises or lists them
         return rows
     _report(listing, rows, file, label_name in columns)
     kept = {entry.number for entry in entries}

@@ -311,7 +311,7 @@ def _members(shard: str) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(shard: str, offset: int) -> None:
-    """Tell the end of an archive from a damaged header, where `tarfile` ends without a word."""
+    """Distinguish the end of an archive from a damaged header, at which `tarfile` ends silently."""
     with open(shard, "rb") as file:
         file.seek(offset)
         if file.read(_BLOCK).strip(b"\0"):
