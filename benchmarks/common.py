@@ -39,7 +39,7 @@ class Turns:
         return [theirs / ours for ours, theirs in zip(self.seconds[arm], self.seconds[to], strict=True)]
 
     def add(self, more: Turns) -> None:
-        """Takes in the rounds of other processes of the same arms."""
+        """Take in the rounds of other processes of the same arms."""
         for arm, seconds in more.seconds.items():
             self.seconds.setdefault(arm, []).extend(seconds)
         for arm, num_bytes in more.peak_bytes.items():
@@ -56,7 +56,7 @@ def take_turns(
     warmup: int,
     between: Work | None = None,
 ) -> Turns:
-    """Times arms, each in a process of its own, so that its peak memory is its own, one after the other.
+    """Time arms, each in a process of its own, so that its peak memory is its own, one after the other.
 
     Whatever else the machine does falls on all of them. Every second round goes through the arms backwards.
 

@@ -35,7 +35,7 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def measure(model_name: str, batch_size: int, checkpointing: bool, use_cpu: bool) -> dict[str, Any]:
-    """Runs one cell in this process: peak memory in GiB, or that it ran out of it."""
+    """Run one cell in this process: peak memory in GiB, or that it ran out of it."""
     try:
         _train(model_name, batch_size, checkpointing, use_cpu)
     except torch.OutOfMemoryError:

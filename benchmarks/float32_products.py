@@ -13,7 +13,7 @@ _aten = torch.ops.aten
 
 
 class Float32Products(TorchDispatchMode):
-    """Computes products and attention of bfloat16 tensors in float32, block by block, and rounds the results.
+    """Products and attention of bfloat16 tensors, computed in float32, block by block, and rounded.
 
     It stands below autograd: what a step stores, and in which dtype, stays as it is. For measurements of memory on
     machines that emulate bfloat16; the time of a step says nothing.

@@ -85,7 +85,7 @@ class Demo:
         self.results: dict[str, dict[str, Any]] = {}
 
     def timed(self, name: str, stage: Callable[..., Any], *arguments: Any) -> Any:
-        """Runs a stage under a headline and keeps its time."""
+        """Run a stage under a headline and note its time."""
         print(f"\n=== {name} ===", flush=True)
         start = time.perf_counter()
         with noting(self.folder, self.program):
@@ -94,7 +94,7 @@ class Demo:
         return outcome
 
     def render(self) -> None:
-        """Writes the splits, each from seeds of its own."""
+        """Write the splits, each from seeds of its own."""
         options = self.options
         sizes = (options.num_unlabelled, options.num_labelled, options.num_validation, options.num_validation)
         for number, (split, size) in enumerate(zip(SPLITS, sizes, strict=True)):

@@ -136,7 +136,7 @@ def unshuffle_boxes(result: DetectionResult) -> DetectionResult:
 
 
 def program() -> None:
-    """Runs `main`; exit code 1 where the detector does not do what it should."""
+    """Run `main`; exit code 1 where the detector does not do what it should."""
     means = main()
     gain = means["the same with boxes shuffled within each key frame"] - means["constant scores"]
     if means["detector"] < LOWEST_MAP or gain > HIGHEST_GAIN:

@@ -134,7 +134,7 @@ def _draw_track(label: int, num_frames: int, law: SceneLaw, rng: np.random.Gener
 
 
 def _slide_in_disc(start: np.ndarray, velocity: complex, time: np.ndarray) -> np.ndarray:
-    """Moves points along their chords of the disc of radius 0.5, from the end of a chord on from its beginning.
+    """Move points along their chords of the disc of radius 0.5, from the end of a chord on from its beginning.
 
     This maps the uniform law in the disc to itself, as turning the disc does.
     """

@@ -1,4 +1,4 @@
-"""Runs a grid of arms and seeds and says what pays: means, paired differences, 95% intervals, pictures.
+"""Run a grid of arms and seeds and report what helps: means, paired differences, 95% intervals, pictures.
 
 python studies/ablate.py --grid configs/ablations/main.yaml --output_dir ablation_output
 

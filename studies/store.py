@@ -24,7 +24,7 @@ Compute = Callable[[Stage, Path, dict[str, Path]], dict[str, Any]]
 
 
 class StageStore:
-    """Computes what is missing, and what that needs.
+    """Store of stages, which computes what is missing and what that needs.
 
     `results/<key>.json` holds a stage's settings and result. `work/<key>/` holds its files (videos, weights), made
     again when a later stage needs them: results can be kept, and published, without them. What it prints goes to
