@@ -118,7 +118,8 @@ class AMDForActionDetection(AMDPreTrainedModel):
                 Normalised floats, or raw uint8; height and width any multiples of the patch.
             boxes (`Sequence[torch.Tensor]`): For each clip `(n, 4)`, x1 y1 x2 y2 in pixels; n may be 0.
             labels (`Sequence[torch.Tensor]`, *optional*):
-                For each clip `(n, num_labels)`, 1 for each action and else 0.
+                For each clip `(n, num_labels)`, 1 for each action and else 0; actions are judged one by one, whatever
+                `config.problem_type` says.
 
         Raises:
             ValueError: If boxes or labels are not as many as the clips, or have another shape.

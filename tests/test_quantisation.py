@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import transformers
 from accelerate import Accelerator
 from torch import nn
 
-from amd_hf import AMDForVideoClassification
+from amd_hf import AMDForVideoClassification, optimize_for_cpu
 from amd_hf.models import build_processor, load_trained_classifier
 from tests.helpers.packages import optional_package
+from tests.helpers.training import ROOT
 from tests.helpers.videomae import twin_classifiers
 
 
@@ -98,10 +100,14 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, AMDForVi
 def test_quantised_classifier_is_as_near_to_itself_as_videomae(name: str, twins: Any) -> None:
     quantise, limit = _QUANTISERS[name]
     theirs, ours, logits = twins
-    error = _error(quantise(copy.deepcopy(ours)), logits)
+    quantised = quantise(copy.deepcopy(ours))
+    error = _error(quantised, logits)
     of_videomae = _error(quantise(copy.deepcopy(theirs)), logits)
     assert 0 < error < limit
     assert error < 1.5 * of_videomae + 0.01
+    assert (
+        _error(optimize_for_cpu(quantised), logits) < limit
+    )  # as `amd-hf predict` does: it leaves their layers alone
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -176,6 +182,22 @@ def test_quantised_weights_that_are_not_finite_are_refused(twins: Any, tmp_path:
     model.save_pretrained(tmp_path / "quantised")
     with pytest.raises(ValueError, match=r"NaN or infinite values in amd\.layers\.1\.mlp\.fc1\.weight"):
         _load(tmp_path / "quantised")
+
+
+_BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quantisation.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("package", ["torchao", "bitsandbytes"])
+def test_code_of_the_guide_runs_as_it_stands(
+    package: str, twins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optional_package(package)
+    twins[1].save_pretrained(tmp_path / "my_model")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for block in _BLOCKS if {"torchao": "TorchAo", "bitsandbytes": "BitsAndBytes"}[package] in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert _error(names["model"].eval(), twins[2]) < 0.05
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -523,6 +523,9 @@ _ALLOWED = {
     ("benchmarks/data_loading.py", "main"): "maintainers' results in the repository, which are under git",
     ("benchmarks/finetune_memory.py", "main"): "files of this benchmark's name, where its user says",
     ("benchmarks/inference.py", "make_models"): "a temporary folder",
+    ("benchmarks/quantisation.py", "make_models"): "a temporary folder",
+    ("benchmarks/quantisation.py", "_bitsandbytes"): "a temporary folder",
+    ("benchmarks/quantisation.py", "_megabytes"): "memory",
     ("benchmarks/videos.py", "_write"): "a temporary folder",
 }
 
