@@ -101,10 +101,8 @@ def _torch_dynamic(model: nn.Module) -> nn.Module:
 def _bitsandbytes(model: nn.Module) -> nn.Module:
     from transformers import BitsAndBytesConfig
 
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        config = BitsAndBytesConfig(load_in_8bit=True)
-        return type(model).from_pretrained(folder, quantization_config=config, device_map="cpu")
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    return type(model).from_pretrained(model.name_or_path, quantization_config=config, device_map="cpu")
 
 
 # What is done to a model in float32, and the package that it needs.

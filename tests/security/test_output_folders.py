@@ -524,7 +524,6 @@ _ALLOWED = {
     ("benchmarks/finetune_memory.py", "main"): "files of this benchmark's name, where its user says",
     ("benchmarks/inference.py", "make_models"): "a temporary folder",
     ("benchmarks/quantisation.py", "make_models"): "a temporary folder",
-    ("benchmarks/quantisation.py", "_bitsandbytes"): "a temporary folder",
     ("benchmarks/quantisation.py", "_megabytes"): "memory",
     ("benchmarks/videos.py", "_write"): "a temporary folder",
 }
