@@ -121,7 +121,8 @@ class AMDConfig(PreTrainedConfig):
         mask_type (`"tube"` or `"random"`, *optional*, defaults to `"tube"`):
             `"tube"` hides the same patches in every frame, `"random"` draws over all tokens.
         student_mask_ratio (`float`, *optional*, defaults to 0.9): Fraction of the tokens hidden from the student.
-        teacher_mask_ratio (`float`, *optional*, defaults to 0.75): Fraction hidden from the teacher, of the student's.
+        teacher_mask_ratio (`float`, *optional*, defaults to 0.75): Fraction of the tokens hidden from the teacher;
+            all of them are hidden from the student too.
         norm_pix_loss (`bool`, *optional*, defaults to `True`):
             Whether the reconstruction target is normalised patch by patch.
         reconstruction_target (`"videomae"` or `"mae"`, *optional*, defaults to `"videomae"`):

@@ -122,7 +122,7 @@ def count_masked(
 ) -> int:
     """Return how many tokens each row of a (B, N) mask hides, as a Python int.
 
-    `num_masked` is believed where reading the mask would stall the device; elsewhere the mask is counted and checked.
+    `num_masked` is trusted where reading the mask would stall the device; elsewhere the mask is counted and checked.
     Under `torch.compile` nothing can be counted: without `num_masked` that of `default()` holds.
 
     Raises:
@@ -895,7 +895,7 @@ class AMDForPreTraining(AMDPreTrainedModel):
     ) -> TokenSplit:
         """Check the masks `(B, N)` of student and teacher and turn them into ids; see `forward` for the arguments."""
         config, total = self.config, self.num_patches
-        is_believed = None not in (num_masked, num_teacher_masked) and student.device.type != "cpu"
+        is_trusted = None not in (num_masked, num_teacher_masked) and student.device.type != "cpu"
         num_masked = count_masked(
             student, num_masked, total, lambda: config.num_masked_patches(config.student_mask_ratio), "bool_masked_pos"
         )
@@ -914,7 +914,7 @@ class AMDForPreTraining(AMDPreTrainedModel):
             teacher, num_teacher_masked, total,
             lambda: config.num_masked_patches(config.teacher_mask_ratio), "teacher_bool_masked_pos",
         )  # fmt: skip
-        if not is_believed and not torch.compiler.is_compiling():
+        if not is_trusted and not torch.compiler.is_compiling():
             for row, count in enumerate((teacher & ~student).sum(dim=1).tolist()):
                 if count:
                     raise ValueError(

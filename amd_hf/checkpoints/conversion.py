@@ -211,8 +211,8 @@ def _choose_task(checkpoint: Checkpoint, inferred: str | None, asked: str | None
     if inferred == "classification" and is_by_first_token(checkpoint):
         raise ValueError(
             f"{checkpoint.source} classifies by its first token (`use_mean_pooling` false), classifiers of this "
-            "package by the mean over all: it cannot be used whole. Its encoder can: as a teacher, or as the start of "
-            "fine-tuning."
+            "package by the mean over all tokens or by a class token: it cannot be used whole. Its encoder can: as a "
+            "teacher, or as the start of fine-tuning."
         )
     if inferred is not None and asked not in (None, inferred):
         raise ValueError(f"{checkpoint.source} is a {inferred} checkpoint, but `task` is {asked!r}.")

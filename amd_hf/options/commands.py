@@ -52,7 +52,7 @@ _IN_A_LINE = {
     "resume_from_checkpoint": "Resume from the last checkpoint, or a folder",
     "gradient_accumulation_steps": "Micro-batches per optimizer step",
     "max_steps": "Optimizer steps; overrides the epochs",
-    "bf16": "Train in bf16 mixed precision",
+    "bf16": "bf16 mixed precision; by default where it pays",
     "use_cpu": "Use the CPU even if there is a GPU",
     "gradient_checkpointing": "Save memory by computing more",
     "dataloader_num_workers": "Processes that read videos",

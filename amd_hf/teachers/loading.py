@@ -1,6 +1,6 @@
 """Load a teacher: frozen, proven to be loaded whole, and cut off after the last layer that is needed.
 
-Every teacher stands behind one protocol, [`Teacher`]. Two families do so today: encoders of this package (its own,
+Every teacher stands behind one protocol, [`Teacher`]. Two kinds do so today: encoders of this package (its own,
 VideoMAE's and MAE's, from any source that `models.py` reads), and modules of one's own. A further family whose weights
 fit an encoder of ours is an entry in `checkpoints/families.py`; any other gets a file beside this one with a module
 that speaks the protocol, and a line in [`load_fitting`] that makes it.
@@ -64,7 +64,7 @@ def load_teacher(
         config ([`AMDConfig`] or `Mapping`, *optional*):
             Replaces the config that the source comes with, as far as the encoder is concerned; a mapping holds the
             options of [`AMDConfig`] that differ. Of an official checkpoint it says what leaves no trace in the
-            tensors (heads, frames, image size, another position table). Of no use beside a module.
+            tensors (heads, frames, image size, another position table). Refused beside a module.
         dtype (`torch.dtype`, *optional*): Of the weights; as stored when not given.
 
     Returns:
