@@ -48,7 +48,7 @@ def output_files(folder: str | Path, format: str, overwrite: bool | None = None)
         ValueError: If one exists that this package did not write, and `overwrite` is false.
     """
     names = (*FORMATS[format].files, MANIFEST_FILE, REPORT_FILE, CARD_NAME, LABELS_FILE, "config.json")
-    # The law of looking (a model of one frame has an image processor), and the code that reads these files elsewhere.
+    # The processor (of images for a model of one frame), and the code that reads these files elsewhere.
     names += (VIDEO_PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, *CODE_FILES)
     return OutputFiles([Path(folder) / name for name in names], "amd-hf export", overwrite, folder=folder)
 
