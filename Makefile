@@ -37,7 +37,7 @@ study: install ## All tables of docs/evidence.md (hours; started again it goes o
 	done
 
 test: install ## Run the tests (under 10 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 test-slow: install ## Run the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow"

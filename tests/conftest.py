@@ -33,6 +33,17 @@ pytest_plugins = ["tests.helpers.live_failures"]
 
 _ROOT = Path(__file__).parents[1]
 
+# Long files come first: at the end one process would run them while the other has nothing to do.
+_FIRST = (
+    "studies/test_ablate.py", "cli/test_push.py", "docs/test_commands.py", "training/test_processes.py",
+    "cli/test_processes.py", "hub/test_publishing.py", "training/test_kill.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(_FIRST))  # stable: the others stay in their order
+
+
 torch.set_num_threads(1)  # tiny models: threads cost more than they gain, and much more when tests share the cores
 transformers_logging.disable_progress_bar()
 transformers_logging.enable_propagation()  # to pytest's `caplog`
