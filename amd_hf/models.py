@@ -42,6 +42,9 @@ from .view_settings import ViewSettings
 
 logger = logging.get_logger(__name__)
 
+EXPORT_MANIFEST_NAME = "export.json"
+"""The file of Transformers' exporters beside a program, which `amd-hf export` writes."""
+
 DETECTION_SHORT_SIDE = 256
 """Short side of the frames that detectors see, in pixels (VideoMAE's code for AVA)."""
 
@@ -158,6 +161,11 @@ def _read_foreign(source: str | Path | Mapping[str, Any]) -> Checkpoint | None:
 
 
 def _load_amd(source: str, config_options: dict[str, Any]) -> AMDPreTrainedModel:
+    if (Path(source) / EXPORT_MANIFEST_NAME).is_file():
+        raise ValueError(
+            f"{source} holds an exported model, which has no weights of PyTorch: `amd-hf predict`, `evaluate` and "
+            "`features` run it. For anything else give the model that it was exported from."
+        )
     config = AMDConfig.from_pretrained(source)
     name = (config.architectures or ["AMDModel"])[0]
     if name not in _CLASSES:

@@ -32,6 +32,7 @@ class Turns:
 
     seconds: dict[str, list[float]]
     peak_bytes: dict[str, int] = field(default_factory=dict)
+    cpu_seconds: dict[str, list[float]] = field(default_factory=dict)  # of all threads; others' work is not in it
     failures: dict[str, str] = field(default_factory=dict)
 
     def ratio(self, arm: str, to: str) -> list[float]:
@@ -42,6 +43,8 @@ class Turns:
         """Take in the rounds of other processes of the same arms."""
         for arm, seconds in more.seconds.items():
             self.seconds.setdefault(arm, []).extend(seconds)
+        for arm, seconds in more.cpu_seconds.items():
+            self.cpu_seconds.setdefault(arm, []).extend(seconds)
         for arm, num_bytes in more.peak_bytes.items():
             self.peak_bytes[arm] = max(self.peak_bytes.get(arm, 0), num_bytes)
         self.failures.update(more.failures)
@@ -87,6 +90,7 @@ def take_turns(
             turns.peak_bytes[arm] = answer[1]
             if number >= warmup:
                 turns.seconds[arm].append(answer[0])
+                turns.cpu_seconds.setdefault(arm, []).append(answer[2])
     for arm, channel in channels.items():
         if arm not in turns.failures:
             channel.send("stop")
@@ -101,10 +105,11 @@ def _live(make: Callable[[], Work], device: str, threads: int | None, channel: C
         work = make()
         while channel.recv() == "go":
             synchronize(device)
-            start = time.perf_counter()
+            start, start_of_cpu = time.perf_counter(), time.process_time()
             work()
             synchronize(device)
-            channel.send((time.perf_counter() - start, peak_bytes(device)))
+            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_of_cpu
+            channel.send((seconds, peak_bytes(device), cpu_seconds))
     except torch.OutOfMemoryError as error:
         channel.send(error)
 

@@ -17,7 +17,7 @@ from ..evaluation.checks import match_labels
 from ..evaluation.multiview import ViewCollator, ViewOptions
 from ..hub.cards import CARD_NAME, TAGS, code_span, escape_markdown
 from ..modeling_amd import AMDPreTrainedModel
-from ..models import build_processor, read_settings
+from ..models import EXPORT_MANIFEST_NAME, build_processor, read_settings
 from ..outputs.files import OutputFiles
 from ..outputs.folders import CODE_FILES
 from .formats import (
@@ -30,7 +30,7 @@ from .formats import (
     part_to_export,
 )
 from .measuring import compare_on_random_inputs, compare_on_videos, machine_name, measure_speed, read_views
-from .running import MANIFEST_FILE, REPORT_FILE, ExportedNetwork, load_exported
+from .running import REPORT_FILE, ExportedNetwork, load_exported
 
 
 LABELS_FILE = "labels.txt"
@@ -47,7 +47,7 @@ def output_files(folder: str | Path, format: str, overwrite: bool | None = None)
     Raises:
         ValueError: If one exists that this package did not write, and `overwrite` is false.
     """
-    names = (*FORMATS[format].files, MANIFEST_FILE, REPORT_FILE, CARD_NAME, LABELS_FILE, "config.json")
+    names = (*FORMATS[format].files, EXPORT_MANIFEST_NAME, REPORT_FILE, CARD_NAME, LABELS_FILE, "config.json")
     # The processor (of images for a model of one frame), and the code that reads these files elsewhere.
     names += (VIDEO_PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, *CODE_FILES)
     return OutputFiles([Path(folder) / name for name in names], "amd-hf export", overwrite, folder=folder)

@@ -16,14 +16,13 @@ from transformers.utils import logging
 from ..configuration_amd import AMDConfig
 from ..cpu import prepare_for_inference
 from ..modeling_amd import AMDPatchEmbeddings, AMDPreTrainedModel
+from ..models import EXPORT_MANIFEST_NAME
 from ..training.summary import describe_model
 from .formats import FORMATS, check_packages, default_input_type, export_program, kind_of, part_to_export
 
 
 logger = logging.get_logger(__name__)
 
-MANIFEST_FILE = "export.json"
-"""What Transformers writes beside the programs of an exported model."""
 REPORT_FILE = "export_report.json"
 """What we write beside them."""
 ENGINES = ("pytorch", "onnx", "openvino", "zentorch")
@@ -117,7 +116,7 @@ class ExportedNetwork(nn.Module):
 
 def is_exported(source: str | Path) -> bool:
     """Say whether a folder is one that `amd-hf export` wrote."""
-    return (Path(source) / MANIFEST_FILE).is_file()
+    return (Path(source) / EXPORT_MANIFEST_NAME).is_file()
 
 
 def runs_on_pytorch(source: str, engine: str | None) -> bool:

@@ -357,6 +357,8 @@ def test_folder_that_is_not_whole_and_options_that_do_not_fit_are_refused(world:
         run("--model.num_frames", "8")
     with pytest.raises(ValueError, match="a pickle, which runs code"):
         run()
+    with pytest.raises(ValueError, match="holds an exported model, which has no weights of PyTorch"):
+        _export(tmp_path, "torch_export", tmp_path / "again", model="out")
     (tmp_path / "out" / "model.pt2").unlink()
     with pytest.raises(ValueError, match=r"is not whole: it lacks model\.pt2"):
         run()
