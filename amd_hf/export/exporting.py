@@ -136,10 +136,7 @@ def export_model(
         (staging / REPORT_FILE).write_text(json.dumps(report), encoding="utf-8")  # what loading it has to know
         network = load_exported(staging, exported if format == "torch_export" else None)
         report["comparison"] = _compare(model, network, comparison, collator, numbers)
-        sizes = [path.stat().st_size for path in staging.iterdir() if path.name in FORMATS[format].files]
-        report["megabytes"] = round(sum(sizes) / 1e6, 2)
-        weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        report["pytorch_megabytes"] = round(weights / 1e6, 2)
+        report |= _sizes(model, [staging / name for name in FORMATS[format].files])
         if measure_speed and format != "torch_export":
             report["speed"] = _measure(model, staging, Path(temporary) / "pytorch")
         _describe(staging, model, report)
@@ -187,6 +184,14 @@ def _compare(
             "or of PyTorch may do better."
         )
     return summary
+
+
+def _sizes(model: AMDPreTrainedModel, files: list[Path]) -> dict[str, float]:
+    """Return the megabytes of a program's files, and those of the model's weights in float32."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    # A small program keeps its weights in itself: the file for them is not there then.
+    program = sum(file.stat().st_size for file in files if file.is_file())
+    return {"megabytes": round(program / 1e6, 2), "pytorch_megabytes": round(weights / 1e6, 2)}
 
 
 def _measure(model: AMDPreTrainedModel, exported: Path, plain: Path) -> dict[str, Any]:
