@@ -92,6 +92,7 @@ def run_warm_group(
 
 
 def _become(program: Path | str, arguments: Sequence[str], variables: Mapping[str, str], cwd: str, said: str) -> None:
+    multiprocessing.set_start_method(None, force=True)  # not the way in which this one was started: data loaders fork
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(variables)
