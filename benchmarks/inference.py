@@ -17,17 +17,20 @@ import importlib.util
 import os
 import statistics
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
 import torch
 from common import DTYPES, Turns, Work, keep, machine_line, take_turns
+from torch import nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-from amd_hf import AMDForVideoClassification, convert_checkpoint, optimize_for_cpu
+from amd_hf import AMDConfig, AMDForVideoClassification, convert_checkpoint, optimize_for_cpu
 from amd_hf.export.formats import check_packages, export_program
 from amd_hf.export.running import run_by_engine, runtime_options
 from amd_hf.flops import encoder_flops
+from amd_hf.modeling_amd import AMDMLP
 
 
 OURS, THEIRS = "amd_hf", "transformers"
@@ -144,6 +147,23 @@ def rows(cell: str, batch_size: int, turns: Turns, flops: int) -> list[str]:
     return lines
 
 
+def product_rate(config: AMDConfig, num_passes: int = 30) -> float:
+    """Measure float32 products alone, in FLOP a second of CPU time: an MLP of the model, by oneDNN.
+
+    No engine computes a model in float32 faster than its products, whatever it does about all else.
+    """
+    mlp = optimize_for_cpu(nn.Sequential(AMDMLP(config.hidden_size, config.intermediate_size))).eval()
+    tokens = torch.randn(1, config.num_patches, config.hidden_size)
+    flops = 2 * 2 * config.num_patches * config.hidden_size * config.intermediate_size
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(num_passes):
+            start = time.process_time()
+            mlp(tokens)
+            best = min(best, time.process_time() - start)
+    return flops / best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(_SIZES), nargs="+", default=["small", "base"])
@@ -168,7 +188,7 @@ def main() -> None:
         "times as fast by CPU time | peak memory, GiB | GFLOP a second of CPU time |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    found = {}
+    found, notes = {}, []
     load_before = os.getloadavg()[0]
     for size in options.size:
         with tempfile.TemporaryDirectory() as temporary:
@@ -176,6 +196,12 @@ def main() -> None:
             make_models(folder, size, arms)
             config = AMDForVideoClassification.config_class.from_pretrained(folder / OURS)
             flops = encoder_flops(config, config.num_patches)
+            if options.device == "cpu":
+                rate = product_rate(config)
+                notes.append(
+                    f"ViT-{size}: float32 products alone run at {rate / 1e9:.0f} GFLOP a second of CPU time: no "
+                    f"engine in float32 can take less than {1000 * flops / rate:.0f} ms a clip."
+                )
             for precision in options.precisions:
                 for batch_size in options.batch_sizes:
                     makers = {arm: partial(_make_pass, arm, folder, batch_size, precision, options) for arm in arms}
@@ -189,7 +215,7 @@ def main() -> None:
                     cell = f"ViT-{size}, {batch_size} x {precision}"
                     lines += rows(cell, batch_size, turns, flops)
                     found[cell] = vars(turns)
-    notes = [f"{arm} is left out: {why}" for arm, why in missing.items()]
+    notes += [f"{arm} is left out: {why}" for arm, why in missing.items()]
     compiled = ", compiled" if options.torch_compile else ""
     keep(
         options.name or f"inference_{'_'.join(options.size)}_{options.attn_implementation}_{options.device}",
