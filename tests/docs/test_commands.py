@@ -151,7 +151,7 @@ def test_python_of_the_pages_runs(page: str, world: Path, tmp_path: Path, monkey
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
         code = block.replace("teacher_hidden_size=1024", sizes).replace("MCG-NJU/videomae-large", "hub/videomae-large")
-        code = code.replace("per_device_train_batch_size=16, bf16=True, dataloader_num_workers=8", settings)
+        code = code.replace("per_device_train_batch_size=16, bf16=None, dataloader_num_workers=8", settings)
         if "write_run_card" in code:
             continue  # tests/hub/test_cards.py: it needs a Trainer
         if "quantization_config" in code:
