@@ -66,8 +66,11 @@ def _random_states() -> Iterator[None]:
 def _precision_of_accelerate() -> Iterator[None]:
     """A command that a test runs in this process leaves its precision to no later `Accelerator()`.
 
-    What was there before the test stays: trainers of a fixture of the whole file live on.
+    Float32 that was there before the test stays, for trainers of a fixture of the file. Another precision is what
+    commands of such a fixture have left.
     """
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != "no":
+        AcceleratorState._reset_state()
     before = dict(AcceleratorState._shared_state)
     yield
     AcceleratorState._shared_state.clear()

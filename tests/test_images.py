@@ -204,7 +204,7 @@ def test_programs_fine_tune_test_and_probe_images(tmp_path: Path, capsys: pytest
     assert written["tested"]["model"] == str(tmp_path / "pretrained")
     assert (written["tested"]["train_split"], written["tested"]["split"]) == ("train", "validation")
     assert (metrics["videos_fitted"], metrics["videos_read"]) == (9, 6)
-    with pytest.raises(ValueError, match="fit the linear probe"):
+    with pytest.raises(ValueError, match="linear probe needs a split of `data` to fit it on"):
         load_script("evaluate").main([*arguments, "--linear_probe", "true"])
     folder = str(data / "validation" / NAMES[0])
     predictions = load_script("predict").main(
