@@ -65,6 +65,11 @@ _IN_A_LINE = {
     "clip_augmentation": "Your own function on clips, `module:function`",
     "unlabelled": "Take all videos of a folder, without labels",
     "layout": "Layout of the data, if it is not recognised",
+    "int8": "Compute linear layers in int8 (onnx, openvino)",
+    "num_calibration_videos": "Videos to calibrate int8 on",
+    "num_videos": "Videos to compare both models on",
+    "measure_speed": "Time both models",
+    "allow_untrained_head": "Accept a classifier with an untrained head",
 }
 
 
