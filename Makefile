@@ -42,8 +42,8 @@ test: install ## Run the tests (under 10 minutes on 2 cores)
 test-slow: install ## Run the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or not slow"
 
-test-kill: install ## `kill -9` at random moments, 24 times and more: resumed runs leave the same bytes (2 to 10 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/training/test_kill.py
+test-kill: install ## `kill -9` at random moments, 24 times and more: resumed runs leave the same bytes (3 to 12 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/training/test_kill.py tests/studies/test_ablate.py
 
 test-library: install ## The common tests of Transformers itself over our classes, VideoMAE beside them (5 minutes)
 	$(BIN)/python -m pip install --quiet parameterized

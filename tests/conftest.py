@@ -35,8 +35,8 @@ _ROOT = Path(__file__).parents[1]
 
 # Long files come first: at the end one process would run them while the other has nothing to do.
 _FIRST = (
-    "studies/test_ablate.py", "cli/test_push.py", "docs/test_commands.py", "training/test_processes.py",
-    "cli/test_processes.py", "hub/test_publishing.py", "training/test_kill.py",
+    "docs/test_commands.py", "cli/test_push.py", "training/test_processes.py", "cli/test_processes.py",
+    "hub/test_publishing.py", "studies/test_ablate.py", "training/test_kill.py",
 )  # fmt: skip
 
 

@@ -128,6 +128,7 @@ def test_a_deleted_result_comes_back_to_the_last_bit(study):
     assert _without_seconds(before) == _without_seconds(after)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_started_again_find_the_same_to_the_last_bit(study, tmp_path):
     expected = study()
     arguments = ["--grid", str(expected.parent / "grid.yaml"), "--max_steps", "2", "--output_dir", str(tmp_path)]
