@@ -28,6 +28,15 @@ if hasattr(os, "register_at_fork"):
     )  # fmt: skip
 
 
+# What `datasets` makes of sources that can be divided anywhere: each row comes of one source, and of no row count.
+_DIVISIBLE = frozenset(("ExamplesIterable", "ArrowExamplesIterable"))
+_BY_ROW = frozenset(
+    ("MappedExamplesIterable", "FilteredExamplesIterable", "FormattedExamplesIterable", "SelectColumnsIterable")
+)
+_MOST_SHARDS_OF_A_PART = 32
+_NUM_PARTS = 8
+
+
 class _Unit(NamedTuple):
     """A shard, or every `num_stripes`-th row of one from row `stripe` on."""
 
@@ -72,6 +81,53 @@ def noted_entries(dataset: datasets.IterableDataset) -> list[list[str]] | None:
     return getattr(dataset, "_amd_hf_entries", None)
 
 
+class SingleShards:
+    """The shards of a stream one by one, in any order: `shards[index]` is `dataset.shard(dataset.num_shards, index)`.
+
+    That call lists all sources anew, so a pass over n shards would take n * n steps. Here it goes by way of parts,
+    which stay and are divided further: about log n steps for a shard.
+
+    Args:
+        dataset (`datasets.IterableDataset`): the stream.
+    """
+
+    def __init__(self, dataset: datasets.IterableDataset) -> None:
+        self._dataset = dataset
+        self._parts: dict[tuple[int, int], datasets.IterableDataset] = {}
+        self._can_divide = _can_divide(dataset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": {}}
+
+    def __getitem__(self, index: int) -> datasets.IterableDataset:
+        part, start, count = self._dataset, 0, self._dataset.num_shards
+        while self._can_divide and count > _MOST_SHARDS_OF_A_PART:
+            # `shard` gives each of the first `rest` parts one source more than the others.
+            size, rest = divmod(count, _NUM_PARTS)
+            inside = index - start
+            number = inside // (size + 1) if inside < rest * (size + 1) else (inside - rest) // size
+            start, count = start + number * size + min(number, rest), size + (number < rest)
+            if (start, count) not in self._parts:
+                self._parts[start, count] = part.shard(num_shards=_NUM_PARTS, index=number)
+            part = self._parts[start, count]
+        return part.shard(num_shards=count, index=index - start)
+
+
+def _can_divide(dataset: datasets.IterableDataset) -> bool:
+    """Return whether a shard of a part is that shard of the whole; `take` and `interleave_datasets` count otherwise.
+
+    Only private names of `datasets` say what a stream is made of. Without them the answer is no: right, but slow.
+    """
+    if getattr(dataset, "_distributed", None) is not None:
+        return False
+    source = getattr(dataset, "_ex_iterable", None)
+    while type(source).__name__ in _BY_ROW:
+        source = source.ex_iterable
+        if type(source).__name__ == "RebatchedArrowExamplesIterable":  # rows of Arrow tables, on the way to a row
+            source = source.ex_iterable
+    return type(source).__name__ in _DIVISIBLE
+
+
 def share_out(num_shards: int, num_processes: int, process_index: int, order: np.ndarray) -> list[_Unit]:
     """Return the units that a process reads, in this order: disjoint, and complete over all processes.
 
@@ -113,6 +169,7 @@ class StreamReader:
         if buffer_rows < 1:
             raise ValueError(f"`buffer_rows` must be at least 1, not {buffer_rows}.")
         self.dataset = dataset
+        self._shards = SingleShards(dataset)
         self.seed = seed
         self.num_processes = num_processes
         self.process_index = process_index
@@ -164,7 +221,7 @@ class StreamReader:
         self.start_pass(state["epoch"])
         self._next_unit, self._turn, self._block = state["next_unit"], state["turn"], state["block"]
         self._open = [
-            _ShardCursor(self.dataset, self._units[unit], unit, row, position) for unit, row, position in state["open"]
+            _ShardCursor(self._shards, self._units[unit], unit, row, position) for unit, row, position in state["open"]
         ]
         self._num_taken = state["num_taken"]
         self._block_start = self._position()
@@ -189,7 +246,7 @@ class StreamReader:
         while len(block) < self.buffer_rows:
             while len(self._open) < num_open and self._next_unit < len(self._units):
                 unit = self._next_unit
-                self._open.append(_ShardCursor(self.dataset, self._units[unit], unit))
+                self._open.append(_ShardCursor(self._shards, self._units[unit], unit))
                 self._next_unit += 1
             if not self._open:
                 break
@@ -209,14 +266,14 @@ class _ShardCursor:
 
     def __init__(
         self,
-        dataset: datasets.IterableDataset,
+        shards: SingleShards,
         unit: _Unit,
         number: int,
         row: int = 0,
         position: dict[str, Any] | None = None,
     ) -> None:
         self._unit, self._number, self._row = unit, number, row
-        self._shard = dataset.shard(num_shards=dataset.num_shards, index=unit.shard)
+        self._shard = shards[unit.shard]
         if position is not None:
             self._shard.load_state_dict(position)
         self._position = position

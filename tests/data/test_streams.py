@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
+import datasets.distributed
 import pytest
 
 from amd_hf.data import streams
 from amd_hf.data.loaders import StreamDataLoader, StreamIterator, iterate_once
-from amd_hf.data.streams import StreamReader, stream_length
+from amd_hf.data.streams import SingleShards, StreamReader, stream_length
 
 
 _SHARD_SIZES = (7, 1, 4, 12, 2)  # uneven, and as few as a stream of one's own may have
@@ -45,6 +46,52 @@ def _table_stream() -> datasets.IterableDataset:
 def _pass(reader: StreamReader, epoch: int = 0) -> list[str]:
     reader.start_pass(epoch)
     return [row["video_id"] for row in reader.rows()]
+
+
+class _CountingList(list):
+    """Sources of a stream that count how often one of them is looked at."""
+
+    num_looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        type(self).num_looks += 1
+        return super().__getitem__(index)
+
+
+class TestSingleShards:
+    @pytest.mark.parametrize(
+        "derive",
+        [
+            lambda stream: stream,
+            lambda stream: stream.map(lambda row: {"video_id": row["video_id"] + "!"}),
+            lambda stream: stream.filter(lambda row: not row["video_id"].endswith("1")).select_columns(["video_id"]),
+            lambda stream: stream.take(150),
+            lambda stream: stream.skip(7),
+            lambda stream: datasets.interleave_datasets([stream, _stream((1,) * 75)]),
+            lambda stream: datasets.concatenate_datasets([stream, _stream((2,) * 40)]),
+            lambda stream: datasets.distributed.split_dataset_by_node(stream, 1, 2),
+        ],
+        ids=["plain", "map", "filter", "take", "skip", "interleave", "concatenate", "split_by_node"],
+    )
+    def test_each_is_the_shard_that_datasets_gives(self, derive):
+        stream = derive(_stream(tuple(1 + number % 3 for number in range(101))))
+        shards = SingleShards(stream)
+        for index in (0, 1, 12, 13, 38, 39, stream.num_shards // 2, stream.num_shards - 1):
+            expected = list(stream.shard(num_shards=stream.num_shards, index=index))
+            assert list(shards[index]) == expected
+
+    def test_work_of_a_pass_grows_with_the_shards_not_with_their_square(self):
+        def looks(num_shards: int) -> int:
+            features = datasets.Features({"video_id": datasets.Value("string")})
+            shards = _CountingList((number, 1) for number in range(num_shards))
+            stream = datasets.IterableDataset.from_generator(
+                _make_rows, features=features, gen_kwargs={"shards": shards}
+            )
+            _CountingList.num_looks = 0
+            assert len(_pass(StreamReader(stream.map(lambda row: row), 0))) == num_shards
+            return _CountingList.num_looks
+
+        assert 0 < looks(200) <= 10 * 200
 
 
 class TestStreamReader:

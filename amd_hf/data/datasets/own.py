@@ -21,6 +21,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..streams import SingleShards
 from .label_names import as_label, check_label_column
 from .problems import printable, shorten
 from .rows import row_features
@@ -323,17 +324,15 @@ def _stream(rows: datasets.IterableDataset, make_row: RowMaker) -> datasets.Iter
     if isinstance(kind, _DECODED):
         rows = rows.cast_column(make_row.video_column, dataclasses.replace(kind, decode=False))
     features = row_features(STORED_VIDEO_FEATURE, make_row.names)
-    arguments = {"shards": list(range(rows.num_shards)), "stream": rows, "make_row": make_row}
+    arguments = {"shards": list(range(rows.num_shards)), "stream": SingleShards(rows), "make_row": make_row}
     stream = datasets.IterableDataset.from_generator(_rows_of_shards, features=features, gen_kwargs=arguments)
     stream.info.splits = rows.info.splits
     return stream
 
 
-def _rows_of_shards(
-    shards: Sequence[int], stream: datasets.IterableDataset, make_row: RowMaker
-) -> Iterator[dict[str, Any]]:
+def _rows_of_shards(shards: Sequence[int], stream: SingleShards, make_row: RowMaker) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        for number, stored in enumerate(stream.shard(num_shards=stream.num_shards, index=shard)):
+        for number, stored in enumerate(stream[shard]):
             row = make_row(stored)
             if stored.get("video_id") is None:
                 row["video_id"] = f"{row['video']['path'] or 'video'}#{shard}.{number}"

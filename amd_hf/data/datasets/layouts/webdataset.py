@@ -12,13 +12,14 @@ own before anything is read.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 
@@ -144,7 +145,7 @@ def generate_rows(
     """
     number_of = None if label_names is None else {name: number for number, name in enumerate(label_names)}
     for shard in shards:
-        for key, members, fault in _samples(shard):
+        for key, members, fault, archive in _samples(shard):
             row = {
                 "video": {"archive": shard, "offset": 0, "size": 0, "fault": fault},
                 "label": -1 if is_labelled else None,
@@ -152,7 +153,7 @@ def generate_rows(
             }
             try:
                 if fault is None:
-                    row |= _parse_sample(shard, members, number_of, is_labelled, media, label_column)
+                    row |= _parse_sample(shard, archive, members, number_of, is_labelled, media, label_column)
             except (ValueError, OSError) as error:
                 row["video"]["fault"] = printable(str(error), 500)  # type: ignore[index]
             yield row
@@ -160,6 +161,7 @@ def generate_rows(
 
 def _parse_sample(
     shard: str,
+    archive: BinaryIO | None,
     members: _Members,
     number_of: dict[str, int] | None,
     is_labelled: bool,
@@ -172,7 +174,7 @@ def _parse_sample(
     offset, size = members[videos[0]]
     row: dict[str, Any] = {"video": {"archive": shard, "offset": offset, "size": size, "fault": None}}
     if is_labelled:
-        label = _read_label(shard, members, number_of, label_column)
+        label = _read_label(archive, members, number_of, label_column)
         if label is None:
             raise ValueError(f"the sample holds no label; its members are {', '.join(members)}")
         row["label"] = label_number(label, number_of)
@@ -180,7 +182,7 @@ def _parse_sample(
 
 
 def _read_label(
-    shard: str, members: _Members, number_of: dict[str, int] | None, label_column: str | None
+    archive: BinaryIO | None, members: _Members, number_of: dict[str, int] | None, label_column: str | None
 ) -> int | str | None:
     """Return the label of a sample, or None. A text is one only where there are names: it may be a caption.
 
@@ -189,23 +191,23 @@ def _read_label(
     """
     suffix = label_column if label_column in members else "cls" if label_column is None else None
     if suffix in members:
-        return as_label(_read_text(shard, *members[suffix]), number_of)
+        return as_label(_read_text(archive, *members[suffix]), number_of)
     if "json" in members:
-        content = parse_json(_read_text(shard, *members["json"]))
+        content = parse_json(_read_text(archive, *members["json"]))
         value = content.get(label_column or "label") if isinstance(content, dict) else None
         if value is not None:
             return as_label(value, number_of)
     if label_column is not None or number_of is None or "txt" not in members:
         return None
-    return _read_text(shard, *members["txt"])
+    return _read_text(archive, *members["txt"])
 
 
-def _read_text(shard: str, offset: int, size: int) -> str:
+def _read_text(archive: BinaryIO | None, offset: int, size: int) -> str:
+    assert archive is not None, "a sample with members was met in an open archive"
     if size > _MAX_TEXT_BYTES:
         raise ValueError(f"the label or json takes {size} bytes, more than {_MAX_TEXT_BYTES}")
-    with open(shard, "rb") as file:
-        file.seek(offset)
-        return file.read(size).decode("utf-8-sig").strip()
+    archive.seek(offset)  # `tarfile` looks where it is before it reads on
+    return archive.read(size).decode("utf-8-sig").strip()
 
 
 class _CheckedHeader(tarfile.TarInfo):
@@ -223,36 +225,43 @@ class _CheckedHeader(tarfile.TarInfo):
         return header
 
 
-def _samples(shard: str) -> Iterator[tuple[str, _Members, str | None]]:
-    """Yield (key, {suffix: (offset, size)}, fault) of each sample; damage of the archive is a last fault."""
+def _samples(shard: str) -> Iterator[tuple[str, _Members, str | None, BinaryIO | None]]:
+    """Yield (key, {suffix: (offset, size)}, fault, archive) of each sample; damage is the fault of a last one.
+
+    The archive is open, for labels to be read from it, until the next sample is asked for.
+    """
     sample: _Sample | None = None
     seen: set[bytes] = set()
-    fault = None
-    try:
-        for member in _members(shard):
-            folder, _, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            if member.isdir() or not stem or not suffix:
-                continue
-            key = f"{folder}/{stem}" if folder else stem
-            if sample is not None and key != sample.key:
-                yield sample.finish(seen)
-                sample = None
-            sample = sample or _Sample(key)
-            sample.add(member, suffix)
-    except _FAULTS_OF_ARCHIVES as error:
-        where = f"after the sample {printable(sample.key)}" if sample is not None else "before its first sample"
-        fault = _compression_fault(shard) or f"the archive is damaged {where}: {printable(str(error))}"
-    if sample is not None:
-        yield sample.finish(seen)
-    if fault is not None:
-        yield "damaged", {}, fault
+    fault = archive = None
+    with contextlib.ExitStack() as opened:
+        try:
+            archive = opened.enter_context(open(shard, "rb"))
+            for member in _members(archive):
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if member.isdir() or not stem or not suffix:
+                    continue
+                key = f"{folder}/{stem}" if folder else stem
+                if sample is not None and key != sample.key:
+                    yield *sample.finish(seen), archive
+                    sample = None
+                sample = sample or _Sample(key)
+                sample.add(member, suffix)
+        except _FAULTS_OF_ARCHIVES as error:
+            where = f"after the sample {printable(sample.key)}" if sample is not None else "before its first sample"
+            fault = _compression_fault(archive) or f"the archive is damaged {where}: {printable(str(error))}"
+        if sample is not None:
+            yield *sample.finish(seen), archive
+        if fault is not None:
+            yield "damaged", {}, fault, archive
 
 
-def _compression_fault(shard: str) -> str | None:
+def _compression_fault(archive: BinaryIO | None) -> str | None:
+    if archive is None:
+        return None
     try:
-        with open(shard, "rb") as file:
-            start = file.read(6)
+        archive.seek(0)
+        start = archive.read(6)
     except OSError:
         return None
     name = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
@@ -293,10 +302,11 @@ class _Sample:
         return key, {} if self.fault else self.members, self.fault
 
 
-def _members(shard: str) -> Iterator[tarfile.TarInfo]:
-    """Return the headers of a tar; raises one of `_FAULTS_OF_ARCHIVES` where it is damaged."""
-    num_bytes = os.path.getsize(shard)
-    with tarfile.open(shard, "r:", tarinfo=_CheckedHeader) as archive:
+def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of a tar; raises one of `_FAULTS_OF_ARCHIVES` where it is damaged."""
+    num_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=_CheckedHeader) as archive:
         offset = -1
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
@@ -307,25 +317,20 @@ def _members(shard: str) -> Iterator[tarfile.TarInfo]:
             if member.isreg() and not member.issparse() and member.offset_data > num_bytes:
                 raise tarfile.ReadError(f"the member {member.name} begins behind the end of the archive")
             yield member
-        _check_end(shard, archive.offset)
-
-
-def _check_end(shard: str, offset: int) -> None:
-    """Distinguish the end of an archive from a damaged header, at which `tarfile` ends silently."""
-    with open(shard, "rb") as file:
-        file.seek(offset)
+        # `tarfile` ends silently at a damaged header, as at the end of the archive.
+        file.seek(archive.offset)
         if file.read(_BLOCK).strip(b"\0"):
-            raise tarfile.ReadError(f"no header where one should be, at byte {offset}")
+            raise tarfile.ReadError(f"no header where one should be, at byte {archive.offset}")
 
 
 def _check_first_label(shards: Sequence[str], names: Sequence[str] | None, label_column: str | None) -> bool:
     """Return whether the samples have labels: whether one of the first shard has."""
     number_of = None if names is None else {name: number for number, name in enumerate(names)}
     suffixes: set[str] = set()
-    for _, members, _ in _samples(shards[0]):
+    for _, members, _, archive in _samples(shards[0]):
         suffixes |= set(members) if len(suffixes) < _MAX_MEMBERS else set()
         try:
-            label = _read_label(shards[0], members, number_of, label_column)
+            label = _read_label(archive, members, number_of, label_column)
         except (ValueError, OSError):
             continue
         if isinstance(label, str) and names is None:
