@@ -120,7 +120,7 @@ def _can_divide(dataset: datasets.IterableDataset) -> bool:
     """
     if getattr(dataset, "_distributed", None) is not None:
         return False
-    source = getattr(dataset, "_ex_iterable", None)
+    source: Any = getattr(dataset, "_ex_iterable", None)
     while type(source).__name__ in _BY_ROW:
         source = source.ex_iterable
         if type(source).__name__ == "RebatchedArrowExamplesIterable":  # rows of Arrow tables, on the way to a row
