@@ -15,6 +15,7 @@ import os
 import socket
 import time
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,16 +56,8 @@ def fetch_video(url: str, max_bytes: int = MAX_BYTES) -> bytes:
     if parts.username is not None or parts.password is not None:
         raise VideoReadError("addresses with a user name or password are not fetched", source=parts.hostname)
     deadline = time.monotonic() + _SECONDS_IN_ALL
-    # Not `build_opener`: that brings handlers of ftp, file and data too.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(), _HTTPHandler(), _HTTPSHandler(), _RedirectHandler(),
-        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
-    ):  # fmt: skip
-        opener.add_handler(handler)
-    opener.addheaders = [("User-Agent", "amd_hf")]
     try:
-        with opener.open(url, timeout=_SECONDS_OF_SILENCE) as response:
+        with open_address(url, {}, _SECONDS_OF_SILENCE) as response:
             parts_read = []
             left = max_bytes
             if int(response.headers.get("Content-Length") or 0) > max_bytes:
@@ -81,6 +74,31 @@ def fetch_video(url: str, max_bytes: int = MAX_BYTES) -> bytes:
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise VideoReadError(f"it cannot be fetched: {error or type(error).__name__}", source=url) from error
     return b"".join(parts_read)
+
+
+def open_address(url: str, headers: Mapping[str, str], timeout: float) -> Any:
+    """Ask for an http or https address; redirects are guarded as [`fetch_video`] says.
+
+    Args:
+        url (`str`): The address.
+        headers (mapping of `str`): Further headers of the request.
+        timeout (`float`): Seconds that the other side may be silent.
+
+    Returns:
+        `http.client.HTTPResponse`, to be closed.
+
+    Raises:
+        urllib.error.HTTPError, OSError, VideoReadError: It cannot be opened, or leads where it may not.
+    """
+    # Not `build_opener`: that brings handlers of ftp, file and data too.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(), _HTTPHandler(), _HTTPSHandler(), _RedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
+    ):  # fmt: skip
+        opener.add_handler(handler)
+    opener.addheaders = [("User-Agent", "amd_hf")]
+    return opener.open(urllib.request.Request(url, headers=dict(headers)), timeout=timeout)
 
 
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
@@ -138,4 +156,4 @@ class _HTTPSHandler(urllib.request.HTTPSHandler):
         return self.do_open(_GuardedHTTPSConnection if _is_guarded(req) else http.client.HTTPSConnection, req)
 
 
-__all__ = ["fetch_video", "is_url"]
+__all__ = ["fetch_video", "is_url", "open_address"]

@@ -51,8 +51,8 @@ _BESIDE = ("benchmarks", "examples", "scripts", "studies", "tests", "tools")
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
 # What `data` may look at beside itself: a model's configuration, reading, and what everything reports by.
 _BELOW_DATA = {
-    "configuration_amd", "errors", "outputs", "video_packets_amd", "video_reading_amd", "video_sampling_amd",
-    "view_settings",
+    "configuration_amd", "errors", "outputs", "video_fetching_amd", "video_packets_amd", "video_reading_amd",
+    "video_sampling_amd", "view_settings",
 }  # fmt: skip
 _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "configuration_amd": set(),

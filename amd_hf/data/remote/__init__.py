@@ -1,0 +1,1 @@
+"""Files at addresses: fetched in ranges, cached on the disk."""
