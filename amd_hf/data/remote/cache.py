@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -29,9 +30,11 @@ from .files import (
     Identity,
     RemoteAccess,
     RemoteError,
+    RemoteFile,
     RemoteStream,
     check_allowed,
     current_access,
+    is_remote,
     read_identity,
     shown,
 )
@@ -42,6 +45,7 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_TOUCHES = 60  # of the time that says when a file was last used
 _FRACTION_LEFT = 0.9  # of the bound, after files were taken away: so that it is not done for each new one
 _NUM_RESTARTS = 5  # of a transfer whose file became another one
+_READ_AT_ONCE = 1 << 16  # bytes of a request for headers of archives
 _OWN_SUFFIXES = (".json", ".lock", ".part")
 
 
@@ -100,6 +104,21 @@ def open_cached(address: str, max_bytes: int | None = None) -> CachedFile:
         except FileChanged:
             about.unlink(missing_ok=True)
     raise RemoteError("it changes again and again while it is fetched", source=shown(address))
+
+
+def open_file(name: str) -> Any:
+    """Open a file of this machine, or one at an address that is allowed, for reading bytes; through the cache if set.
+
+    Raises:
+        OSError: as `open`.
+        RemoteError: it cannot be fetched.
+    """
+    if not is_remote(name):
+        return open(name, "rb")
+    if current_access().cache_dir is None:
+        return io.BufferedReader(RemoteFile(name), _READ_AT_ONCE)
+    with open_cached(name) as held:
+        return open(held.path, "rb")  # what is open stays readable when its name is taken away
 
 
 def _current_identity(address: str, access: RemoteAccess) -> tuple[Identity, Path]:

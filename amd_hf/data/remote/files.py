@@ -224,9 +224,7 @@ def read_identity(address: str, access: RemoteAccess) -> Identity:
     raise AssertionError("the last attempt raises")
 
 
-def read_bytes(
-    address: str, start: int = 0, end: int | None = None, max_bytes: int | None = None
-) -> bytes:
+def read_bytes(address: str, start: int = 0, end: int | None = None, max_bytes: int | None = None) -> bytes:
     """Fetch a file, or its bytes from `start` to before `end`.
 
     Args:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 from ...video_reading_amd import MediaFile, VideoReadError
+from ..remote.cache import open_cached, open_file
+from ..remote.files import current_access, is_remote, read_bytes
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
@@ -61,9 +63,13 @@ class FrameFolder(Sequence[str]):
 
 @dataclass(frozen=True)
 class VideoSource(MediaFile):
-    """Where a video lies: exactly one of `path`, `data` and `frame_paths` is set. An image is a video of one frame."""
+    """Where a video lies: exactly one of `path`, `data` and `frame_paths` is set. An image is a video of one frame.
+
+    `held` keeps a file of the cache of addresses there as long as this object lives.
+    """
 
     frame_paths: Sequence[str] | None = None
+    held: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def parse(cls, value: Any) -> VideoSource:
@@ -81,7 +87,7 @@ class VideoSource(MediaFile):
         if isinstance(value, VideoSource):
             return value
         if isinstance(value, str | os.PathLike):
-            return cls(path=_path(value))
+            return cls._of_path(value)
         if isinstance(value, bytes | bytearray | memoryview):
             return cls(data=bytes(value))
         if not isinstance(value, Mapping):
@@ -108,9 +114,20 @@ class VideoSource(MediaFile):
                 raise BadVideoType(f"the `bytes` of a video are bytes, not {type(data)}")
             return cls(data=bytes(data))
         if value.get("path") is not None:
-            return cls(path=_path(value["path"]))
+            return cls._of_path(value["path"])
         keys = sorted(map(str, value))[:10]
         raise VideoReadError(f"The video has no `path`, `bytes` or `frames`; its keys are {keys}.")
+
+    @classmethod
+    def _of_path(cls, value: Any) -> VideoSource:
+        """Return a file by its name, or what lies at an address, where the user allowed it (see `remote.files`)."""
+        path = _path(value)
+        if "://" not in path or not is_remote(path) or not (access := current_access()).is_allowed(path):
+            return cls(path=path)
+        if access.cache_dir is None:
+            return cls(data=read_bytes(path, max_bytes=MAX_MEMBER_BYTES))
+        held = open_cached(path, MAX_MEMBER_BYTES)
+        return cls(path=held.path, held=held)
 
     def __str__(self) -> str:
         return super().__str__() if self.frame_paths is None else f"{len(self.frame_paths)} image files"
@@ -173,7 +190,9 @@ def _read_member(value: Mapping[str, Any]) -> bytes:
     try:
         if not isinstance(offset, int) or not isinstance(size, int) or offset < 0 or size < 0:
             raise ValueError(f"no bytes lie at offset {offset!r:.100} with the size {size!r:.100}")
-        with open(os.fspath(archive), "rb") as file:  # type: ignore[arg-type]
+        if is_remote(archive) and current_access().cache_dir is None:  # a range of it is enough
+            return read_bytes(archive, offset, offset + size, MAX_MEMBER_BYTES)
+        with open_file(os.fspath(archive)) as file:  # type: ignore[arg-type]
             missing = offset + size - os.fstat(file.fileno()).st_size
             if missing > 0:
                 raise OSError(f"{archive} ends {min(missing, size)} bytes before the end of the video")
@@ -181,6 +200,8 @@ def _read_member(value: Mapping[str, Any]) -> bytes:
                 raise ValueError(f"the file is {size} bytes, above the limit of {MAX_MEMBER_BYTES} (`max_file_bytes`)")
             file.seek(offset)
             return file.read(size)
+    except VideoReadError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise VideoReadError(str(error), source=str(archive)) from error
 

@@ -201,7 +201,7 @@ def test_names_of_a_list_become_addresses() -> None:
     assert join_address("https://host/v", "my clip #1.mp4") == "https://host/v/my%20clip%20%231.mp4"
     assert join_address("s3://b/v/", "my clip #1.mp4") == "s3://b/v/my clip #1.mp4"
     assert join_address("s3://b/v", "https://host/a.mp4") == "https://host/a.mp4"
-    assert is_remote("S3://b/x") and not is_remote("a.mp4") and not is_remote("C:/x") and not is_remote(3)
+    assert [is_remote(name) for name in ("S3://b/x", "a.mp4", "C:/x", 3)] == [True, False, False, False]
 
 
 def test_rules_reach_processes_through_the_environment() -> None:
