@@ -29,7 +29,6 @@ class ShakyServer:
         statuses: by path, statuses to answer the next requests with instead.
         cuts: by path, after how many bytes of a body the next connections are cut.
         rates: by path, bytes per second.
-        lies: paths whose `Content-Length` promises more than is sent.
         has_ranges: whether it answers with ranges.
         on_request: called with each request before it is answered.
     """
@@ -105,10 +104,10 @@ class ShakyServer:
         rate = self.rates.get(request.path)
         step = len(body) if rate is None else max(int(rate / 20), 1)
         for offset in range(0, len(body), step or 1):
+            request.num_sent += len(body[offset : offset + step])  # before the other side can go on
             try:
                 handler.wfile.write(body[offset : offset + step])
             except OSError:  # the other side has gone
                 return
-            request.num_sent += len(body[offset : offset + step])
             if rate is not None:
                 time.sleep(0.05)

@@ -20,7 +20,7 @@ import posixpath
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -282,8 +282,8 @@ class RemoteStream:
 
     def _connection(self) -> Iterator[bytes]:
         """Yield chunks from the position on until the end or until the connection breaks."""
-        opener = _open_http if _is_http(self.address) else _open_fsspec
-        identity, chunks = opener(self.address, self._position, self._end, self.identity, self._access.timeout)
+        open_stream = _open_http if _is_http(self.address) else _open_fsspec
+        identity, chunks = open_stream(self.address, self._position, self._end, self.identity, self._access.timeout)
         with closing(chunks):
             if self.identity is not None and identity != self.identity:
                 raise FileChanged
@@ -403,12 +403,9 @@ def _is_http(address: str) -> bool:
     return address.lower().startswith(("http://", "https://"))
 
 
-_Opened = tuple[Identity, "Iterator[bytes]"]
-
-
 def _open_http(
     address: str, start: int, end: int | None, known: Identity | None, timeout: float, is_closed: bool = False
-) -> Any:
+) -> tuple[Identity, Generator[bytes, None, None]]:
     """Ask for bytes from `start` on. A server that knows no ranges sends all: what was had is read over."""
     url = quote(address.partition("#")[0], safe="/:?&=%+,;@!$'()*~[]")
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{'' if end is None else end - 1}"}
@@ -445,7 +442,7 @@ def _http_identity(headers: Any, size: int) -> Identity:
     return Identity(size, headers.get("ETag") or headers.get("Last-Modified") or "")
 
 
-def _http_chunks(response: Any, num_over: int) -> Iterator[bytes]:
+def _http_chunks(response: Any, num_over: int) -> Generator[bytes, None, None]:
     with response:
         while num_over > 0:
             skipped = len(response.read(min(_CHUNK, num_over)))
@@ -460,7 +457,7 @@ def _http_chunks(response: Any, num_over: int) -> Iterator[bytes]:
             raise _Broken(f"the connection broke ({type(error).__name__})") from error
 
 
-def _no_bytes() -> Iterator[bytes]:
+def _no_bytes() -> Generator[bytes, None, None]:
     yield from ()
 
 
@@ -501,12 +498,12 @@ def _fsspec_identity(address: str) -> Identity:
 
 def _open_fsspec(
     address: str, start: int, end: int | None, known: Identity | None, timeout: float
-) -> tuple[Identity, Iterator[bytes]]:
+) -> tuple[Identity, Generator[bytes, None, None]]:
     identity = _fsspec_identity(address)
     system, path = file_system(address)
     end = identity.size if end is None else min(end, identity.size)
 
-    def chunks() -> Iterator[bytes]:
+    def chunks() -> Generator[bytes, None, None]:
         for position in range(start, end, _RANGE):
             if position > start and _fsspec_identity(address) != identity:
                 raise FileChanged

@@ -190,7 +190,9 @@ def _read_member(value: Mapping[str, Any]) -> bytes:
     try:
         if not isinstance(offset, int) or not isinstance(size, int) or offset < 0 or size < 0:
             raise ValueError(f"no bytes lie at offset {offset!r:.100} with the size {size!r:.100}")
-        if is_remote(archive) and current_access().cache_dir is None:  # a range of it is enough
+        if (
+            isinstance(archive, str) and is_remote(archive) and current_access().cache_dir is None
+        ):  # a range of it is enough
             return read_bytes(archive, offset, offset + size, MAX_MEMBER_BYTES)
         with open_file(os.fspath(archive)) as file:  # type: ignore[arg-type]
             missing = offset + size - os.fstat(file.fileno()).st_size
