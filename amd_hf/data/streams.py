@@ -7,6 +7,7 @@ a resume, because a shuffle buffer would be lost with the process.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -272,7 +273,7 @@ class _ShardCursor:
         row: int = 0,
         position: dict[str, Any] | None = None,
     ) -> None:
-        self._unit, self._number, self._row = unit, number, row
+        self._shards, self._unit, self._number, self._row = shards, unit, number, row
         self._shard = shards[unit.shard]
         if position is not None:
             self._shard.load_state_dict(position)
@@ -281,9 +282,9 @@ class _ShardCursor:
 
     def next_row(self) -> dict[str, Any] | None:
         """Return the next row of the unit, or None at its end."""
-        if self._rows is None:
-            self._rows = iter(self._shard)
         try:
+            if self._rows is None:
+                self._rows = self._start()
             for row in self._rows:
                 self._row += 1
                 if (self._row - 1) % self._unit.num_stripes == self._unit.stripe:
@@ -296,6 +297,17 @@ class _ShardCursor:
             name = f"shard {self._unit.shard}, row {self._row + 1} and after"
             return {"video": {"fault": reason}, "label": -1, "video_id": name}
         return None
+
+    def _start(self) -> Iterator[dict[str, Any]]:
+        rows = iter(self._shard)
+        if self._position is None:
+            return rows
+        try:
+            first = list(itertools.islice(rows, 1))
+        except KeyError:  # a position of a release that read this layout another way: the rows are counted instead
+            self._shard = self._shards[self._unit.shard]
+            return itertools.islice(self._shard, self._row, None)
+        return itertools.chain(first, rows)
 
     def position(self) -> tuple[int, int, dict[str, Any] | None]:
         """Return the number of the unit, rows read, and the state of the shard's own reading."""

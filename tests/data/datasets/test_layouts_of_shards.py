@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 
+from amd_hf.data.datasets.layouts import parquet as parquet_reader
 from amd_hf.data.datasets.layouts import webdataset as webdataset_reader
 from amd_hf.data.loading import load_video_dataset
+from amd_hf.data.streams import StreamReader
 from amd_hf.data.video.decoding import VideoReadError, open_video
 from tests.helpers import miniatures
 from tests.helpers.miniatures import OWN_LABELS, write_tar
@@ -121,6 +124,44 @@ def test_going_on_in_a_tar_reads_no_video_that_was_consumed(tmp_path: Path, monk
     assert 0 < num_bytes < 12 * 2 * 1024
     assert len(opened) == 1  # not once for each label
     assert num_bytes < sum(row["video"]["size"] for row in load_video_dataset(tmp_path, split="train"))
+
+
+def _parquet_of_groups(path: Path, num_groups: int) -> Path:
+    rows = {"video": [f"{number}.mp4".encode() for number in range(2 * num_groups)], "other": [0] * 2 * num_groups}
+    datasets.Dataset.from_dict(rows).to_parquet(str(path), batch_size=2)
+    assert pq.read_metadata(path).num_row_groups == num_groups
+    return path
+
+
+def test_metadata_of_a_parquet_file_are_parsed_once_not_for_each_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = load_video_dataset(_parquet_of_groups(tmp_path / "a.parquet", 40), streaming=True)
+    parsed = []
+
+    class CountingFile(pq.ParquetFile):
+        def __init__(self, source: Any, *, metadata: Any = None) -> None:
+            parsed.append(metadata is None)
+            super().__init__(source, metadata=metadata)
+
+    monkeypatch.setattr(parquet_reader.pq, "ParquetFile", CountingFile)
+    assert len(list(StreamReader(stream, 0).rows())) == 80
+    assert (len(parsed), sum(parsed)) == (40, 1)
+
+
+def test_position_that_an_earlier_release_saved_is_found_by_counting_rows(tmp_path: Path) -> None:
+    path = _parquet_of_groups(tmp_path / "a.parquet", 5)
+    stream = load_video_dataset(path, streaming=True)
+    # 0.1 read row groups through `datasets` and `map`.
+    read = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True).reshard()
+    former = StreamReader(read.map(lambda row: row), 3, buffer_rows=3)
+    rows = former.rows()
+    expected = list(StreamReader(stream, 3, buffer_rows=3).rows())
+    for row in expected[:4]:
+        assert next(rows)["video"] == row["video"]["bytes"]
+    resumed = StreamReader(stream, 3, buffer_rows=3)
+    resumed.load_state_dict(json.loads(json.dumps(former.state_dict())))
+    assert list(resumed.rows()) == expected[4:]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

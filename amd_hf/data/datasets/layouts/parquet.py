@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
+import datasets.table
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ...streams import note_entries, noted_entries
 from ..own import MEDIA_TYPES, STORED_VIDEO_FEATURE, RowMaker, find_labels, label_names_in, video_column
@@ -17,6 +21,9 @@ from ..rows import row_features
 
 
 logger = logging.getLogger(__name__)
+
+_MOST_FILES_KNOWN = 64  # whose metadata, some 100 kB for 100 row groups, stay in memory
+_ROWS_AT_ONCE = 64
 
 _BAD_ROW = Kind("cannot be used", "cannot be used", "Write the file anew without them.")
 
@@ -54,7 +61,7 @@ def read_parquet(
         ValueError: an unknown split, no column of videos or no `label_column`, labels of several classes each, or
             labels that are names without `label_names`.
     """
-    return _read(*_load(source, split, streaming), source, label_names, problems, media, label_column)
+    return _read(_load(source, split, streaming), source, label_names, problems, media, label_column)
 
 
 def read_hub(
@@ -71,41 +78,87 @@ def read_hub(
     The arguments are those of `read_parquet`.
     """
     loaded = _load(source, split, streaming, is_hub=True)
-    return _read(*loaded, source, label_names, problems, media, label_column)
+    return _read(loaded, source, label_names, problems, media, label_column)
+
+
+class _Loaded(NamedTuple):
+    """A data set as it is stored, and what is known without reading its rows."""
+
+    dataset: datasets.Dataset | datasets.IterableDataset
+    num_rows: int | None = None
+    groups: list[tuple[str, int]] | None = None  # file and index of each row group, of a stream of local files
 
 
 def _read(
-    dataset: Any,
-    num_rows: int | None,
+    loaded: _Loaded,
     source: str,
     label_names: list[str] | None,
     problems: Problems,
     media: str,
     label_column: str | None,
 ) -> datasets.Dataset | datasets.IterableDataset:
+    dataset, num_rows, groups = loaded
     if dataset.features is None:
         raise ValueError(f"The columns of {source} have no declared types, so they cannot be read as a stream.")
     column = video_column(dataset.features, source, media)
-    files = noted_entries(dataset) if isinstance(dataset, datasets.IterableDataset) else None
+    entries = noted_entries(dataset) if isinstance(dataset, datasets.IterableDataset) else None
     if isinstance(dataset.features[column], MEDIA_TYPES[media]):
         dataset = dataset.cast_column(column, MEDIA_TYPES[media](decode=False))
     label_path = find_labels(dataset.features, label_column, source)
     names = label_names_in(dataset.features, label_path, label_names, source)
     make_row = RowMaker(column, label_path, names)
     features = row_features(STORED_VIDEO_FEATURE, names)
-    if isinstance(dataset, datasets.IterableDataset):
+    if not isinstance(dataset, datasets.IterableDataset):
+        return _check_rows(dataset, make_row, features, source, problems, MEDIA_TYPES[media](decode=False))
+    if groups is not None:
+        arguments = {"files": [file for file, _ in groups], "groups": [group for _, group in groups]}
+        reader = _RowGroupReader(make_row, dataset.features)
+        stream = datasets.IterableDataset.from_generator(reader, features, arguments, dataset.split)
+    else:
         # The row itself goes through `map` once; what is wrong with it is said in the row, since an exception here
         # would end the stream silently.
         stream = dataset.map(make_row, remove_columns=list(dataset.features), features=features)
-        if num_rows is not None:
-            name = str(stream.split)
-            stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=num_rows)})
-        return note_entries(stream, files or ())
-    return _check_rows(dataset, make_row, features, source, problems, MEDIA_TYPES[media](decode=False))
+    if num_rows is not None:
+        name = str(stream.split)
+        stream.info.splits = datasets.SplitDict({name: datasets.SplitInfo(name, num_examples=num_rows)})
+    return note_entries(stream, entries or ())
 
 
-def _load(source: str, split: str | None, streaming: bool, is_hub: bool = False) -> tuple[Any, int | None]:
-    """Return the dataset as it is stored, and the number of its rows where that is known without reading them."""
+class _RowGroupReader:
+    """Maker of the rows of row groups of local Parquet files.
+
+    The reader of `datasets` parses a file's metadata anew for each of its row groups: n of them take n * n steps. Here
+    they are parsed once, and only the columns that rows are made of are read.
+
+    Args:
+        make_row (`RowMaker`): makes a row of a stored one.
+        features (`datasets.Features`): the columns as they are stored.
+    """
+
+    def __init__(self, make_row: RowMaker, features: datasets.Features) -> None:
+        self._make_row = make_row
+        used = (make_row.video_column, *make_row.label_path[:1], "video_id", "__key__", "__url__")
+        self._schema = datasets.Features({name: features[name] for name in features if name in used}).arrow_schema
+        self._metadata: dict[str, pq.FileMetaData] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_metadata": {}}
+
+    def __call__(self, files: Sequence[str], groups: Sequence[int]) -> Iterator[dict[str, Any]]:
+        for path, group in zip(files, groups, strict=True):
+            with pq.ParquetFile(path, metadata=self._metadata.get(path)) as file:
+                while len(self._metadata) >= _MOST_FILES_KNOWN and path not in self._metadata:
+                    del self._metadata[next(iter(self._metadata))]
+                self._metadata[path] = file.metadata
+                for batch in file.iter_batches(
+                    _ROWS_AT_ONCE, row_groups=[group], columns=self._schema.names, use_threads=False
+                ):
+                    table = datasets.table.table_cast(pa.Table.from_batches([batch]), self._schema)
+                    for stored in table.to_pylist():
+                        yield self._make_row(stored)
+
+
+def _load(source: str, split: str | None, streaming: bool, is_hub: bool = False) -> _Loaded:
     path = Path(source).expanduser()
     if path.is_file():
         if split is not None:
@@ -128,18 +181,18 @@ def _load(source: str, split: str | None, streaming: bool, is_hub: bool = False)
             builder.download_and_prepare()
         except datasets.exceptions.DatasetGenerationError as error:
             raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
-        return builder.as_dataset(split=split), None
-    stream = note_entries(
-        builder.as_streaming_dataset(split=split).reshard(),
-        map(_entry, (builder.config.data_files or {}).get(split, ())),
-    )
-    if path.exists() and builder.config.data_files[split][0].endswith(".parquet"):
-        import pyarrow.parquet
-
-        files = builder.config.data_files[split]
-        return stream, sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-    known = (builder.info.splits or {}).get(split)
-    return stream, known.num_examples if known is not None else None
+        return _Loaded(builder.as_dataset(split=split))
+    stream = builder.as_streaming_dataset(split=split)
+    files = list((builder.config.data_files or {}).get(split, ()))
+    entries = [_entry(file) for file in files]
+    if path.exists() and all(file.endswith(".parquet") for file in files):
+        metadata = [pq.read_metadata(file) for file in files]
+        groups = [
+            (file, group) for file, known in zip(files, metadata, strict=True) for group in range(known.num_row_groups)
+        ]
+        return _Loaded(note_entries(stream, entries), sum(known.num_rows for known in metadata), groups)
+    described = (builder.info.splits or {}).get(split)
+    return _Loaded(note_entries(stream.reshard(), entries), described.num_examples if described is not None else None)
 
 
 def _entry(file: str) -> tuple[str, str]:
