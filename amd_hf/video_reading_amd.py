@@ -708,7 +708,7 @@ class PyAVDecoder(VideoDecoder):
         with self._faults_of_the_file("pyav"):
             frame = packets.first_frame()
             matrix = _display_matrix(frame)
-        is_turned = _orientation(frame)[0]
+        is_turned = orientation_of(frame)[0]
         self._frame_shape = (frame.width, frame.height) if is_turned else (frame.height, frame.width)
         if matrix is None:
             return is_usual_frame(frame)
@@ -856,7 +856,7 @@ class _RgbConverter:
         self._graph: Any = None
 
     def __call__(self, frame: Any) -> np.ndarray:
-        is_turned, is_upside_down, is_mirrored = _orientation(frame)
+        is_turned, is_upside_down, is_mirrored = orientation_of(frame)
         if not is_usual_frame(frame):
             return self._filtered(frame, is_turned, is_upside_down, is_mirrored)
         image = frame.to_ndarray(format="rgb24", threads=1)
@@ -890,7 +890,7 @@ def is_usual_frame(frame: Any) -> bool:
     return frame.format.name in ("yuv420p", "yuvj420p") and is_even and not frame.interlaced_frame
 
 
-def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+def orientation_of(frame: Any) -> tuple[bool, bool, bool]:
     """Find how a frame is to be shown: rows and columns swapped; then upside down; then mirrored left to right."""
     matrix = _display_matrix(frame)
     if matrix is None:

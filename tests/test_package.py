@@ -35,7 +35,7 @@ _LAYERS = (
     ("checkpoints",),
     ("models", "flops"),
     ("teachers",),
-    ("evaluation",),
+    ("evaluation", "preparing"),
     ("hub",),  # `Trainer.push_to_hub` publishes through it
     ("options",),
     ("training",),

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "write a model as ONNX, OpenVINO or ExecuTorch, and compare the two",
     "convert": "read an official checkpoint, or write one",
     "check": "decode every video of a data set and list those that cannot be read",
+    "prepare": "re-encode a data set so that it loads fast",
     "validate": "check annotation files line by line",
     "visualize": "draw what a pre-trained model sees and reconstructs",
     "push": "check a model's folder and publish it on the Hub",

@@ -144,6 +144,12 @@ COMMANDS = {
     "check": Command(
         {"": (_DATA, "cli.check:CheckVideosOptions")}, first=("data", "split", "output_dir"), has_model_options=False
     ),
+    "prepare": Command(
+        {"": (_DATA, "preparing.arguments:PreparingArguments")},
+        first=("data", "split", "output_dir", "format", "short_side", "key_frame_interval", "num_workers",
+               "keep_damaged", "dry_run"),
+        has_model_options=False,
+    ),
     "validate": Command(
         {"classification": (_DATA, "cli.validate:ValidateOptions"),
          "detection": (_ACTIONS, "options.shared:TaskOptions")},

@@ -63,6 +63,7 @@ _SPARE_MEMORY = 1024**3  # what a decoder may take for its own work, beyond fram
 #                                                                   or {"shape", "is_shared": true}: in shared memory
 #     {"do": "frame_times"}                                         {"shape": [8 * (n + 1)]}, float64 as bytes
 #     {"do": "inspect"}                                             {"inspection": [fields of `Inspection`]}
+#     {"do": "run", "function": "module:function", "arguments"}     {"result": what it returns}
 #     {"do": "close"}                                               {}
 #
 # Instead of an answer there may be {"unreadable": reason}, {"not_installed": message} or {"failure": traceback}.
@@ -249,6 +250,9 @@ class _Server:
         assert self._video is not None
         return {"inspection": list(self._video.inspect())}, b""
 
+    def do_run(self, _payload: None, function: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        return {"result": resolve_name(function)(self._video, **arguments)}, b""
+
     def do_close(self, _payload: None) -> tuple[dict[str, Any], Any]:
         video, self._video = self._video, None
         if video is not None:
@@ -318,6 +322,14 @@ class SupervisedDecoder(VideoDecoder):
 
     def inspect(self) -> Inspection:
         return Inspection(*self._call({"do": "inspect"})["inspection"])
+
+    def run(self, function: str, arguments: dict[str, Any]) -> Any:
+        """Call `function` (`module:function`) in the decoding process, with the open video as its first argument.
+
+        Its other arguments and its result are what JSON can write. It runs again if an earlier video has damaged the
+        process; what it raises for the file's fault, and a crash, is a `VideoReadError` as for any reading.
+        """
+        return self._call({"do": "run", "function": function, "arguments": arguments})["result"]
 
     def close(self) -> None:
         process, self._process = self._process, None

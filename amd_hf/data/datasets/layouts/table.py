@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Sequence
@@ -40,7 +41,8 @@ def read_table(
         file (`Path`): UTF-8; a name that ends in `.jsonl` means JSON lines, any other one csv with a header. Labels
             are integers from 0, or names if any of them is no integer; none have one for unlabelled videos.
         problems, root, label_names: see `read_list_file`. Without `label_names` named labels are numbered in sorted
-            order, so give the names where one file (of a small validation set) may lack some.
+            order, so give the names where one file (of a small validation set) may lack some. A column `video_id`
+            is used where its texts are unique.
         label_column (`str`, *optional*): the column or key of the labels, by default `label`.
 
     Raises:
@@ -57,7 +59,11 @@ def read_table(
     if label_column is None:
         warn_of_other_labels(columns, file)
     entries = make_entries(records, "path", label_column or "label", file, label_names, problems)
-    return make_rows(entries, file, root, label_names, problems)
+    rows = make_rows(entries, file, root, label_names, problems)
+    used = dict(records)
+    ids = [name for entry in entries if isinstance(name := used[entry.number].get("video_id"), str) and name]
+    is_complete = len(set(ids)) == len(entries)  # else the paths name the videos
+    return dataclasses.replace(rows, video_ids=ids) if is_complete else rows
 
 
 def make_entries(

@@ -1,0 +1,188 @@
+"""From a data set in any layout to a prepared folder, and the account of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.arguments import DataArguments
+from ..data.loading import load_video_dataset
+from ..errors import RunStopped
+from ..outputs.csv_text import csv_line
+from .arguments import PreparingArguments
+from .formats import LABEL_NAMES, file_name, loading_arguments, metadata_name, metadata_text
+from .manifest import Manifest
+from .planning import Item, check_apart, plan_items
+from .running import Encoder, Verdict
+
+
+REPORT_NAME = "report.csv"
+"""The videos that are damaged or could not be used, and why."""
+
+_MIN_TRIED = 100  # before a fraction of bad videos means anything
+
+Progress = Callable[[Iterator[Verdict], int], Iterator[Verdict]]
+
+
+@dataclass
+class Outcome:
+    """What became of a data set.
+
+    Args:
+        made (list of `Item`): the videos in the output, in the order of the data.
+        faulty (list of `Verdict`): the videos with a fault, left out of the output or not.
+        num_new (`int`): how many were encoded by this run; the others were there.
+        bytes_before, bytes_after (`int`): of the videos in the output, as they were and as they are.
+        loading (list of `dict`): arguments of `load_video_dataset` for each split of the output.
+    """
+
+    made: list[Item] = field(default_factory=list)
+    faulty: list[Verdict] = field(default_factory=list)
+    num_new: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    loading: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> list[Verdict]:
+        """The videos that are not in the output."""
+        return [verdict for verdict in self.faulty if not verdict.is_made]
+
+
+class Preparation:
+    """A data set that is to be prepared: its videos are listed, and nothing is written yet.
+
+    Args:
+        data ([`~data.arguments.DataArguments`]): the originals.
+        arguments ([`PreparingArguments`]): what to make of them, with an `output_dir`.
+
+    Raises:
+        ValueError, FileNotFoundError: the data cannot be listed, or the output does not lie apart from it.
+    """
+
+    def __init__(self, data: DataArguments, arguments: PreparingArguments) -> None:
+        if data.data is None or arguments.output_dir is None:
+            raise ValueError("Say what to prepare, and where to write it: `--data FOLDER_OR_FILE --output_dir DIR`.")
+        self.data = data
+        self.arguments = arguments
+        self.folder = Path(arguments.output_dir).expanduser()
+        self.splits: list[str | None] = [*arguments.split] if arguments.split else [None]
+        rows = {split: data.load(split) for split in self.splits}
+        check_apart(self.folder, [folder for folder in (data.data, data.data_root) if folder], list(rows.values()))
+        names = [getattr(of_split.features["label"], "names", None) for of_split in rows.values()]
+        if any(name != names[0] for name in names):
+            raise ValueError("The splits have other label names each: give all of them by `--class_names FILE`.")
+        self.label_names: list[str] | None = names[0]
+        trim = arguments.trim_start, arguments.trim_end
+        self.items = {split: plan_items(rows[split], split, self.label_names, *trim) for split in self.splits}
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the bytes of the output depend on; a later run in the same folder must have the same."""
+        return {
+            "data": os.path.abspath(str(self.data.data)),
+            "format": self.arguments.format,
+            **self.arguments.encoding(),
+            "trim_start": self.arguments.trim_start,
+            "trim_end": self.arguments.trim_end,
+            "class_names": self.label_names,
+        }
+
+    def run(self, progress: Progress) -> Outcome:
+        """Encode what is not there yet, write the lists, and check that the output loads as the originals do.
+
+        Args:
+            progress (callable): `(verdicts, their number) -> verdicts`, to show them.
+
+        Raises:
+            RunStopped: too large a fraction of the videos is bad; what is made stays.
+            ValueError: the output folder holds other things, or was made with other settings.
+        """
+        manifest = Manifest(self.folder, self.settings())
+        try:
+            encoder = Encoder(manifest, self.arguments)
+            outcome = Outcome()
+            num_tried = 0
+            items = [item for split in self.splits for item in self.items[split]]
+            names = [file_name(item, self.arguments.format) for item in items]
+            is_done = [encoder.is_known(item, name) for item, name in zip(items, names, strict=True)]
+            for verdict in progress(encoder.encode_all(items, names, is_done), len(items)):
+                num_tried += 1
+                self._count(verdict, manifest, outcome)
+                num_bad = len(outcome.left_out)
+                if num_tried >= _MIN_TRIED and num_bad > self.arguments.max_unreadable_fraction * num_tried:
+                    self._write_report(manifest, outcome)
+                    raise RunStopped(
+                        f"{num_bad} of {num_tried} videos are bad, more than `max_unreadable_fraction` "
+                        f"{self.arguments.max_unreadable_fraction:.2%} allows: {self.folder / REPORT_NAME} names them. "
+                        "Repair the files or raise the fraction; the same command goes on."
+                    )
+            self._write_lists(manifest, outcome)
+            self._write_report(manifest, outcome)
+            manifest.finish()
+        finally:
+            manifest.close()
+        self._check_loading(outcome)
+        return outcome
+
+    def _count(self, verdict: Verdict, manifest: Manifest, outcome: Outcome) -> None:
+        outcome.num_new += verdict.is_new and verdict.is_made
+        if verdict.fault is not None:
+            outcome.faulty.append(verdict)
+        if verdict.is_made:
+            outcome.made.append(verdict.item)
+            known = manifest.videos[verdict.item.key]
+            outcome.bytes_before += known["source"]["num_bytes"]
+            outcome.bytes_after += known["num_bytes"]
+
+    def _write_lists(self, manifest: Manifest, outcome: Outcome) -> None:
+        if not outcome.made:
+            self._write_report(manifest, outcome)
+            raise RunStopped(f"No video could be prepared: {self.folder / REPORT_NAME} says why.")
+        if self.label_names is not None:
+            manifest.place_text("".join(f"{name}\n" for name in self.label_names), LABEL_NAMES)
+        for split in self.splits:
+            of_split = [item for item in outcome.made if item.split == split]
+            if of_split:
+                manifest.place_text(
+                    metadata_text(of_split, self.arguments.format), metadata_name(split, self.arguments.format)
+                )
+                outcome.loading.append(loading_arguments(self.folder, split, self.arguments.format, self.label_names))
+
+    def _write_report(self, manifest: Manifest, outcome: Outcome) -> None:
+        lines = [csv_line(["split", "video_id", "path", "in_output", "reason"])]
+        for verdict in outcome.faulty:
+            item, video = verdict.item, verdict.item.video
+            path = video.get("path") or video.get("archive") or video.get("frame_folder") or ""
+            is_kept = "yes" if verdict.is_made else "no"
+            lines.append(csv_line([item.split or "", item.video_id, path, is_kept, verdict.fault]))
+        manifest.place_text("".join(lines), REPORT_NAME)
+
+    def _check_loading(self, outcome: Outcome) -> None:
+        """Load the output, and compare what is to be the same: labels, ids, order.
+
+        Raises:
+            RuntimeError: it differs, which is a fault of this package.
+        """
+        expected = [(item.video_id, item.label) for item in outcome.made]
+        found: list[tuple[str, Any]] = []
+        for arguments in outcome.loading:
+            rows = load_video_dataset(**arguments)
+            found += zip(rows["video_id"][:], rows["label"][:], strict=True)
+        if found != expected:
+            differing = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
+            raise RuntimeError(
+                f"{self.folder} does not load as the originals do: {len(found)} videos for {len(expected)}, the first "
+                f"difference is {differing}."
+            )
+
+
+def describe_loading(arguments: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the options of the commands that read each split of a prepared folder."""
+    options = {"name_or_path": "data", "split": "split", "label_names": "class_names", "layout": "layout"}
+    return [" ".join(f"--{options[name]} {value}" for name, value in of_split.items()) for of_split in arguments]
+
+
+__all__ = ["REPORT_NAME", "Outcome", "Preparation", "describe_loading"]
