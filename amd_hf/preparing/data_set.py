@@ -116,7 +116,7 @@ class Preparation:
                     self._write_report(manifest, outcome)
                     raise RunStopped(
                         f"{num_bad} of {num_tried} videos are bad, more than `max_unreadable_fraction` "
-                        f"{self.arguments.max_unreadable_fraction:.2%} allows: {self.folder / REPORT_NAME} names them. "
+                        f"{self.arguments.max_unreadable_fraction:.2%} allows; {self.folder / REPORT_NAME} has them. "
                         "Repair the files or raise the fraction; the same command goes on."
                     )
             self._write_lists(manifest, outcome)
