@@ -12,26 +12,26 @@ import json
 import operator
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional
+from torch.utils.data import default_collate
 
 from ..configuration_amd import AMDConfig
 from ..video_sampling_amd import SAMPLING_MODES, sample_clip
 from ..view_settings import ViewSettings
 from .augment.erasing import NO_BOX, draw_erase_box
-from .augment.rand_augment import RandAugment, apply_operations
+from .augment.plans import ClipPlan, make_clip
+from .augment.rand_augment import RandAugment
 from .augment.transforms import (
     INTERPOLATIONS,
     Box,
-    center_crop_clip,
+    center_box,
     multi_scale_crop_box,
     random_resized_crop_box,
-    resize_short_side,
-    resize_square,
+    short_side_size,
 )
 from .video.decoding import DecodedVideoCache, VideoReadError, open_video
 
@@ -168,24 +168,23 @@ class ClipLoader:
         Raises:
             VideoReadError: the video cannot be read.
         """
-        return self.load_with_labels(row, repetitions, training)[0]
+        return torch.stack(self.load_with_labels(row, repetitions, training)[0])
 
     def load_with_labels(
         self, row: Mapping[str, Any], repetitions: Sequence[int] | None = None, training: bool = True
-    ) -> tuple[torch.Tensor, list[Any]]:
+    ) -> tuple[list[torch.Tensor], list[Any]]:
         """Load clips as `load` does, with the label of each, which `clip_augmentation` may have changed."""
         if repetitions is None:
             repetitions = range(self.repetitions if training else 1)
         frames, picked = self._decode(row, repetitions, training)
-        clips = torch.empty(len(picked), self.num_frames, 3, self.image_size, self.image_size, dtype=torch.uint8)
-        labels = []
-        for clip, own, repetition in zip(clips, picked, repetitions, strict=True):
+        clips, labels = [], []
+        for own, repetition in zip(picked, repetitions, strict=True):
             label = row.get("label")
             if training:
-                made, label = self._training_clip(frames, own, row, repetition)
+                clip, label = self._training_clip(frames, own, row, repetition)
             else:
-                made = self._center_clip(_as_clip(frames[own]))
-            clip.copy_(made)
+                clip = make_clip(self._centre_plan(*frames.shape[1:3]), frames, own)
+            clips.append(clip)
             labels.append(label)
         return clips, labels
 
@@ -225,44 +224,38 @@ class ClipLoader:
         self, frames: np.ndarray, picked: np.ndarray, row: Mapping[str, Any], repetition: int
     ) -> tuple[torch.Tensor, Any]:
         label = row.get("label")
-        clip = None
         if self.clip_augmentation is not None:
             generator = self.generator(row, repetition, "clip_augmentation")
-            clip, label = self.clip_augmentation(_as_clip(frames[picked]), label, generator)
+            clip = torch.from_numpy(frames[picked]).permute(0, 3, 1, 2)
+            clip, label = self.clip_augmentation(clip, label, generator)
+            frames, picked = clip.permute(0, 2, 3, 1).contiguous().numpy(), np.arange(len(clip))
+        return make_clip(self._draw_plan(frames.shape[1], frames.shape[2], row, repetition), frames, picked), label
+
+    def _draw_plan(self, height: int, width: int, row: Mapping[str, Any], repetition: int) -> ClipPlan:
+        """Draw what is done to a training clip of frames of a size."""
         drawn: list[tuple[str, float]] = []
         if self.rand_augment is not None:
             drawn = RandAugment.parse(self.rand_augment).draw(self.generator(row, repetition, "rand_augment"))
         generator = self.generator(row, repetition, "crop")
-        if self.augmentation == "center_crop":
-            whole = _as_clip(frames[picked]) if clip is None else clip
-            clip = self._center_clip(apply_operations(whole, drawn))
-        else:
-            height, width = frames.shape[1:3] if clip is None else clip.shape[-2:]
+        plan = self._centre_plan(height, width)
+        if self.augmentation != "center_crop":
             if self.augmentation == "multi_scale_crop":
                 box = multi_scale_crop_box(height, width, self.image_size, generator)
             else:
                 box = random_resized_crop_box(height, width, generator, scale=(self.min_crop_area, 1.0))
-            if clip is None and not drawn:
-                # Crop first, then pick the frames, in numpy: torch indexes permuted frames ten times as slowly.
-                rows, columns = slice(box[0], box[0] + box[2]), slice(box[1], box[1] + box[3])
-                clip = _as_clip(frames[:, rows, columns][picked])
-            else:
-                clip = apply_operations(_as_clip(frames[picked]) if clip is None else clip, drawn, box)
+            square = (self.image_size, self.image_size)
             # The released code resizes by PIL in pre-training, which is antialiased, by `interpolate` in fine-tuning.
             antialias = self.augmentation == "multi_scale_crop"
-            clip = resize_square(clip, self.image_size, antialias, self.interpolation)
-        if generator.random() < self.flip_probability:
-            clip = functional.horizontal_flip(clip)
-        return clip, label
+            plan = replace(plan, box=box, resized_to=square, crop=(0, 0, *square), antialias=antialias)
+        return replace(plan, drawn=drawn, is_flipped=generator.random() < self.flip_probability)
 
-    def _center_clip(self, clip: torch.Tensor) -> torch.Tensor:
-        short_side = self.image_size if self.short_side is None else self.short_side
-        return center_crop_clip(resize_short_side(clip, short_side, self.interpolation), self.image_size)
-
-
-def _as_clip(frames: np.ndarray) -> torch.Tensor:
-    """View frames (T, H, W, C) as (T, C, H, W), without copying: resizing is fastest on this memory order."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    def _centre_plan(self, height: int, width: int) -> ClipPlan:
+        size = short_side_size(height, width, self.image_size if self.short_side is None else self.short_side)
+        return ClipPlan(
+            height=height, width=width, drawn=[], box=(0, 0, height, width), resized_to=size,
+            crop=center_box(*size, self.image_size), antialias=False, interpolation=self.interpolation,
+            is_flipped=False,
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -290,7 +283,8 @@ class Batch:
 
     def outcome(self) -> dict[str, Any]:
         """Return the entries of every batch. `pixel_values` is None if nothing could be read: skip the batch then."""
-        clips = torch.stack([sample.clip for sample in self.samples]) if self.samples else None
+        # In a worker it stacks straight into the shared memory in which the batch travels.
+        clips = default_collate([sample.clip for sample in self.samples]) if self.samples else None
         return {"pixel_values": clips, "num_tried": self.num_tried, "unreadable": self.unreadable}
 
 

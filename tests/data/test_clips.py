@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from amd_hf.data import clips as clips_module
-from amd_hf.data.augment.transforms import cut, multi_scale_crop_box, random_resized_crop_box, resize_square
+from amd_hf.data.augment.transforms import cut, multi_scale_crop_box, random_resized_crop_box, resize
 from amd_hf.data.clips import ClassificationCollator, ClipLoader, PreTrainingCollator, sample_generator
 from amd_hf.data.video.decoding import DecodedVideoCache, VideoReadError
 from tests.helpers.videos import frame_numbers, text_file, textured_rows, truncate, video_row, write_video
@@ -121,7 +121,7 @@ def test_training_crop_is_drawn_and_resized_as_its_recipe_says(
     with clips_module.open_video(rows[0]["video"]) as video:
         frames = torch.from_numpy(video.frames([start + 3 * number for number in range(4)])).permute(0, 3, 1, 2)
     box = draw(height=48, width=64, generator=sample_generator(7, 0, "0.mp4", 3, "crop"))
-    assert torch.equal(clip, resize_square(cut(frames, box), 32, antialias=antialias))
+    assert torch.equal(clip, resize(cut(frames, box), (32, 32), antialias=antialias))
 
 
 def test_flip_probability_is_the_share_of_mirrored_clips(rows: list[Row], loader: ClipLoader) -> None:

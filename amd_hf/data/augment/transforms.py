@@ -93,25 +93,30 @@ def cut(clip: torch.Tensor, box: Box) -> torch.Tensor:
     return clip[..., top : top + height, left : left + width]
 
 
-def resize_square(clip: torch.Tensor, size: int, antialias: bool, interpolation: str = "bilinear") -> torch.Tensor:
-    """Resize all frames to a square.
+def resize(
+    clip: torch.Tensor, size: tuple[int, int], antialias: bool, interpolation: str = "bilinear"
+) -> torch.Tensor:
+    """Resize all frames.
 
     Args:
-        clip (`torch.Tensor` of shape (T, C, H, W), uint8): the frames.
-        size (`int`): side of the result, in pixels.
+        clip (`torch.Tensor` of shape (T, C, H, W), uint8): the frames; fastest with up to 4 channels in the memory
+            order (T, H, W, C), which the result then has too.
+        size (`tuple[int, int]`): height and width of the result, in pixels.
         antialias (`bool`): average over what a smaller pixel covers, as PIL does, or take 2 x 2 neighbours.
         interpolation (`str`, defaults to `"bilinear"`): or `bicubic`, which is always antialiased.
 
     Returns:
-        `torch.Tensor` of shape (T, C, size, size), uint8.
+        `torch.Tensor` of shape (T, C, *size), uint8.
     """
-    return _resize(clip, [size, size], antialias, interpolation)
-
-
-def _resize(clip: torch.Tensor, size: list[int], antialias: bool, interpolation: str) -> torch.Tensor:
     is_bicubic = interpolation == "bicubic"
     mode = InterpolationMode.BICUBIC if is_bicubic else InterpolationMode.BILINEAR
-    return functional.resize(clip, size, interpolation=mode, antialias=antialias or is_bicubic)
+    return functional.resize(clip, list(size), interpolation=mode, antialias=antialias or is_bicubic)
+
+
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Return the size in which the short side is `short_side` and the long one int(short_side * long / short)."""
+    long_side = int(short_side * max(height, width) / min(height, width))
+    return (long_side, short_side) if height > width else (short_side, long_side)
 
 
 def resize_short_side(clip: torch.Tensor, size: int, interpolation: str = "bilinear") -> torch.Tensor:
@@ -127,29 +132,21 @@ def resize_short_side(clip: torch.Tensor, size: int, interpolation: str = "bilin
     Returns:
         `torch.Tensor` of shape (T, C, H', W'), uint8.
     """
-    height, width = clip.shape[-2:]
-    long_side = int(size * max(height, width) / min(height, width))
-    new_size = [long_side, size] if height > width else [size, long_side]
-    return _resize(clip, new_size, False, interpolation)
+    return resize(clip, short_side_size(clip.shape[-2], clip.shape[-1], size), False, interpolation)
 
 
-def center_crop_clip(clip: torch.Tensor, size: int) -> torch.Tensor:
-    """Cut the central square; odd free room leaves the larger part below and to the right, as in `evaluation_views`.
+def center_box(height: int, width: int, size: int) -> Box:
+    """Return the central square; of odd free room the larger part lies below and to the right (`evaluation_views`).
 
     Args:
-        clip (`torch.Tensor` of shape (T, C, H, W), uint8): frames of at least `size` x `size`.
-        size (`int`): side of the result, in pixels.
-
-    Returns:
-        `torch.Tensor` of shape (T, C, size, size), uint8.
+        height, width (`int`): size of the frames, at least `size` each.
+        size (`int`): side of the square, in pixels.
 
     Raises:
         ValueError: the frames are smaller than `size`.
     """
-    height, width = clip.shape[-2:]
     if min(height, width) < size:
         raise ValueError(
             f"A crop of {size} does not fit into frames of {height} x {width}: resize the short side first."
         )
-    top, left = (height - size) // 2, (width - size) // 2
-    return clip[..., top : top + size, left : left + size]
+    return (height - size) // 2, (width - size) // 2, size, size

@@ -11,12 +11,12 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from amd_hf.data.augment.transforms import (
-    center_crop_clip,
+    center_box,
     cut,
     multi_scale_crop_box,
     random_resized_crop_box,
+    resize,
     resize_short_side,
-    resize_square,
 )
 
 
@@ -134,7 +134,7 @@ def test_random_resized_crop_that_never_fits_takes_the_centre(
 @pytest.mark.parametrize("box", [(0, 0, 60, 80), (5, 20, 50, 44), (30, 40, 20, 20)])
 def test_antialiased_resize_agrees_with_pil(clip: torch.Tensor, box: tuple[int, int, int, int]) -> None:
     top, left, height, width = box
-    result = resize_square(cut(clip, box), 32, antialias=True)
+    result = resize(cut(clip, box), (32, 32), antialias=True)
     for frame, resized in zip(clip, result, strict=True):
         image = Image.fromarray(frame.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
         expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
@@ -142,7 +142,7 @@ def test_antialiased_resize_agrees_with_pil(clip: torch.Tensor, box: tuple[int, 
 
 
 def test_resize_without_antialias_agrees_with_float_interpolation(clip: torch.Tensor) -> None:
-    result = resize_square(cut(clip, (5, 20, 50, 44)), 32, antialias=False)
+    result = resize(cut(clip, (5, 20, 50, 44)), (32, 32), antialias=False)
     crop = clip[..., 5:55, 20:64].float()
     expected = torch.nn.functional.interpolate(crop, size=(32, 32), mode="bilinear", align_corners=False)
     assert result.dtype == torch.uint8
@@ -152,8 +152,8 @@ def test_resize_without_antialias_agrees_with_float_interpolation(clip: torch.Te
 def test_resize_antialias_makes_a_difference(clip: torch.Tensor) -> None:
     stripes = torch.zeros_like(clip)
     stripes[..., ::2] = 255
-    smooth = resize_square(stripes, 20, antialias=True)
-    rough = resize_square(stripes, 20, antialias=False)
+    smooth = resize(stripes, (20, 20), antialias=True)
+    rough = resize(stripes, (20, 20), antialias=False)
     assert smooth.float().std() < 10
     assert not torch.equal(smooth, rough)
 
@@ -162,7 +162,7 @@ def test_resize_of_the_decoders_memory_order_gives_the_same(clip: torch.Tensor) 
     permuted = clip.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert not permuted.is_contiguous()
     box = (5, 20, 50, 44)
-    results = [resize_square(cut(one, box), 32, antialias=True) for one in (permuted, clip)]
+    results = [resize(cut(one, box), (32, 32), antialias=True) for one in (permuted, clip)]
     torch.testing.assert_close(*results, atol=1, rtol=0)
 
 
@@ -189,14 +189,16 @@ def test_resize_short_side_is_bilinear_without_antialias(clip: torch.Tensor) -> 
 
 @pytest.mark.parametrize("size", [60, 40, 20])
 def test_center_crop_agrees_with_torchvision_where_the_room_is_even(clip: torch.Tensor, size: int) -> None:
-    torch.testing.assert_close(center_crop_clip(clip, size), v2.functional.center_crop(clip, [size, size]))
+    torch.testing.assert_close(
+        cut(clip, center_box(*clip.shape[-2:], size)), v2.functional.center_crop(clip, [size, size])
+    )
 
 
 def test_center_crop_of_odd_room_rounds_its_corner_down() -> None:
     clip = torch.arange(7, dtype=torch.uint8).expand(1, 3, 4, 7)
-    assert center_crop_clip(clip, 4)[0, 0, 0].tolist() == [1, 2, 3, 4]
+    assert cut(clip, center_box(*clip.shape[-2:], 4))[0, 0, 0].tolist() == [1, 2, 3, 4]
 
 
 def test_center_crop_larger_than_the_frames_raises(clip: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="A crop of 61 does not fit into frames of 60 x 80"):
-        center_crop_clip(clip, 61)
+        center_box(*clip.shape[-2:], 61)
