@@ -5,9 +5,12 @@ The layouts themselves, and how to add one, are in `datasets/layouts/__init__.py
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,17 @@ from .datasets.layouts import LAYOUTS, NAMES_ANY_FILE, guess_layout, has_splits
 from .datasets.own import as_video_rows
 from .datasets.problems import Problems
 from .datasets.rows import MEDIA_SUFFIXES, VideoRows
+from .remote.cache import local_copy
+from .remote.files import RemoteAccess, check_address, current_access, expand_addresses, folder_of, is_remote, shown
 from .streams import note_entries
 
 
 _ADAPTED = ("label_names", "media", "label_column")  # what a `datasets` object takes
+
+REMOTE_LAYOUTS = ("list_file", "table", "webdataset", "parquet")
+"""Layouts that are read at an address."""
+
+_LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".list", ".lst")
 
 NUM_STREAMING_SHARDS = 128
 """Shards of a stream of files. Processes divide them, so more processes than shards stand idle."""
@@ -40,12 +50,14 @@ def load_video_dataset(
     media: str | None = None,
     label_column: str | None = None,
     unlabelled: bool = False,
+    remote: RemoteAccess | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """List a video data set. Nothing is decoded: a row says where its video lies. `docs/data.md` shows each layout.
 
     Args:
         name_or_path (`str`, path or `datasets` object): a folder or file of one of the layouts, a glob of tar shards,
-            a Hub id, or your own `Dataset` or stream (see `datasets.own.as_video_rows`).
+            a Hub id, or your own `Dataset` or stream (see `datasets.own.as_video_rows`). Also the address
+            (`https://`, `s3://`, `hf://`, ...) of a list file, a table, tar shards or Parquet files.
         split (`str`, *optional*): part to read, such as `train`. A list file or table is one part by itself.
         streaming (`bool`, defaults to `False`): return an `IterableDataset`. Its shards: one per tar, one per row
             group of Parquet files, else at most 128, over which the files are spread at random.
@@ -61,6 +73,8 @@ def load_video_dataset(
         label_column (`str`, *optional*): of tables, metadata, tar shards (a suffix, or a key of the json), Parquet and
             data sets of the Hub: the column of the labels, by default `label`.
         unlabelled (`bool`, defaults to `False`): of folders: walk all of it and give no labels.
+        remote ([`RemoteAccess`], *optional*): where addresses may lead beside the data's own and `root`, and the cache
+            of what lies there. It holds for this process, and those that it starts, from now on.
 
     Returns:
         Rows of `video`, `label` (`int` or None) and `video_id` (`str`), and the other columns of a folder's metadata.
@@ -92,10 +106,12 @@ def load_video_dataset(
     }
     if not isinstance(name_or_path, str | os.PathLike):
         return _adapt(name_or_path, layout, given, streaming)
-    layout = choose_layout(name_or_path, split, layout, unlabelled)
+    allow_sources(name_or_path, root, remote=remote)
     problems = Problems()
-    rows = _read(name_or_path, layout, given, streaming, problems)
-    problems.raise_if_any()
+    with _here(name_or_path, given, problems) as here:
+        layout = choose_layout(here, split, layout, unlabelled)
+        rows = _read(here, layout, given, streaming, problems)
+        problems.raise_if_any()
     if not isinstance(rows, VideoRows):
         return rows
     dataset = rows.to_dataset()
@@ -103,6 +119,46 @@ def load_video_dataset(
         return dataset
     mixed = datasets.Dataset(dataset.data.table.take(_mixed_order(dataset)), info=dataset.info)
     return _as_stream(mixed, split or "train")
+
+
+def allow_sources(*sources: Any, remote: RemoteAccess | None = None) -> None:
+    """Allow the addresses among what the user named as data: their folders. `remote` has further rules.
+
+    Raises:
+        ValueError: an address with credentials in it, or one that names nothing elsewhere.
+    """
+    addresses = [source for source in sources if is_remote(source)]
+    if remote is None and not addresses:
+        return
+    access = current_access() if remote is None else remote
+    for address in addresses:
+        check_address(address)
+        is_file = address.lower().endswith((*_LIST_SUFFIXES, ".tar", ".parquet")) or re.search("[{*]", address)
+        access = access.allow(folder_of(re.split("[{*]", address)[0] + "x") if is_file else address.rstrip("/"))
+    access.use()
+
+
+@contextmanager
+def _here(name_or_path: str | os.PathLike[str], given: dict[str, Any], problems: Problems) -> Iterator[Any]:
+    """Hold a list file at an address on this machine; relative paths in it start from the folder at its address.
+
+    What is wrong with it is said of its address.
+    """
+    if not is_remote(name_or_path) or not str(name_or_path).lower().endswith(_LIST_SUFFIXES):
+        yield name_or_path
+        return
+    address = str(name_or_path)
+    with local_copy(address) as path:
+        if given.get("root") is None:
+            given["root"] = folder_of(address)
+        try:
+            yield path
+        except (ValueError, FileNotFoundError) as error:
+            message = str(error).replace(str(path), shown(address))
+            if type(error) not in (ValueError, FileNotFoundError) or message == str(error):
+                raise
+            raise type(error)(message) from error
+        problems.found = [problem._replace(file=shown(address)) for problem in problems.found]
 
 
 def _adapt(rows: Any, layout: str | None, given: Mapping[str, Any], streaming: bool) -> Any:
@@ -161,11 +217,39 @@ def choose_layout(
         FileNotFoundError: there is nothing at `name_or_path`.
         ValueError: an unknown layout, or metadata that cannot be used though labels are wanted.
     """
+    if layout is None and is_remote(name_or_path):
+        return _remote_layout(str(name_or_path))
     if layout is None:
         return guess_layout(Path(name_or_path).expanduser(), split, unlabelled)
+    if is_remote(name_or_path) and layout not in REMOTE_LAYOUTS:
+        raise ValueError(
+            f"The layout {layout!r} is not read at an address ({shown(str(name_or_path))}): those that are, are "
+            f"{list(REMOTE_LAYOUTS)}. Download the data, or pack them into shards."
+        )
     if layout not in LAYOUTS:
         raise ValueError(f"`layout` must be one of {list(LAYOUTS)} or None, not {layout!r}.")
     return layout
+
+
+def _remote_layout(address: str) -> str:
+    """Return the layout of what lies at an address, by its name; of a folder by the names of its files."""
+    name = address.lower().rstrip("/")
+    by_suffix = {".tar": "webdataset", ".parquet": "parquet", ".csv": "table", ".jsonl": "table"}
+    for suffix, layout in by_suffix.items():
+        if name.endswith(suffix):
+            return layout
+    if name.endswith(_LIST_SUFFIXES):
+        return "list_file"
+    access = current_access()
+    for suffix in (".tar", ".parquet"):
+        for folder in (address, f"{address.rstrip('/')}/*/*{suffix}"):  # or folders of splits
+            with contextlib.suppress(FileNotFoundError):
+                expand_addresses(folder, suffix, access)
+                return by_suffix[suffix]
+    raise FileNotFoundError(
+        f"There is no list, tar or Parquet file at {shown(address)}: name a list file (.txt, .csv, .jsonl), shards "
+        "(.tar) or Parquet files, or the folder of shards or of Parquet files."
+    )
 
 
 def takes_label_names(layout: str) -> bool:
@@ -180,6 +264,8 @@ def takes_split(name_or_path: str | os.PathLike[str], layout: str | None = None)
         FileNotFoundError, ValueError: see `choose_layout`.
     """
     layout = choose_layout(name_or_path, None, layout, unlabelled=True)
+    if is_remote(name_or_path):
+        return "split" in _parameters(layout) and not re.search(r"\.\w+$|[*{]", str(name_or_path))
     return "split" in _parameters(layout) and has_splits(Path(name_or_path).expanduser(), layout)
 
 
@@ -199,13 +285,21 @@ def validate_annotations(
         FileNotFoundError, ValueError: what cannot be said of a line: a missing or empty file, a header without a
             column, an unknown split, a layout without annotations.
     """
+    allow_sources(name_or_path, arguments.get("root"), remote=arguments.pop("remote", None))
+    problems = Problems(check_files=True)
+    with _here(name_or_path, arguments, problems) as here:
+        return _validate(here, layout, arguments, problems)
+
+
+def _validate(
+    name_or_path: str | os.PathLike[str], layout: str | None, arguments: Mapping[str, Any], problems: Problems
+) -> Problems:
     layout = choose_layout(name_or_path, arguments.get("split"), layout, bool(arguments.get("unlabelled")))
     if "problems" not in _parameters(layout):
         raise ValueError(
             f"{name_or_path} is read as {layout!r}, a layout without annotation files: there are none to check. "
             "`amd-hf check` opens the videos themselves."
         )
-    problems = Problems(check_files=True)
     _read(name_or_path, layout, arguments, False, problems)
     problems.found.sort(key=lambda problem: (problem.file, problem.number))
     return problems
@@ -228,7 +322,7 @@ def _read(
     _refuse(layout, {name: value for name, value in given.items() if name not in parameters})
     options = {"label_names": None, **given, "problems": problems, "streaming": streaming}
     options["label_names"] = read_label_names(options["label_names"])
-    if options.get("root") is not None:
+    if options.get("root") is not None and not is_remote(options["root"]):
         options["root"] = Path(options["root"]).expanduser()
     arguments = {
         name: options.get(name)

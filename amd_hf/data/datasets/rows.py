@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,15 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow as pa
 
+from ..remote.files import (
+    RemoteError,
+    current_access,
+    folder_of,
+    is_remote,
+    join_address,
+    read_identity,
+    shown,
+)
 from ..video.source import IMAGE_SUFFIXES
 from .label_names import near_name
 from .problems import DUPLICATE, MISSING, NO_LABEL, Kind, Problems
@@ -50,11 +60,20 @@ def is_video_file(name: str, media: str = "video") -> bool:
 
 
 _NUM_PATHS_TRIED = 10
+_NUM_CONNECTIONS = 16  # that look for files at addresses
 
 MIXED_LABELS = Kind(
     "has a label of another kind than most lines (names and numbers are mixed)",
     "have a label of another kind than most lines (names and numbers are mixed)",
     "Write all labels as names or all as numbers; where numbers are names, give all names as `label_names`.",
+)
+
+
+NOT_ALLOWED = Kind(
+    "names an address that you have not allowed",
+    "name addresses that you have not allowed",
+    "A list may be a stranger's, so say below which addresses videos are fetched: `--allowed_addresses "
+    "https://HOST/FOLDER` (Python: `remote=RemoteAccess(allowed=(...,))`).",
 )
 
 
@@ -73,7 +92,7 @@ class Entry(NamedTuple):
 def make_rows(
     entries: Sequence[Entry],
     file: Path,
-    root: Path | None,
+    root: Path | str | None,
     label_names: Sequence[str] | None,
     problems: Problems,
     frame_pattern: str | None = None,
@@ -83,8 +102,8 @@ def make_rows(
     Args:
         entries (sequence of `Entry`): paths are relative to the root or absolute.
         file (`Path`): the annotation file, for messages.
-        root (`Path`, *optional*): folder of the videos, by default that of the annotation file. A `video_id` is a path
-            relative to it, with forward slashes.
+        root (`Path`, *optional*): folder of the videos, or its address, by default that of the annotation file. A
+            `video_id` is a path relative to it, with forward slashes.
         label_names (sequence of `str`, *optional*): name of each label, in their order. Without them labels that are
             words are numbered in sorted order, and numbers have no names.
         problems (`Problems`): what was found so far.
@@ -95,9 +114,23 @@ def make_rows(
             missing one is listed).
     """
     top = find_root(root, file)
-    paths = [os.path.normpath(os.path.join(top, entry.path)) for entry in entries]
-    inside = top.rstrip(os.sep) + os.sep
-    video_ids = [path.removeprefix(inside).replace(os.sep, "/") for path in paths]
+    if is_remote(top):
+        if frame_pattern is not None:
+            raise ValueError(f"Frames in image files are not read at addresses ({shown(top)}): pack them into shards.")
+        paths = [join_address(top, entry.path) for entry in entries]
+        video_ids = [entry.path.removeprefix(f"{top}/").lstrip("/") for entry in entries]
+    else:
+        paths = [
+            entry.path if "://" in entry.path and is_remote(entry.path)
+            else os.path.normpath(os.path.join(top, entry.path))
+            for entry in entries
+        ]  # fmt: skip
+        inside = top.rstrip(os.sep) + os.sep
+        video_ids = [path.removeprefix(inside).replace(os.sep, "/") for path in paths]
+    access = current_access()
+    for path, entry in zip(paths, entries, strict=True):
+        if "://" in path and is_remote(path) and not access.is_allowed(path):
+            problems.add(file, entry.number, NOT_ALLOWED, folder_of(shown(path)))
     first: dict[str, int] = {}
     for video_id, entry in zip(video_ids, entries, strict=True):
         if first.setdefault(video_id, entry.number) != entry.number:
@@ -109,8 +142,12 @@ def make_rows(
     return VideoRows(paths, video_ids, labels, names, num_frames, frame_pattern)
 
 
-def find_root(root: Path | None, annotation_file: Path) -> str:
-    """Return the absolute folder that relative paths start from: by default that of the annotation file."""
+def find_root(root: Path | str | None, annotation_file: Path) -> str:
+    """Return the absolute folder, or address, that relative paths start from: by default the annotation file's."""
+    if isinstance(root, str):
+        if is_remote(root):
+            return root.rstrip("/")
+        root = Path(root)
     if root is not None and not root.is_dir():
         raise FileNotFoundError(f"There is no folder {str(root)!r}, given as `root` of the list {annotation_file}.")
     return os.path.abspath(annotation_file.parent if root is None else root)
@@ -118,17 +155,35 @@ def find_root(root: Path | None, annotation_file: Path) -> str:
 
 def _check_files(paths: list[str], entries: Sequence[Entry], file: Path, root: str, problems: Problems) -> None:
     if problems.check_files:
-        for path, entry in zip(paths, entries, strict=True):
-            if not os.path.exists(path):
-                problems.add(file, entry.number, MISSING, path)
+        with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
+            faults = pool.map(_why_missing, paths)
+            for path, entry, fault in zip(paths, entries, faults, strict=True):
+                if fault is not None:
+                    problems.add(file, entry.number, MISSING, path)
         return
     # A wrong root makes every video unreadable; single missing files are the data loader's to count.
-    tried = paths[:_NUM_PATHS_TRIED]
-    if tried and not any(os.path.exists(path) for path in tried):
+    first_fault = None
+    for path in paths[:_NUM_PATHS_TRIED]:
+        fault = _why_missing(path)
+        if fault is None:
+            return
+        first_fault = fault if first_fault is None else first_fault
+    if first_fault is not None:
         raise FileNotFoundError(
-            f"None of the first {len(tried)} videos of {file} exists; the first is {tried[0]!r}. Relative paths "
-            f"start from {root!r}: set `root` to the folder they are relative to."
+            f"None of the first {min(len(paths), _NUM_PATHS_TRIED)} videos of {file} exists; the first is {paths[0]!r}"
+            f"{first_fault}. Relative paths start from {root!r}: set `root` to the folder they are relative to."
         )
+
+
+def _why_missing(path: str) -> str | None:
+    """Return None for a file that is there; else why not, where that says more."""
+    if "://" not in path or not is_remote(path):
+        return None if os.path.exists(path) else ""
+    try:
+        read_identity(path, current_access())
+    except RemoteError as error:
+        return f" ({error.reason})"
+    return None
 
 
 def _number_labels(

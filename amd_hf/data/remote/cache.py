@@ -18,6 +18,8 @@ import io
 import json
 import logging
 import os
+import posixpath
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ from .files import (
     check_allowed,
     current_access,
     is_remote,
+    read_bytes,
     read_identity,
     shown,
 )
@@ -106,8 +109,12 @@ def open_cached(address: str, max_bytes: int | None = None) -> CachedFile:
     raise RemoteError("it changes again and again while it is fetched", source=shown(address))
 
 
-def open_file(name: str) -> Any:
+def open_file(name: str, is_read_whole: bool = False) -> Any:
     """Open a file of this machine, or one at an address that is allowed, for reading bytes; through the cache if set.
+
+    Args:
+        name (`str`): path or address.
+        is_read_whole (`bool`, defaults to `False`): most of it will be read, from its beginning to its end.
 
     Raises:
         OSError: as `open`.
@@ -116,9 +123,22 @@ def open_file(name: str) -> Any:
     if not is_remote(name):
         return open(name, "rb")
     if current_access().cache_dir is None:
-        return io.BufferedReader(RemoteFile(name), _READ_AT_ONCE)
+        return io.BufferedReader(RemoteFile(name, is_read_whole), _READ_AT_ONCE)
     with open_cached(name) as held:
         return open(held.path, "rb")  # what is open stays readable when its name is taken away
+
+
+@contextmanager
+def local_copy(address: str) -> Iterator[Path]:
+    """Hold a small file, such as a list, as a file of this machine: of the cache, or one for this block alone."""
+    if current_access().cache_dir is not None:
+        with open_cached(address) as held:
+            yield Path(held.path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / posixpath.basename(urlsplit(address).path)
+        path.write_bytes(read_bytes(address))
+        yield path
 
 
 def _current_identity(address: str, access: RemoteAccess) -> tuple[Identity, Path]:

@@ -46,6 +46,7 @@ _SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|(?:A
 _CHUNK = 1 << 20  # bytes asked of a connection at once
 _RANGE = 8 << 20  # bytes of a request through fsspec, which answers with all of them or none
 _PROGRESS = 1 << 16  # a connection that brought so many bytes was worth another round of attempts
+_LOOK_BACK = 32 << 20  # bytes behind the place of reading that a file read whole still has in memory
 _LEAST_RATE = 1024  # bytes per second; slower is broken
 _TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _MAX_WAIT = 60.0
@@ -216,6 +217,7 @@ def read_identity(address: str, access: RemoteAccess) -> Identity:
     Raises:
         RemoteError: it is not there, not readable or not reachable.
     """
+    check_allowed(address, access)
     for attempt in _attempts(address, access):
         with attempt:
             if _is_http(address):
@@ -298,10 +300,14 @@ class RemoteStream:
                     f"it is {end - self._position} bytes, above the limit of {self._max_bytes} (`max_file_bytes`)",
                     source=shown(self.address),
                 )
-            started, first = time.monotonic(), self._position
-            while self._position < end and (chunk := next(chunks, b"")):
+            seconds, first = 0.0, self._position
+            while self._position < end:
+                started = time.monotonic()
+                chunk = next(chunks, b"")
+                seconds += time.monotonic() - started  # not what the reader takes between two chunks
+                if not chunk:
+                    break
                 yield chunk[: end - self._position]
-                seconds = time.monotonic() - started
                 if seconds > self._access.timeout and self._position - first < _LEAST_RATE * seconds:
                     raise _Broken(f"it comes at less than {_LEAST_RATE} bytes a second")
             if self._position < end:
@@ -521,13 +527,14 @@ def _open_fsspec(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def expand_addresses(pattern: str, suffix: str, access: RemoteAccess) -> list[str]:
+def expand_addresses(pattern: str, suffix: str, access: RemoteAccess, split: str | None = None) -> list[str]:
     """Return the sorted addresses of the files that an address, a pattern or a folder means.
 
     Args:
         pattern (`str`): a file; braces, as in `train-{000..127}.tar` or `{train,val}.tar`; or, where the file system
             can list, `*` and a folder, of which the files with this suffix count.
         suffix (`str`): `.tar` or `.parquet`.
+        split (`str`, *optional*): of a folder: the folder inside it, or the beginning of the files' names.
 
     Raises:
         FileNotFoundError: nothing lies there.
@@ -543,11 +550,24 @@ def expand_addresses(pattern: str, suffix: str, access: RemoteAccess) -> list[st
                 f"{shown(address)} is neither a file *{suffix} nor a pattern in braces, such as "
                 f"train-{{000..127}}{suffix}: folders of http servers cannot be listed."
             )
+        elif "*" in address:
+            found += _glob(address, access)
         else:
-            found += _glob(address if "*" in address else f"{address.rstrip('/')}/*{suffix}", access)
+            folder = address.rstrip("/")
+            inside = _glob(f"{folder}/{split}/*{suffix}", access) if split is not None else []
+            found += inside or [name for name in _glob(f"{folder}/*{suffix}", access) if is_of_split(name, split)]
+            split = None  # it has had its meaning
+    if split is not None:
+        raise ValueError(f"`split` has no meaning for {shown(pattern)}, but is {split!r}. Leave it out.")
     if not found:
-        raise FileNotFoundError(f"There is no file *{suffix} at {shown(pattern)}.")
+        raise FileNotFoundError(f"There is no file *{suffix} at {shown(pattern)}, or none of the split asked for.")
     return sorted(found)
+
+
+def is_of_split(file: str, split: str | None) -> bool:
+    """Return whether a file is named after a split: `val-0.tar` is of `val`, `validation-0.tar` is not."""
+    name = posixpath.basename(file)
+    return split is None or (name.startswith(split) and not name[len(split) :][:1].isalpha())
 
 
 def _glob(pattern: str, access: RemoteAccess) -> list[str]:
@@ -572,15 +592,22 @@ def _expand_braces(pattern: str) -> Iterable[str]:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file at an address for readers that seek (tar headers, Parquet); each read is a request of its own.
+    """A file at an address for readers that seek. Wrap it in `io.BufferedReader` for small reads.
 
-    Wrap it in `io.BufferedReader` for small reads.
+    Args:
+        address (`str`): one that [`current_access`] allows.
+        is_read_whole (`bool`, defaults to `False`): read on with one connection, over what is skipped, and hold the
+            last 32 MB for those who look back. Otherwise each read is a request of its own.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, is_read_whole: bool = False) -> None:
         self.address = address
-        self.identity = read_identity_allowed(address)
+        self.identity = read_identity(address, current_access())
+        self._is_read_whole = is_read_whole
         self._position = 0
+        self._stream: Iterator[bytes] | None = None
+        self._window = bytearray()
+        self._window_start = 0
 
     def readable(self) -> bool:
         return True
@@ -597,22 +624,28 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        end = min(self._position + len(view), self.identity.size)
-        start, number = self._position, 0
+        start, end = self._position, min(self._position + len(view), self.identity.size)
         if start >= end:
             return 0
         try:
-            for chunk in RemoteStream(self.address, current_access(), start, end, self.identity):
-                view[number : number + len(chunk)] = chunk
-                number += len(chunk)
+            if self._is_read_whole and start >= self._window_start:
+                self._read_on(start, end)
+                data: Any = memoryview(self._window)[start - self._window_start : end - self._window_start]
+            else:
+                data = b"".join(RemoteStream(self.address, current_access(), start, end, self.identity))
         except FileChanged:
             raise RemoteError("it changed while it was read: start again", source=shown(self.address)) from None
-        self._position += number
-        return number
+        view[: end - start] = data
+        self._position = end
+        return end - start
 
-
-def read_identity_allowed(address: str) -> Identity:
-    """Ask for size and version of a file below an address that is allowed."""
-    access = current_access()
-    check_allowed(address, access)
-    return read_identity(address, access)
+    def _read_on(self, start: int, end: int) -> None:
+        """Read with the open connection until the window holds these bytes."""
+        if self._stream is None:
+            self._stream = iter(RemoteStream(self.address, current_access(), 0, None, self.identity))
+        while self._window_start + len(self._window) < end:
+            self._window += next(self._stream)
+            num_old = len(self._window) - _LOOK_BACK - (end - start)
+            if num_old > 0 and self._window_start + num_old <= start:
+                del self._window[:num_old]
+                self._window_start += num_old

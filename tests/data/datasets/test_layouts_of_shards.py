@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from amd_hf.data.datasets.layouts import parquet as parquet_reader
-from amd_hf.data.datasets.layouts import webdataset as webdataset_reader
 from amd_hf.data.loading import load_video_dataset
+from amd_hf.data.remote import cache as remote_cache
 from amd_hf.data.streams import StreamReader
 from amd_hf.data.video.decoding import VideoReadError, open_video
 from tests.helpers import miniatures
@@ -113,7 +113,7 @@ def test_going_on_in_a_tar_reads_no_video_that_was_consumed(tmp_path: Path, monk
         def __getattr__(self, name: str) -> Any:
             return getattr(self.file, name)
 
-    monkeypatch.setattr(webdataset_reader, "open", CountingFile, raising=False)
+    monkeypatch.setattr(remote_cache, "open", CountingFile, raising=False)
     again = load_video_dataset(tmp_path, split="train", streaming=True)
     num_bytes = 0
     opened.clear()

@@ -23,8 +23,12 @@ from typing import Any, BinaryIO
 
 import datasets
 
+from ...remote.cache import open_file
+from ...remote.files import current_access, expand_addresses, is_of_split, is_remote
 from ...streams import note_entries
+from ...video.source import MAX_MEMBER_BYTES
 from ..label_names import as_label, label_number
+from ..own import STORED_VIDEO_FEATURE
 from ..problems import Kind, Problems, printable, shorten
 from ..rows import MEDIA_SUFFIXES, row_features
 from ..text_files import parse_json
@@ -67,7 +71,8 @@ def read_webdataset(
     """Read the videos of tar shards, in the sorted order of the shards.
 
     Args:
-        pattern (`str`): one `.tar`, a glob of them, or a folder of them.
+        pattern (`str`): one `.tar`, a glob of them, or a folder of them; or an address of these (see
+            `remote.files.expand_addresses`).
         problems (`Problems`): where bad samples go.
         split (`str`, *optional*): of a folder: the folder inside it, or the beginning of the shards' names.
         label_names (list of `str`, *optional*): required where labels are names.
@@ -80,7 +85,8 @@ def read_webdataset(
 
     Returns:
         Rows whose `video` is `{"archive": str, "offset": int, "size": int, "fault": str | None}`; a `video_id` is
-        `<tar>/<key>`.
+        `<tar>/<key>`. A stream of shards at addresses that are not cached holds the bytes instead, as
+        `{"bytes", "path", "fault"}`: each shard is read once, from its beginning to its end.
 
     Raises:
         FileNotFoundError: no shard.
@@ -89,7 +95,9 @@ def read_webdataset(
     shards = find_shards(pattern, split)
     names = label_names
     is_labelled = _check_first_label(shards, names, label_column)
-    features = row_features(_VIDEO_FEATURE, names)
+    is_elsewhere = is_remote(shards[0])
+    has_bytes = streaming and is_elsewhere and current_access().cache_dir is None
+    features = row_features(STORED_VIDEO_FEATURE if has_bytes else _VIDEO_FEATURE, names)
     if streaming:
         arguments = {
             "shards": shards,
@@ -97,9 +105,11 @@ def read_webdataset(
             "is_labelled": is_labelled,
             "media": media,
             "label_column": label_column,
+            "has_bytes": has_bytes,
         }
         stream = datasets.IterableDataset.from_generator(generate_rows, features=features, gen_kwargs=arguments)
-        return note_entries(stream, [(Path(shard).name, f"{os.path.getsize(shard)} bytes") for shard in shards])
+        sizes = ["" if is_elsewhere else f"{os.path.getsize(shard)} bytes" for shard in shards]
+        return note_entries(stream, zip(map(os.path.basename, shards), sizes, strict=True))
     rows = []
     for shard in shards:
         shard_rows = list(generate_rows([shard], names, is_labelled, media, label_column))
@@ -114,14 +124,15 @@ def read_webdataset(
 
 
 def find_shards(pattern: str, split: str | None) -> list[str]:
-    """Return sorted absolute paths of the tar files that a path, a glob or a folder (and split) means."""
+    """Return sorted absolute paths or addresses of the tar files that a path, a glob or a folder (and split) means."""
+    if is_remote(pattern):
+        return expand_addresses(pattern, ".tar", current_access(), split)
     path = Path(pattern).expanduser()
     if path.is_dir():
         folder = path / split if split is not None and (path / split).is_dir() else path
         shards = sorted(str(file) for file in folder.glob("*.tar"))
         if split is not None and folder == path:
-            names = {shard: os.path.basename(shard) for shard in shards}  # `val` is no split of `validation-0.tar`
-            shards = [s for s, n in names.items() if n.startswith(split) and not n[len(split) :][:1].isalpha()]
+            shards = [shard for shard in shards if is_of_split(shard, split)]
     elif split is not None:
         raise ValueError(f"`split` has no meaning for the shards {pattern!r}, but is {split!r}. Leave it out.")
     else:
@@ -138,15 +149,17 @@ def generate_rows(
     is_labelled: bool,
     media: str = "video",
     label_column: str | None = None,
+    has_bytes: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of tar shards; never raise for what a shard holds.
 
-    `label_names` is a tuple in a stream: `datasets` takes each list of arguments for one of shards.
+    `label_names` is a tuple in a stream: `datasets` takes each list of arguments for one of shards. `has_bytes` puts
+    the bytes of the videos into the rows.
     """
     number_of = None if label_names is None else {name: number for number, name in enumerate(label_names)}
     for shard in shards:
-        for key, members, fault, archive in _samples(shard):
-            row = {
+        for key, members, fault, archive in _samples(shard, is_read_whole=has_bytes):
+            row: dict[str, Any] = {
                 "video": {"archive": shard, "offset": 0, "size": 0, "fault": fault},
                 "label": -1 if is_labelled else None,
                 "video_id": f"{os.path.basename(shard)}/{key}",
@@ -154,9 +167,23 @@ def generate_rows(
             try:
                 if fault is None:
                     row |= _parse_sample(shard, archive, members, number_of, is_labelled, media, label_column)
+                    if has_bytes:
+                        row["video"] = _read_video(archive, row["video"], row["video_id"])
             except (ValueError, OSError) as error:
-                row["video"]["fault"] = printable(str(error), 500)  # type: ignore[index]
+                row["video"]["fault"] = printable(str(error), 500)
+            if has_bytes and "bytes" not in row["video"]:
+                row["video"] = {"bytes": None, "path": None, "fault": row["video"]["fault"]}
             yield row
+
+
+def _read_video(archive: Any, where: dict[str, Any], name: str) -> dict[str, Any]:
+    if where["size"] > MAX_MEMBER_BYTES:
+        raise ValueError(f"the file is {where['size']} bytes, above the limit of {MAX_MEMBER_BYTES}")
+    archive.seek(where["offset"])
+    data = archive.read(where["size"])
+    if len(data) < where["size"]:
+        raise ValueError(f"the archive ends {where['size'] - len(data)} bytes before the end of the video")
+    return {"bytes": data, "path": name, "fault": None}
 
 
 def _parse_sample(
@@ -225,7 +252,7 @@ class _CheckedHeader(tarfile.TarInfo):
         return header
 
 
-def _samples(shard: str) -> Iterator[tuple[str, _Members, str | None, BinaryIO | None]]:
+def _samples(shard: str, is_read_whole: bool = False) -> Iterator[tuple[str, _Members, str | None, BinaryIO | None]]:
     """Yield (key, {suffix: (offset, size)}, fault, archive) of each sample; damage is the fault of a last one.
 
     The archive is open, for labels to be read from it, until the next sample is asked for.
@@ -235,7 +262,7 @@ def _samples(shard: str) -> Iterator[tuple[str, _Members, str | None, BinaryIO |
     fault = archive = None
     with contextlib.ExitStack() as opened:
         try:
-            archive = opened.enter_context(open(shard, "rb"))
+            archive = opened.enter_context(open_file(shard, is_read_whole))
             for member in _members(archive):
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
