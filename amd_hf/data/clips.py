@@ -23,14 +23,17 @@ from ..configuration_amd import AMDConfig
 from ..video_sampling_amd import SAMPLING_MODES, sample_clip
 from ..view_settings import ViewSettings
 from .augment.erasing import NO_BOX, draw_erase_box
-from .augment.plans import ClipPlan, make_clip
-from .augment.rand_augment import RandAugment
+from .augment.rand_augment import RandAugment, apply_operations, parts_needed
 from .augment.transforms import (
     INTERPOLATIONS,
     Box,
+    ClipPlan,
+    Part,
     center_box,
+    cut,
     multi_scale_crop_box,
     random_resized_crop_box,
+    resize,
     short_side_size,
 )
 from .video.decoding import DecodedVideoCache, VideoReadError, open_video
@@ -256,6 +259,18 @@ class ClipLoader:
             crop=center_box(*size, self.image_size), antialias=False, interpolation=self.interpolation,
             is_flipped=False,
         )  # fmt: skip
+
+
+def make_clip(plan: ClipPlan, frames: np.ndarray, picked: np.ndarray) -> torch.Tensor:
+    """Make a clip, uint8 (T, 3, height, width), from the frames with the indices `picked` (T,) of (n, H, W, 3)."""
+    if plan.drawn:
+        boxes = parts_needed(plan.drawn, plan.box, plan.height, plan.width)
+        part = apply_operations(Part.of_frames(frames, boxes[0], picked), plan.drawn, boxes)
+    else:
+        part = Part.of_frames(frames, plan.box, picked)
+    pixels = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)
+    resized = cut(resize(pixels, plan.resized_to, plan.antialias, plan.interpolation), plan.crop)
+    return Part(resized.permute(0, 2, 3, 1).contiguous().numpy(), plan.crop, plan.resized_to).planes(plan.is_flipped)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

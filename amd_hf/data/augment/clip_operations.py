@@ -1,73 +1,22 @@
 """The image operations of RandAugment on whole clips, with the results of PIL, which timm calls frame by frame.
 
-They take and give *pixels*: uint8 (T, H, W, 4), red, green, blue and a byte without meaning. A pixel is then a word of
-32 bits, which numpy moves several times as fast as three bytes, and torchvision resizes this order fastest.
-
-Frames need not be whole: `Part` says which part of them the pixels are, and `box` which part of the result is wanted.
-What depends on a picture's statistics (`auto_contrast`, `equalize`, `contrast`) takes those of each whole frame.
+They take and give a `Part` of the frames, whose pixels they may change. What depends on a picture's statistics
+(`auto_contrast`, `equalize`, `contrast`) takes those of each frame, and so needs whole ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
 from .geometry import FILL, Affine, cubic_weights, is_shift_of_columns, is_shift_of_rows, source_region
-from .transforms import Box
+from .transforms import SIZE_OF_PIXEL, Box, Part
 
 
-_SIZE_OF_PIXEL = 4
 _FILL_WORD = np.uint32(FILL * 0x01010101)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the frames of a clip.
-
-    Args:
-        pixels (`np.ndarray` of shape (T, h, w, 4), uint8): the part, C-contiguous; operations may change it in place.
-        box (`tuple[int, int, int, int]`): which part it is: (top, left, h, w).
-        size (`tuple[int, int]`): height and width of the whole frames.
-    """
-
-    pixels: np.ndarray
-    box: Box
-    size: tuple[int, int]
-
-    @classmethod
-    def of_frames(cls, frames: np.ndarray, box: Box, picked: np.ndarray | None = None) -> Part:
-        """Copy a part of frames, uint8 (n, H, W, 3): of all, or of those with the indices `picked` (T,)."""
-        frames = np.ascontiguousarray(frames)
-        num_frames, height, width, _ = frames.shape
-        top, left, box_height, box_width = box
-        picked = np.arange(num_frames) if picked is None else picked
-        words = np.empty((len(picked), box_height, box_width), np.uint32)
-        # Read as a word, three bytes bring the first one of the next pixel with them: nine times as fast as copying
-        # three bytes to every four. After the very last pixel there is no such byte.
-        ends_memory = top + box_height == height and left + box_width == width
-        for copy, index in zip(words, picked.tolist(), strict=True):
-            rows = box_height - (ends_memory and index == num_frames - 1)
-            offset = ((index * height + top) * width + left) * 3
-            copy[:rows] = np.ndarray((rows, box_width), np.uint32, frames, offset, (width * 3, 3))
-            if rows < box_height:
-                copy[-1:].view(np.uint8).reshape(box_width, _SIZE_OF_PIXEL)[:, :3] = frames[index, -1, left:]
-        return cls(words.view(np.uint8).reshape(*words.shape, _SIZE_OF_PIXEL), box, (height, width))
-
-    def words(self) -> np.ndarray:
-        """View the pixels as words, uint32 (T, h, w)."""
-        return self.pixels.view(np.uint32)[..., 0]
-
-    def cut(self, box: Box) -> Part:
-        """Return the part `box` of the frames, which must lie in this one."""
-        if box == self.box:
-            return self
-        top, left = box[0] - self.box[0], box[1] - self.box[1]
-        part = self.pixels[:, top : top + box[2], left : left + box[3]]
-        return Part(np.ascontiguousarray(part), box, self.size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -156,9 +105,9 @@ def auto_contrast(part: Part) -> Part:
     """Stretch each channel of each whole frame to 0..255."""
     num_frames, height, width, _ = part.pixels.shape
     # Rows first: numpy compares whole rows at once, and four channels one by one.
-    rows = part.pixels.reshape(num_frames, height, width * _SIZE_OF_PIXEL)
+    rows = part.pixels.reshape(num_frames, height, width * SIZE_OF_PIXEL)
     lowest, highest = (
-        extreme(extreme(rows, axis=1).reshape(num_frames, width, _SIZE_OF_PIXEL), axis=1).astype(np.float64)[..., None]
+        extreme(extreme(rows, axis=1).reshape(num_frames, width, SIZE_OF_PIXEL), axis=1).astype(np.float64)[..., None]
         for extreme in (np.min, np.max)
     )
     is_flat = highest <= lowest
@@ -169,7 +118,7 @@ def auto_contrast(part: Part) -> Part:
 
 def equalize(part: Part) -> Part:
     """Make the levels of each channel of each whole frame equally frequent."""
-    counts = np.array([_image(frame).histogram() for frame in part.pixels]).reshape(-1, _SIZE_OF_PIXEL, 256)
+    counts = np.array([_image(frame).histogram() for frame in part.pixels]).reshape(-1, SIZE_OF_PIXEL, 256)
     return _look_up(part, np.stack([[_equalizing_table(histogram) for histogram in frame] for frame in counts]))
 
 
@@ -205,7 +154,7 @@ def sharpness(part: Part, factor: float) -> Part:
     """
     if min(part.pixels.shape[1:3]) <= 2:
         return part
-    step = _SIZE_OF_PIXEL  # rows are flat: the neighbour's channel is four values away
+    step = SIZE_OF_PIXEL  # rows are flat: the neighbour's channel is four values away
 
     def move(frame: np.ndarray, values: torch.Tensor) -> torch.Tensor:
         levels = values.flatten(1)
@@ -245,7 +194,7 @@ def warp(part: Part, affine: Affine, box: Box) -> Part:
         moved = _shift_columns(part, affine[3], affine[5], box)
     else:
         moved = _warp_freely(part, affine, box)
-    return Part(moved.view(np.uint8).reshape(*moved.shape, _SIZE_OF_PIXEL), box, part.size)
+    return Part(moved.view(np.uint8).reshape(*moved.shape, SIZE_OF_PIXEL), box, part.size)
 
 
 def _shift_rows(part: Part, shear: float, shift: float, box: Box) -> np.ndarray:
@@ -272,7 +221,7 @@ def _shift_columns(part: Part, shear: float, shift: float, box: Box) -> np.ndarr
     columns = np.arange(left, left + width) - part.box[1]
     rows = (np.arange(top - 1, top + height + 2)[:, None] + first).clip(0, part.size[0] - 1) - part.box[0]
     taps = _take(part, rows * part.box[3] + columns).view(np.uint8)  # (T, h + 3, w * 4)
-    weights = torch.from_numpy(np.repeat(cubic_weights(offsets - first), _SIZE_OF_PIXEL, axis=-1)).unsqueeze(1)
+    weights = torch.from_numpy(np.repeat(cubic_weights(offsets - first), SIZE_OF_PIXEL, axis=-1)).unsqueeze(1)
     moved = _weigh([taps[:, tap : tap + height] for tap in range(4)], weights)
     source = y[:, None] + 0.5 + offsets
     return _fill(moved.view(np.uint32), (source < 0) | (source >= part.size[0]))

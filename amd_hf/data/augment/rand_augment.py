@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import clip_operations as operations
-from .clip_operations import Part
 from .geometry import Affine, rotation, source_region, with_neighbours
-from .transforms import Box
+from .transforms import Box, Part
 
 
 MAX_MAGNITUDE = 10

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from timm.data import auto_augment
 
-from amd_hf.data.augment.clip_operations import Part
 from amd_hf.data.augment.rand_augment import OPERATIONS, apply_operations, parts_needed
+from amd_hf.data.augment.transforms import Part
 
 
 _TIMM_NAMES = {
