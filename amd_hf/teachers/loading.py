@@ -1,26 +1,34 @@
 """Load a teacher: frozen, proven to be loaded whole, and cut off after the last layer that is needed.
 
-Every teacher stands behind one protocol, [`Teacher`]. Two kinds do so today: encoders of this package (its own,
-VideoMAE's and MAE's, from any source that `models.py` reads), and modules of one's own. A further family whose weights
-fit an encoder of ours is an entry in `checkpoints/families.py`; any other gets a file beside this one with a module
-that speaks the protocol, and a line in [`load_fitting`] that makes it.
+Three kinds of teachers stand behind one protocol, [`Teacher`]: encoders of this package (its own, VideoMAE's and
+MAE's, from any source that `models.py` reads), encoders of Transformers through the adapters of `encoders.py`, which
+are found by the `model_type` of the source's config, and modules of one's own.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import nn
-from transformers.utils import logging
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file, logging
 
+from ..checkpoints.conversion import without_load_report
+from ..checkpoints.reading import model_types
 from ..configuration_amd import AMDConfig
 from ..errors import UnknownSizeError
 from ..modeling_amd import AMDModel, AMDPreTrainedModel
 from ..models import load_encoder
+from .encoders import ADAPTERS, TeacherEncoder, TeacherFacts, facts_of
+from .geometry import check_fit
 
 
 logger = logging.get_logger(__name__)
@@ -30,6 +38,19 @@ _ENCODER_OPTIONS = (
     "image_size patch_size num_frames tubelet_size num_channels hidden_size num_hidden_layers num_attention_heads "
     "intermediate_size layer_norm_eps image_mean image_std position_embedding use_class_token"
 ).split()
+
+PROTOCOL = """\
+Any other encoder can teach as a module of your own, given from Python as `teacher_model`:
+
+    class MyTeacher(torch.nn.Module):
+        def forward(self, pixel_values, bool_masked_pos):
+            # pixel_values (B, T, C, H, W): floats, normalised with the student's mean and std
+            # bool_masked_pos (B, N): True where a token is hidden from the teacher; as many in each row
+            # return {layer: (B, visible, D)} for each layer to align, counted from 1: its raw output on the
+            # visible tokens, in raster order (time, row, column)
+            return {6: middle, 12: last}
+
+A family that many need is a file beside `amd_hf/teachers/vjepa2.py` and a line in `ADAPTERS`."""
 
 
 class Teacher(Protocol):
@@ -41,6 +62,26 @@ class Teacher(Protocol):
         `bool_masked_pos` `(B, N)` hides tokens where it is `True`. Returned is for each layer that is aligned, counted
         from 1, its output `(B, visible, D)` on the visible tokens, in raster order.
         """
+
+
+@dataclass
+class ReadTeacher:
+    """A teacher with all its layers, before it is known which of them a student needs.
+
+    Args:
+        model (`torch.nn.Module`): [`AMDModel`], an adapter, or a module of the user's.
+        name (`str`): Where it comes from.
+        is_given (`bool`): Whether somebody else holds the module, too: what is used of it must be copied.
+    """
+
+    model: nn.Module
+    name: str
+    is_given: bool
+
+    @property
+    def facts(self) -> TeacherFacts | None:
+        """What is known of it; `None` for a module of the user's."""
+        return facts_of(self.model)
 
 
 def load_teacher(
@@ -86,27 +127,47 @@ def load_teacher(
     return load_fitting(source, layers, config, dtype, None)
 
 
+def read_teacher(
+    source: str | Path | Mapping[str, Any] | nn.Module, config: AMDConfig | Mapping[str, Any] | None = None
+) -> ReadTeacher:
+    """Read a teacher with all its layers. Arguments, and what is raised, as for [`load_teacher`]."""
+    if isinstance(source, nn.Module):
+        if config is not None:
+            raise TypeError("A teacher that is given as a module has its own config: leave `config` out.")
+        model = source.base_model if isinstance(source, AMDPreTrainedModel) else source
+        if isinstance(source, transformers.PreTrainedModel) and source.config.model_type in ADAPTERS:
+            model = _find_adapter(source.config.model_type)(source)
+        return ReadTeacher(model, "given as a module", is_given=True)
+    name = "state dict" if isinstance(source, Mapping) else str(source)
+    if not isinstance(source, Mapping) and not Path(source).is_file():
+        model_type = str(PreTrainedConfig.get_config_dict(source)[0].get("model_type"))
+        if model_type in ADAPTERS:
+            return ReadTeacher(_read_adapter(name, model_type, config), name, is_given=False)
+        if model_type not in ("amd", *model_types()):
+            known = "`, `".join(sorted({"amd", *model_types(), *ADAPTERS}))
+            raise ValueError(f"{name} holds a `{model_type}` model, and teachers are `{known}`.\n{PROTOCOL}")
+    return ReadTeacher(_read_encoder(source, name, config), name, is_given=False)
+
+
 def load_fitting(
-    source: str | Path | Mapping[str, Any] | nn.Module,
+    source: str | Path | Mapping[str, Any] | nn.Module | ReadTeacher,
     layers: Sequence[int],
     config: AMDConfig | Mapping[str, Any] | None,
     dtype: torch.dtype | None,
     student: AMDConfig | None,
 ) -> nn.Module:
     """Load a teacher as [`load_teacher`] does; a `student` that does not fit is refused before anything is cut off."""
-    name = "given as a module" if isinstance(source, nn.Module) else str(source)
-    if isinstance(source, nn.Module):
-        if config is not None:
-            raise TypeError("A teacher that is given as a module has its own config: leave `config` out.")
-        model = source
-    else:
-        name = "state dict" if isinstance(source, Mapping) else name
-        model = _read_encoder(source, name, config)
-    if isinstance(model, AMDPreTrainedModel):
-        if student is not None:
-            check_fit(model.base_model.config, student)
-        model = _cut_after(model.base_model, max(layers))
-    if isinstance(source, nn.Module):  # a copy to freeze, cast and move, so that the caller can go on using his own
+    read = source if isinstance(source, ReadTeacher) else read_teacher(source, config)
+    model = read.model
+    if student is not None and (facts := read.facts) is not None:
+        check_fit(facts, student)
+    if isinstance(model, AMDModel):
+        model = _cut_after(model, max(layers))
+    elif isinstance(model, TeacherEncoder):
+        model = copy.copy(model)  # shares the weights it keeps: the whole encoder stays as it is
+        model._modules = dict(model._modules)
+        model.cut_after(max(layers))
+    if read.is_given:  # a copy to freeze, cast and move, so that the caller can go on using his own
         try:
             model = copy.deepcopy(model)
         except (TypeError, RuntimeError, NotImplementedError) as error:
@@ -115,16 +176,62 @@ def load_fitting(
                 "since you may go on using it: give it a `__deepcopy__`, or name its folder or file instead."
             ) from error
     model = model.eval().requires_grad_(False)
-    logger.info(f"Teacher: {describe(model, name, layers)}")
+    logger.info(f"Teacher: {describe(model, read.name, layers)}")
     if dtype is not None:
         for parameter in model.parameters():  # not the buffers: mean and std must stay exact
             parameter.data = parameter.data.to(dtype)
     return model
 
 
+def _find_adapter(model_type: str) -> type[TeacherEncoder]:
+    file, name = ADAPTERS[model_type].split(".")
+    return getattr(importlib.import_module(f".{file}", __package__), name)
+
+
+def _read_adapter(source: str, model_type: str, config: AMDConfig | Mapping[str, Any] | None) -> TeacherEncoder:
+    """Read an encoder of Transformers by its own class and prove that its weights were loaded."""
+    options = dict(config) if isinstance(config, Mapping) else {}
+    unknown = {*options} - {"image_mean", "image_std"}
+    if unknown or isinstance(config, AMDConfig):
+        raise ValueError(
+            f"The teacher {source}, a `{model_type}`, comes with its own config: of it only `image_mean` and "
+            f"`image_std` can be given, not {', '.join(sorted(unknown)) or 'an AMDConfig'}."
+        )
+    adapter_class = _find_adapter(model_type)
+    kind = getattr(transformers, adapter_class.classes[model_type])
+    with without_load_report():  # of heads and text encoders, which a teacher does not need
+        encoder, info = kind.from_pretrained(source, output_loading_info=True)
+    adapter = adapter_class(encoder, _read_statistics(source, options, adapter_class.statistics))
+    used = {id(parameter) for parameter in adapter.parameters()}
+    lost = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    lost = {name for name, parameter in encoder.named_parameters() if id(parameter) in used and name in lost}
+    if lost:
+        raise ValueError(f"{source} lacks {len(lost)} weights of {kind.__name__}: {', '.join(sorted(lost)[:10])}.")
+    _refuse_constant(adapter.layers.state_dict(), source)
+    return adapter
+
+
+def _read_statistics(
+    source: str, options: Mapping[str, Any], default: tuple[Sequence[float], Sequence[float]]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and std as given, else as a processor beside the weights says, else the family's."""
+    found: dict[str, Any] = {}
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        file = cached_file(
+            source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+        if file is not None:
+            found = json.loads(Path(file).read_text())
+            break
+    if found.get("do_normalize") is False:
+        found |= {"image_mean": [0.0] * len(default[0]), "image_std": [1.0] * len(default[1])}
+    said = {**found, **options}
+    return said.get("image_mean") or default[0], said.get("image_std") or default[1]
+
+
 def _read_encoder(
     source: str | Path | Mapping[str, Any], name: str, config: AMDConfig | Mapping[str, Any] | None
-) -> AMDPreTrainedModel:
+) -> AMDModel:
     """Read the encoder of a model of any supported layout and prove that its weights were loaded."""
     options = {name: getattr(config, name) for name in _ENCODER_OPTIONS} if isinstance(config, AMDConfig) else config
     try:
@@ -134,26 +241,24 @@ def _read_encoder(
             f"The teacher {name}: {error.reason}: give `--teacher_config.{error.option} VALUE` (from "
             f'Python `{{"{error.option}": VALUE}}` as its config).'
         ) from error
-    _check_loaded(model, name)
+    weights = model.state_dict()
+    _refuse_constant({key: tensor for key, tensor in weights.items() if "position." not in key}, name)
+    if not any(bool(tensor.any()) for key, tensor in weights.items() if key.endswith(".qkv.bias")):
+        logger.warning(
+            f"All query and value biases of the teacher {name} are 0. Some releases of Transformers lose those of "
+            "`videomae` checkpoints when they load and save them: take the file as it was published."
+        )
     return model
 
 
-def _check_loaded(model: AMDPreTrainedModel, source: str) -> None:
-    """Refuse a model with a constant weight matrix, which no training leaves; warn where biases look lost."""
-    weights = model.base_model.state_dict()
+def _refuse_constant(weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Refuse weights with a constant matrix, which no training leaves."""
     constant = [
-        name
-        for name, tensor in weights.items()
-        if tensor.ndim > 1 and "position." not in name and bool((tensor == tensor.flatten()[0]).all())
+        name for name, tensor in weights.items() if tensor.ndim > 1 and bool((tensor == tensor.flatten()[0]).all())
     ]
     if constant:
         raise ValueError(
             f"The teacher {source} was not loaded: {', '.join(constant[:10])} hold the same number everywhere."
-        )
-    if not any(bool(tensor.any()) for name, tensor in weights.items() if name.endswith(".qkv.bias")):
-        logger.warning(
-            f"All query and value biases of the teacher {source} are 0. Some releases of Transformers lose those of "
-            "`videomae` checkpoints when they load and save them: take the file as it was published."
         )
 
 
@@ -182,42 +287,3 @@ def describe(model: nn.Module, source: str, layers: Sequence[int], width: int | 
         f"{num_parameters / 1e6:.2f}M parameters, layers {', '.join(map(str, sorted(layers)))} used, "
         f"stops after layer {max(layers)}"
     )
-
-
-# What must be the same in teacher and student, and the student's option that says it.
-_SHARED = {
-    "image_height_width": "image_size",
-    "num_frames": "num_frames",
-    "tubelet_size": "tubelet_size",
-    "patch_size": "patch_size",
-    "num_channels": "num_channels",
-}
-
-
-def check_fit(teacher: AMDConfig, student: AMDConfig) -> None:
-    """Refuse a pair with a `ValueError` that names all in which they differ, and the student's options that fit."""
-    faults, options = [], {}
-    for name, option in _SHARED.items():
-        ours, theirs = getattr(teacher, name), getattr(student, name)
-        if ours != theirs:
-            faults.append(f"{name}: teacher {ours}, student {theirs}")
-            options[option] = getattr(teacher, option)
-    if teacher.hidden_size != student.teacher_hidden_size:
-        faults.append(
-            f"width (`teacher_hidden_size`): teacher {teacher.hidden_size}, student {student.teacher_hidden_size}"
-        )
-        options["teacher_hidden_size"] = teacher.hidden_size
-    depth, lists = teacher.num_hidden_layers, ("teacher_direct_layers", "teacher_generation_layers")
-    last = max(layer for name in lists for layer in [*getattr(student, name), 0])
-    if last > depth:
-        faults.append(f"the teacher has {depth} layers, but layer {last} is to be aligned")
-        for name in lists:  # as deep in this teacher as in the one that was thought of
-            layers = [round(layer * depth / last) for layer in getattr(student, name)]
-            if layers == sorted({layer for layer in layers if layer > 0}):
-                options[name] = layers
-    if faults:
-        words = {name: f'"{value}"' if isinstance(value, list | tuple) else value for name, value in options.items()}
-        advice = ", ".join(f"`{name}` {word}" for name, word in words.items())  # as they are typed on a command line
-        raise ValueError(
-            f"Teacher and student do not fit: {'; '.join(faults)}. Of the student set together: {advice}."
-        )

@@ -386,7 +386,7 @@ def test_loss_found_not_finite_only_later_keeps_the_weights_from_being_saved(
     [
         ({"teacher_hidden_size": None}, "has no alignment modules"),
         ({"teacher_hidden_size": 45}, "teacher 48, student 45"),
-        ({"num_frames": 8}, "num_frames: teacher 4, student 8"),
+        ({"num_channels": 1, "image_mean": [0.5], "image_std": [0.5]}, "num_channels: teacher 3, student 1"),
         ({"teacher_direct_layers": [2, 9]}, "5 layers, but layer 9"),
     ],
 )

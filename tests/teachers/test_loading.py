@@ -288,22 +288,19 @@ def test_teachers_own_mean_and_deviation_are_honoured(is_raw: bool, masks: Masks
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_mismatch_of_geometry_and_width_names_every_difference() -> None:
-    other = tiny_teacher_config(
-        image_size=[16, 16], num_frames=8, tubelet_size=4, patch_size=4, hidden_size=24, num_attention_heads=2
-    )
+def test_mismatch_of_channels_width_and_depth_names_every_difference() -> None:
+    statistics = {"num_channels": 1, "image_mean": [0.5], "image_std": [0.5]}
+    other = tiny_teacher_config(hidden_size=24, num_attention_heads=2, num_hidden_layers=2, **statistics)
     with pytest.raises(ValueError, match="Teacher and student do not fit") as error:
         FrozenTeacher.fit(AMDModel(other), tiny_config())
     for difference in (
-        "image_height_width: teacher (16, 16), student (16, 24)",
-        "num_frames: teacher 8, student 4",
-        "tubelet_size: teacher 4, student 2",
-        "patch_size: teacher 4, student 8",
+        "num_channels: teacher 1, student 3",
         "width (`teacher_hidden_size`): teacher 24, student 48",
+        "the teacher has 2 layers, but layer 4 is to be aligned",
     ):
         assert difference in str(error.value)
-    assert "num_channels" not in str(error.value)
     assert "`teacher_hidden_size` 24" in str(error.value)
+    assert "image" not in str(error.value)  # sizes and frames need not match: see test_geometry
 
 
 @pytest.mark.parametrize(
@@ -315,11 +312,11 @@ def test_teacher_of_another_size_is_one_error_that_names_all_options(
 ) -> None:
     aligned = {"teacher_direct_layers": [12, 24], "teacher_generation_layers": [12, 24]}
     student = tiny_config(teacher_hidden_size=60, **aligned)
-    teacher = AMDModel(tiny_teacher_config(num_hidden_layers=depth, num_frames=8))
+    teacher = AMDModel(tiny_teacher_config(num_hidden_layers=depth))
     with pytest.raises(ValueError, match="Teacher and student do not fit") as error:
         FrozenTeacher.fit(teacher, student)
     message = str(error.value)
-    wanted = {"num_frames": 8, "teacher_hidden_size": 48}
+    wanted: dict[str, Any] = {"teacher_hidden_size": 48}
     if direct is not None:
         wanted |= {"teacher_direct_layers": direct, "teacher_generation_layers": generation}
         assert f"the teacher has {depth} layers, but layer 24 is to be aligned" in message
@@ -360,7 +357,7 @@ def test_description_says_source_parameters_layers_and_where_it_stops(tmp_path: 
     count = sum(p.numel() for p in (*model.embeddings.parameters(), *model.layers[:4].parameters()))
     assert str(tmp_path) in text
     assert f"{count / 1e6:.2f}M parameters" in text
-    assert text.endswith("layers 1, 2, 4 used, stops after layer 4")
+    assert "layers 1, 2, 4 used, stops after layer 4; sees 4 frames of 16 x 24 as 2 x 2 x 3 tokens" in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
