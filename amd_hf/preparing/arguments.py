@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-FORMATS = ("class_folders", "list")
+FORMATS = ("class_folders", "list", "webdataset", "parquet")
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
@@ -22,7 +22,7 @@ class PreparingArguments:
     )
     format: str = field(
         default="class_folders",
-        metadata={"help": "Class folders, or a list of files (jsonl).", "choices": FORMATS},
+        metadata={"help": "Class folders, a list of files (jsonl), tar shards, or Parquet.", "choices": FORMATS},
     )
     short_side: int | None = field(
         default=320,
@@ -59,10 +59,17 @@ class PreparingArguments:
     num_workers: int | None = field(
         default=None, metadata={"help": "Videos to encode at the same time; by default one per processor."}
     )
+    videos_per_shard: int = field(default=1000, metadata={"help": "Videos in a tar or Parquet file."})
+    speed_sample: int = field(
+        default=16, metadata={"help": "Videos to load before and after, to compare the speed; 0 for none."}
+    )
     dry_run: bool = field(default=False, metadata={"help": "List what would be made, and make nothing."})
 
     def __post_init__(self) -> None:
-        least = {"short_side": 2, "key_frame_interval": 1, "crf": 0, "num_workers": 1, "trim_start": 0}
+        least = {
+            "short_side": 2, "key_frame_interval": 1, "crf": 0, "num_workers": 1, "trim_start": 0,
+            "videos_per_shard": 1, "speed_sample": 0,
+        }  # fmt: skip
         at_least = [(name, getattr(self, name), smallest) for name, smallest in least.items()]
         for name, value, smallest in at_least:
             if value is not None and value < smallest:
@@ -85,6 +92,10 @@ class PreparingArguments:
                 raise ValueError(f"`{name}` must be one of {list(choices)}, not {getattr(self, name)!r}.")
         if self.split is not None and len(set(self.split)) < len(self.split):
             raise ValueError(f"`split` names a split twice: {' '.join(self.split)}.")
+        if self.format in ("webdataset", "parquet") and any("/" in split for split in self.split or ()):
+            raise ValueError(
+                f"`split` must be plain names for shards, which are named so: {' '.join(self.split or ())}."
+            )
 
     def encoding(self) -> dict[str, Any]:
         """Return the fields of [`~preparing.encoding.EncodingSettings`]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,17 @@ from ..data.loading import load_video_dataset
 from ..errors import RunStopped
 from ..outputs.csv_text import csv_line
 from .arguments import PreparingArguments
-from .formats import LABEL_NAMES, file_name, loading_arguments, metadata_name, metadata_text
+from .formats import (
+    LABEL_NAMES,
+    file_name,
+    is_sharded,
+    loading_arguments,
+    metadata_name,
+    metadata_text,
+    read_parquet_labels,
+    shard_name,
+    write_shard,
+)
 from .manifest import Manifest
 from .planning import Item, check_apart, plan_items
 from .running import Encoder, Verdict
@@ -88,7 +100,15 @@ class Preparation:
             "trim_start": self.arguments.trim_start,
             "trim_end": self.arguments.trim_end,
             "class_names": self.label_names,
+            **(self._settings_of_shards() if is_sharded(self.arguments.format) else {}),
         }
+
+    def _settings_of_shards(self) -> dict[str, Any]:
+        """Return what decides which video is in which shard."""
+        digest = hashlib.blake2b(digest_size=16)
+        for split in self.splits:
+            digest.update("\n".join(item.key for item in self.items[split]).encode("utf-8", "surrogatepass"))
+        return {"videos_per_shard": self.arguments.videos_per_shard, "listed_videos": digest.hexdigest()}
 
     def run(self, progress: Progress) -> Outcome:
         """Encode what is not there yet, write the lists, and check that the output loads as the originals do.
@@ -102,23 +122,8 @@ class Preparation:
         """
         manifest = Manifest(self.folder, self.settings())
         try:
-            encoder = Encoder(manifest, self.arguments)
             outcome = Outcome()
-            num_tried = 0
-            items = [item for split in self.splits for item in self.items[split]]
-            names = [file_name(item, self.arguments.format) for item in items]
-            is_done = [encoder.is_known(item, name) for item, name in zip(items, names, strict=True)]
-            for verdict in progress(encoder.encode_all(items, names, is_done), len(items)):
-                num_tried += 1
-                self._count(verdict, manifest, outcome)
-                num_bad = len(outcome.left_out)
-                if num_tried >= _MIN_TRIED and num_bad > self.arguments.max_unreadable_fraction * num_tried:
-                    self._write_report(manifest, outcome)
-                    raise RunStopped(
-                        f"{num_bad} of {num_tried} videos are bad, more than `max_unreadable_fraction` "
-                        f"{self.arguments.max_unreadable_fraction:.2%} allows; {self.folder / REPORT_NAME} has them. "
-                        "Repair the files or raise the fraction; the same command goes on."
-                    )
+            self._encode(manifest, outcome, progress)
             self._write_lists(manifest, outcome)
             self._write_report(manifest, outcome)
             manifest.finish()
@@ -126,6 +131,60 @@ class Preparation:
             manifest.close()
         self._check_loading(outcome)
         return outcome
+
+    def _encode(self, manifest: Manifest, outcome: Outcome, progress: Progress) -> None:
+        arguments = self.arguments
+        encoder = Encoder(manifest, arguments)
+        items = [item for split in self.splits for item in self.items[split]]
+        names = [file_name(item, arguments.format) for item in items]
+        shards = [self._shard_of(item) for item in items]
+        is_done = [
+            encoder.is_known(item, name, manifest.has_file(name) or manifest.has_video(shard, item.key))
+            for item, name, shard in zip(items, names, shards, strict=True)
+        ]
+        verdicts = progress(encoder.encode_all(items, names, is_done), len(items))
+        num_tried = 0
+        for shard, of_shard in itertools.groupby(zip(verdicts, shards, strict=True), key=lambda pair: pair[1]):
+            in_shard = []
+            for verdict, _ in of_shard:
+                num_tried += 1
+                self._count(verdict, manifest, outcome)
+                self._check_fraction(num_tried, manifest, outcome)
+                if verdict.is_made:
+                    in_shard.append(verdict.item)
+            if shard is not None and in_shard:
+                self._write_shard(shard, in_shard, manifest, encoder)
+
+    def _shard_of(self, item: Item) -> str | None:
+        arguments = self.arguments
+        if not is_sharded(arguments.format):
+            return None
+        return shard_name(item, arguments.format, len(self.items[item.split]), arguments.videos_per_shard)
+
+    def _write_shard(self, shard: str, items: Sequence[Item], manifest: Manifest, encoder: Encoder) -> None:
+        """Write a shard where it is not there with these videos already; their own files go then."""
+        names = [file_name(item, self.arguments.format) for item in items]
+        keys = [item.key for item in items]
+        is_written = manifest.has_file(shard) and manifest.files[shard].get("videos") == keys
+        if not is_written or any(map(manifest.has_file, names)):
+            for item, name in zip(items, names, strict=True):
+                if not manifest.has_file(name):  # it is in the shard as it was, which another video has left or joined
+                    encoder.place(item, name, encoder.encode(item))
+            part = manifest.work / "shard.part"
+            write_shard(part, self.arguments.format, items, [self.folder / name for name in names], self.label_names)
+            manifest.place(part, shard, videos=keys)
+        for name in names:
+            manifest.remove(name)
+
+    def _check_fraction(self, num_tried: int, manifest: Manifest, outcome: Outcome) -> None:
+        num_bad, allowed = len(outcome.left_out), self.arguments.max_unreadable_fraction
+        if num_tried >= _MIN_TRIED and num_bad > allowed * num_tried:
+            self._write_report(manifest, outcome)
+            raise RunStopped(
+                f"{num_bad} of {num_tried} videos are bad, more than `max_unreadable_fraction` {allowed:.2%} allows; "
+                f"{self.folder / REPORT_NAME} names them. Repair the files or raise the fraction; the same command "
+                "goes on."
+            )
 
     def _count(self, verdict: Verdict, manifest: Manifest, outcome: Outcome) -> None:
         outcome.num_new += verdict.is_new and verdict.is_made
@@ -145,11 +204,12 @@ class Preparation:
             manifest.place_text("".join(f"{name}\n" for name in self.label_names), LABEL_NAMES)
         for split in self.splits:
             of_split = [item for item in outcome.made if item.split == split]
-            if of_split:
-                manifest.place_text(
-                    metadata_text(of_split, self.arguments.format), metadata_name(split, self.arguments.format)
-                )
-                outcome.loading.append(loading_arguments(self.folder, split, self.arguments.format, self.label_names))
+            if not of_split:
+                continue
+            name = self.arguments.format
+            if not is_sharded(name):
+                manifest.place_text(metadata_text(of_split, name), metadata_name(split, name))
+            outcome.loading.append(loading_arguments(self.folder, split, name, self.label_names))
 
     def _write_report(self, manifest: Manifest, outcome: Outcome) -> None:
         lines = [csv_line(["split", "video_id", "path", "in_output", "reason"])]
@@ -169,8 +229,11 @@ class Preparation:
         expected = [(item.video_id, item.label) for item in outcome.made]
         found: list[tuple[str, Any]] = []
         for arguments in outcome.loading:
-            rows = load_video_dataset(**arguments)
-            found += zip(rows["video_id"][:], rows["label"][:], strict=True)
+            if self.arguments.format == "parquet":  # loading it would copy all videos to the cache of `datasets`
+                found += read_parquet_labels(self.folder, arguments.get("split"))
+            else:
+                rows = load_video_dataset(**arguments)
+                found += zip(rows["video_id"][:], rows["label"][:], strict=True)
         if found != expected:
             differing = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
             raise RuntimeError(

@@ -2,7 +2,7 @@
 
     class_folders   [split/]<class>/x.mp4, and metadata.jsonl beside the classes (`videofolder`)
     list            videos/[split/]<class>/x.mp4, and <split>.jsonl (`table`)
-    webdataset      <split>-00000.tar
+    webdataset      <split>-00000.tar, with members .mp4, .cls and .video_id
     parquet         data/<split>-00000-of-00002.parquet, with the features of `datasets`
 
 The metadata holds id and label of each video: names of folders alone would give other ids, and another order.
@@ -10,19 +10,49 @@ The metadata holds id and label of each video: names of folders alone would give
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..data.datasets.rows import row_features
+from .manifest import WORK_NAME
 from .planning import Item
 
 
 LABEL_NAMES = "label_names.txt"
 
+_ROWS_PER_GROUP = 50  # a shard of a stream: what a worker holds in memory while it shuffles
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def is_sharded(format_name: str) -> bool:
+    """Return whether many videos share a file."""
+    return format_name in ("webdataset", "parquet")
+
+
+def shard_name(item: Item, format_name: str, num_videos: int, videos_per_shard: int) -> str:
+    """Return the name of the shard that a video belongs to, of a split of `num_videos`."""
+    number = item.index // videos_per_shard
+    if format_name == "webdataset":
+        return f"{item.split or 'videos'}-{number:05d}.tar"
+    return f"data/{item.split or 'train'}-{number:05d}-of-{-(-num_videos // videos_per_shard):05d}.parquet"
+
 
 def file_name(item: Item, format_name: str) -> str:
-    """Return the name of a video's file in the output folder, for formats of single files."""
+    """Return the name of a video's file in the output folder; in shards, the one that it has until then."""
+    if is_sharded(format_name):
+        return f"{WORK_NAME}/{item.split or 'videos'}-{item.index:08d}.mp4"
     parts = [item.split] if item.split is not None else []
     return "/".join([*(["videos"] if format_name == "list" else []), *parts, item.name])
 
@@ -55,7 +85,80 @@ def loading_arguments(
     names = {} if label_names is None else {"label_names": str(folder / LABEL_NAMES)}
     if format_name == "list":
         return {"name_or_path": str(folder / metadata_name(split, format_name)), **names}
+    if format_name == "parquet":  # its columns have the names
+        names = {}
     return {"name_or_path": str(folder), **({} if split is None else {"split": split}), **names}
 
 
-__all__ = ["LABEL_NAMES", "file_name", "loading_arguments", "metadata_name", "metadata_text"]
+# ---------------------------------------------------------------------------------------------------------------------
+# Shards
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_shard(
+    path: Path, format_name: str, items: Sequence[Item], files: Sequence[Path], label_names: Sequence[str] | None
+) -> None:
+    """Write a shard of videos, to the same bytes each time.
+
+    Args:
+        path (`Path`): the file to write.
+        format_name (`str`): `webdataset` or `parquet`.
+        items (sequence of `Item`): the videos.
+        files (sequence of `Path`): the file of each.
+        label_names (sequence of `str`, *optional*): names of the labels.
+    """
+    if format_name == "webdataset":
+        _write_tar(path, items, files)
+    else:
+        _write_parquet(path, items, files, label_names)
+
+
+def _write_tar(path: Path, items: Sequence[Item], files: Sequence[Path]) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for item, file in zip(items, files, strict=True):
+            members = {"mp4": file.read_bytes(), "video_id": item.video_id.encode()}
+            if item.label is not None:
+                members["cls"] = str(item.label).encode()
+            for suffix, content in members.items():
+                # A key has no dot, and no name of ours: owners and times are zero.
+                header = tarfile.TarInfo(f"{item.index:08d}.{suffix}")
+                header.size = len(content)
+                archive.addfile(header, io.BytesIO(content))
+
+
+def _write_parquet(
+    path: Path, items: Sequence[Item], files: Sequence[Path], label_names: Sequence[str] | None
+) -> None:
+    features = row_features(datasets.Video(), label_names)
+    if all(item.label is None for item in items):
+        del features["label"]
+    schema = features.arrow_schema
+    # Videos are compressed already; a dictionary would hold each of them twice.
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+        for start in range(0, len(items), _ROWS_PER_GROUP):
+            group = slice(start, start + _ROWS_PER_GROUP)
+            columns = {
+                "video": [
+                    {"bytes": file.read_bytes(), "path": item.name.rpartition("/")[2]}
+                    for item, file in zip(items[group], files[group], strict=True)
+                ],
+                "label": [item.label for item in items[group]],
+                "video_id": [item.video_id for item in items[group]],
+            }
+            arrays = [pa.array(columns[field.name], field.type) for field in schema]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def read_parquet_labels(folder: Path, split: str | None) -> list[tuple[str, int | None]]:
+    """Read id and label of each video of a split, without the videos."""
+    found: list[tuple[str, int | None]] = []
+    for file in sorted((folder / "data").glob(f"{split or 'train'}-*.parquet")):
+        columns = pq.read_table(file, columns=[n for n in pq.read_schema(file).names if n != "video"]).to_pydict()
+        found += zip(columns["video_id"], columns.get("label", [None] * len(columns["video_id"])), strict=True)
+    return found
+
+
+__all__ = [
+    "LABEL_NAMES", "file_name", "is_sharded", "loading_arguments", "metadata_name", "metadata_text",
+    "read_parquet_labels", "shard_name", "write_shard",
+]  # fmt: skip

@@ -46,6 +46,7 @@ class Manifest:
         self.work = folder / WORK_NAME
         self.videos: dict[str, dict[str, Any]] = {}
         self.files: dict[str, dict[str, Any]] = {}
+        self._in_shards: dict[str, frozenset[str]] = {}  # keys of the videos of shards, as the journal began
         self._claim(settings)
         self.work.mkdir(exist_ok=True)
         self._journal = open(folder / JOURNAL_NAME, "a+", encoding="utf-8")  # noqa: SIM115
@@ -115,8 +116,18 @@ class Manifest:
         known = self.files.get(name)
         return known is not None and path.is_file() and path.stat().st_size == known["size"]
 
-    def place(self, made: Path, name: str) -> None:
+    def has_video(self, shard: str | None, key: str) -> bool:
+        """Return whether a shard is there and was written with a video."""
+        if shard is None or not self.has_file(shard):
+            return False
+        if shard not in self._in_shards:
+            self._in_shards[shard] = frozenset(self.files[shard].get("videos", ()))
+        return key in self._in_shards[shard]
+
+    def place(self, made: Path, name: str, **more: Any) -> None:
         """Give a whole file its name in the folder, and note it; never replace what this command has not written.
+
+        `more` is what the note says of it beside size and hash.
 
         Raises:
             ValueError: another file is in the way, or the one that was written has been changed.
@@ -131,13 +142,18 @@ class Manifest:
             if there != written and not is_ours:
                 raise ValueError(f"{target} is in the way: it is not what {MADE_BY} has written. Move it away.")
         os.replace(made, target)
-        self.note({"file": name, **written})
+        self.note({"file": name, **written, **more})
 
     def place_text(self, text: str, name: str) -> None:
         """Write a text file; see `place`."""
         made = self.work / "text.part"
         made.write_text(text, encoding="utf-8", newline="")
         self.place(made, name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the work folder that has become part of another one."""
+        (self.folder / name).unlink(missing_ok=True)
+        self.files.pop(name, None)
 
     def finish(self) -> None:
         """Sort the journal, so that it does not tell how often the run was killed, and remove the work folder."""
@@ -157,4 +173,4 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:60]}..."
 
 
-__all__ = ["Manifest"]
+__all__ = ["WORK_NAME", "Manifest"]

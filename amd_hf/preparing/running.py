@@ -102,8 +102,8 @@ class Encoder:
             return {"fault": error.reason}
         return {"part": part, "source": state, **found}
 
-    def is_known(self, item: Item, name: str) -> bool:
-        """Return whether the manifest has a video of this source, which need not be made again."""
+    def is_known(self, item: Item, name: str, is_stored: bool) -> bool:
+        """Return whether the manifest has what became of this source, and its file, if there is one, `is_stored`."""
         known = self._manifest.videos.get(item.key)
         if known is None or known["trim"] != [item.start, item.end]:
             return False
@@ -114,13 +114,16 @@ class Encoder:
             return False
         if known["output"] is None:  # it is damaged and was left out
             return not self._arguments.keep_damaged
-        return known["output"] == name and self._manifest.has_file(name)
+        return known["output"] == name and is_stored
 
     def _finish(self, item: Item, name: str, future: Future[dict[str, Any]] | None) -> Verdict:
         if future is None:
             known = self._manifest.videos[item.key]
             return Verdict(item, known["damage"], known["output"] is not None, is_new=False)
-        found = future.result()
+        return self.place(item, name, future.result())
+
+    def place(self, item: Item, name: str, found: dict[str, Any]) -> Verdict:
+        """Give what `encode` has found or made its name, and note it."""
         if "fault" in found:
             return Verdict(item, found["fault"], is_made=False, is_new=True)
         part: Path = found.pop("part")

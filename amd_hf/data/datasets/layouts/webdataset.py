@@ -2,6 +2,7 @@
 
     00017.mp4    the video (.mp4, .webm, .avi, ...), or the image (.jpg, .png, ...)
     00017.cls    its label as a number; or .json {"label": number or name}; or .txt with the name
+    00017.video_id    the id of the row; without it the id is `<tar>/<key>`
 
 Rows name the archive, offset and size of a video; its bytes are read by whoever opens it. Going on inside a shard
 therefore reads the headers of what was consumed, not the videos.
@@ -85,7 +86,7 @@ def read_webdataset(
 
     Returns:
         Rows whose `video` is `{"archive": str, "offset": int, "size": int, "fault": str | None}`; a `video_id` is
-        `<tar>/<key>`. A stream of shards at addresses that are not cached holds the bytes instead, as
+        `<tar>/<key>`, or what a member `.video_id` says. A stream of shards at addresses that are not cached holds the bytes instead, as
         `{"bytes", "path", "fault"}`: each shard is read once, from its beginning to its end.
 
     Raises:
@@ -205,6 +206,8 @@ def _parse_sample(
         if label is None:
             raise ValueError(f"the sample holds no label; its members are {', '.join(members)}")
         row["label"] = label_number(label, number_of)
+    if "video_id" in members:
+        row["video_id"] = printable(_read_text(archive, *members["video_id"]), 1000)
     return row
 
 
