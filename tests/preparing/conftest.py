@@ -27,7 +27,7 @@ def prepare() -> Prepare:
     def run(data: Path, output_dir: Path, **options: Any) -> Outcome:
         of_data = {name: options.pop(name) for name in _OF_DATA if name in options}
         arguments = PreparingArguments(
-            output_dir=str(output_dir), **{"num_workers": 2, "preset": "ultrafast", **options}
+            output_dir=str(output_dir), **{"num_workers": 1, "preset": "ultrafast", **options}
         )
         return Preparation(DataArguments(data=str(data), **of_data), arguments).run(lambda verdicts, total: verdicts)
 
