@@ -86,8 +86,8 @@ def read_webdataset(
 
     Returns:
         Rows whose `video` is `{"archive": str, "offset": int, "size": int, "fault": str | None}`; a `video_id` is
-        `<tar>/<key>`, or what a member `.video_id` says. A stream of shards at addresses that are not cached holds the bytes instead, as
-        `{"bytes", "path", "fault"}`: each shard is read once, from its beginning to its end.
+        `<tar>/<key>`, or what a member `.video_id` says. A stream of shards at addresses that are not cached holds the
+        bytes instead, as `{"bytes", "path", "fault"}`: each shard is read once, from its beginning to its end.
 
     Raises:
         FileNotFoundError: no shard.
