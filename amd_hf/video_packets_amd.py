@@ -1,10 +1,10 @@
 # Copyright 2026 The amd_hf contributors. Licensed under the Apache License, Version 2.0, which you find at
 # http://www.apache.org/licenses/LICENSE-2.0
 # This file is of amd_hf 0.1.0.dev0. It travels with saved models, as remote code for those who have no amd_hf.
-"""How many frames a compressed packet shows, inferred from its first bytes, without decoding.
+"""How many frames a compressed packet shows and whether others need it, inferred from its first bytes, not decoded.
 
-Mostly one, but a packet may hold a single field, two pictures, a picture that is only referred to, or one that is
-marked as not coded. Where the bytes leave a doubt the stream is `uncertain`: then only decoding tells.
+Mostly it shows one, but a packet may hold a single field, two pictures, a picture that is only referred to, or one
+that is marked as not coded. Where the bytes leave a doubt the stream is `uncertain`: then only decoding tells.
 
 This file travels with published checkpoints as Hub remote code, beside `video_reading_amd.py`.
 """
@@ -18,6 +18,7 @@ _ALWAYS_ONE_FRAME = (
     "png", "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "dnxhd", "prores", "dvvideo", "v210", "magicyuv",
 )  # fmt: skip
 _DISPLAY_ORIENTATION = 47  # an SEI message that turns or mirrors, beside the container's matrix
+_MESSAGES_OF_ONE_PICTURE = {0, 1, 4, 5}  # buffering, its timing, subtitles, the encoder's own
 
 
 class PacketLook:
@@ -31,9 +32,18 @@ class PacketLook:
         has_orientation (`bool`): packets tell how the picture is to be turned, which only some decoders heed.
         has_gaps (`bool`): pictures that others refer to are absent. What decoders put in their place shifts the
             frames around, or drops some, and depends on where decoding began.
+        is_disposable (`bool`): the packet that was counted last leaves no trace in the decoder, so that all others are
+            decoded to the same bits without it. Holds only for a stream that is not `uncertain` in the end.
+        display_key (`tuple` of `int`, or `None`): sorts packets by when they are shown, as the stream itself tells
+            it, whatever the timestamps; that of the packet that was counted last. None where it is not known.
+        num_reordered (`int` or `None`): how many pictures the decoder holds back, as the stream asks it to, for one
+            that is shown earlier. None where the decoder finds that out as it goes.
     """
 
     uncertain = has_gaps = False
+    is_disposable = False
+    display_key: tuple[int, int] | None = None
+    num_reordered: int | None = None
     _size: bytes = b""
     has_orientation = False
 
@@ -80,6 +90,10 @@ class _H264Look(PacketLook):
         self._length_size = (start[4] & 3) + 1 if len(start) > 6 and start[0] == 1 else 0
         self._frame_num_bits: int | None = None  # None: no header was seen yet
         self._has_fields = self._has_planes = False
+        self._poc_bits: int | None = None  # None: the order of display is not that of `pic_order_cnt_lsb`
+        self._follows_decoding = False  # pictures are shown as they are decoded
+        self._num_periods = 0  # IDR pictures so far: all before one is shown before it
+        self._last_poc = 0  # of the last picture that others refer to
         self._is_idr = False
         self._last_number: int | None = None  # `frame_num` of the last picture that others refer to
         headers = _sets_of_avcc(start) if self._length_size else _nal_units(memoryview(start), 0)
@@ -90,6 +104,8 @@ class _H264Look(PacketLook):
     def count_shown(self, data: memoryview, is_key: bool) -> int:
         num_pictures = 0
         self._is_idr = False
+        self.is_disposable = True
+        self.display_key = None
         for unit in _nal_units(data, self._length_size):
             kind = unit[0] & 0x1F if len(unit) > 1 else 0
             if kind in (1, 2, 5) and unit[1] & 0x80:  # the slice starts with the picture's first macroblock
@@ -99,7 +115,12 @@ class _H264Look(PacketLook):
             elif kind == 7:
                 self._read_sequence(bytes(unit))
             elif kind == 6:
-                self.has_orientation |= _has_orientation(bytes(unit[1:]))
+                messages = _kinds_of_messages(bytes(unit[1:]))
+                self.has_orientation |= _DISPLAY_ORIENTATION in messages
+                self.is_disposable &= messages <= _MESSAGES_OF_ONE_PICTURE
+            # A slice of a picture that others refer to, or whatever else may be of use to another one.
+            if kind not in (1, 6, 9, 12) or (kind == 1 and unit[0] & 0x60):
+                self.is_disposable = False
         if num_pictures != 1 or self._frame_num_bits is None:
             self.uncertain = True
         return num_pictures
@@ -109,12 +130,15 @@ class _H264Look(PacketLook):
 
     def _read_sequence(self, unit: bytes) -> None:
         try:
-            frame_num_bits, has_planes, has_fields = _parse_h264_sequence(_Bits(unit[1:]))
+            sequence = _parse_h264_sequence(_Bits(unit[1:]))
         except IndexError:
             self.uncertain = True
             return
         self._note_size(unit)  # also of where the bits of a slice are
-        self._frame_num_bits, self._has_planes, self._has_fields = frame_num_bits, has_planes, has_fields
+        self._frame_num_bits, self._has_planes, self._has_fields = sequence[:3]
+        order_type, poc_bits, self.num_reordered = sequence[3:]
+        self._poc_bits = poc_bits if order_type == 0 else None
+        self._follows_decoding = order_type == 2
 
     def _read_slice(self, unit: bytes) -> None:
         if self._frame_num_bits is None:
@@ -126,12 +150,14 @@ class _H264Look(PacketLook):
             bits.skip(2 if self._has_planes else 0)
             number = bits.read(self._frame_num_bits)
             is_field = self._has_fields and bits.read(1) == 1
+            self._read_order(bits, unit)
         except IndexError:
             self.uncertain = True
             return
         self.uncertain |= is_field
         # Pictures that are referred to are numbered one after the other; one that is not has the next one's number,
-        # and the second field of a frame that of the first.
+        # and the second field of a frame that of the first. So a stream that is wrong about which pictures are
+        # referred to, and for which `is_disposable` would be wrong, shows gaps here.
         if unit[0] & 0x1F != 5 and self._last_number is not None:
             is_next = number == (self._last_number + 1) % (1 << self._frame_num_bits)
             if not (is_next or (is_field and number == self._last_number)):
@@ -139,9 +165,32 @@ class _H264Look(PacketLook):
         if unit[0] & 0x60:  # others refer to it
             self._last_number = number
 
+    def _read_order(self, bits: _Bits, unit: bytes) -> None:
+        """Read when the picture is shown: the rest of what stands in front of the references in a slice's header."""
+        is_idr = unit[0] & 0x1F == 5
+        self._num_periods += is_idr
+        if self._follows_decoding:
+            self._last_poc = 0 if is_idr else self._last_poc + 1
+            self.display_key = self._num_periods, self._last_poc
+        elif self._poc_bits is not None:
+            if is_idr:
+                bits.golomb()
+            # The lowest bits are told; the others are such that it lies nearest to the last reference.
+            size = 1 << self._poc_bits
+            last = 0 if is_idr else self._last_poc
+            poc = last + (bits.read(self._poc_bits) - last + size // 2 - 1) % size - size // 2 + 1
+            self.display_key = self._num_periods, poc
+            if unit[0] & 0x60:
+                self._last_poc = poc
 
-def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool]:
-    """Parse a sequence parameter set: bits of `frame_num`, whether planes are coded apart, whether fields may be."""
+
+def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool, int, int, int | None]:
+    """Parse a sequence parameter set.
+
+    Returns:
+        Bits of `frame_num`, whether planes are coded apart, whether fields may be, how the order of display is told,
+        in how many bits (0 where it is not told so), and how many frames are held back for it (None: not told).
+    """
     profile = bits.read(8)
     bits.skip(16)
     bits.golomb()
@@ -158,8 +207,9 @@ def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool]:
                     _skip_scaling_list(bits, 16 if number < 6 else 64)
     frame_num_bits = bits.golomb() + 4
     order_type = bits.golomb()
+    poc_bits = 0
     if order_type == 0:
-        bits.golomb()
+        poc_bits = bits.golomb() + 4
     elif order_type == 1:
         bits.skip(1)
         bits.golomb()
@@ -170,7 +220,54 @@ def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool]:
     bits.skip(1)
     bits.golomb()
     bits.golomb()
-    return frame_num_bits, has_planes, bits.read(1) == 0
+    has_fields = bits.read(1) == 0
+    try:
+        num_reordered = _parse_h264_reordering(bits, has_fields)
+    except IndexError:
+        num_reordered = None
+    return frame_num_bits, has_planes, has_fields, order_type, poc_bits, num_reordered
+
+
+def _parse_h264_reordering(bits: _Bits, has_fields: bool) -> int | None:
+    """Parse the rest of a sequence parameter set up to `max_num_reorder_frames`, which is nearly its end."""
+    bits.skip(2 if has_fields else 1)
+    if bits.read(1):  # edges that are cut off
+        for _ in range(4):
+            bits.golomb()
+    if not bits.read(1):  # no more is told
+        return None
+    if bits.read(1) and bits.read(8) == 255:  # the shape of pixels
+        bits.skip(32)
+    bits.skip(bits.read(1))  # overscan
+    if bits.read(1):  # colours
+        bits.skip(4)
+        bits.skip(24 * bits.read(1))
+    if bits.read(1):  # where samples of colour lie
+        bits.golomb()
+        bits.golomb()
+    bits.skip(65 * bits.read(1))  # the rate of frames
+    has_buffers = [_skip_h264_buffers(bits) for _ in ("NAL", "VCL")]
+    bits.skip(2 if any(has_buffers) else 1)
+    if not bits.read(1):
+        return None
+    bits.skip(1)
+    for _ in range(4):
+        bits.golomb()
+    return bits.golomb()
+
+
+def _skip_h264_buffers(bits: _Bits) -> bool:
+    """Skip the sizes of the decoder's buffers, and return whether there are any."""
+    if not bits.read(1):
+        return False
+    num_buffers = bits.golomb() + 1
+    bits.skip(8)
+    for _ in range(num_buffers):
+        bits.golomb()
+        bits.golomb()
+        bits.skip(1)
+    bits.skip(20)
+    return True
 
 
 def _skip_scaling_list(bits: _Bits, size: int) -> None:
@@ -211,7 +308,7 @@ class _HevcLook(PacketLook):
         if kind in (36, 37):  # end of sequence
             self._is_cut = True
         elif kind in (39, 40):
-            self.has_orientation |= _has_orientation(bytes(unit[2:]))
+            self.has_orientation |= _DISPLAY_ORIENTATION in _kinds_of_messages(bytes(unit[2:]))
         elif kind == 33:
             self._note_size(bytes(unit))
         elif kind == 34:
@@ -275,7 +372,9 @@ def _sets_of_hvcc(extradata: bytes) -> Iterator[memoryview]:
             start = stop
 
 
-def _has_orientation(messages: bytes) -> bool:
+def _kinds_of_messages(messages: bytes) -> set[int]:
+    """Return the kinds of the messages in an SEI unit."""
+    kinds = set()
     start = 0
     while start + 2 < len(messages):  # what remains in the end are trailing bits
         kind = size = 0
@@ -285,10 +384,9 @@ def _has_orientation(messages: bytes) -> bool:
         while start < len(messages) and messages[start] == 255:
             size, start = size + 255, start + 1
         size, start = size + messages[start : start + 1].ljust(1, b"\0")[0], start + 1
-        if kind == _DISPLAY_ORIENTATION:
-            return True
+        kinds.add(kind)
         start += size
-    return False
+    return kinds
 
 
 class _Bits:
@@ -403,6 +501,9 @@ def _leb128(data: memoryview, start: int) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+_BEHIND_ALL = 1 << 60
+
+
 class _MpegLook(PacketLook):
     """Pictures start with a code. B pictures in front of the second reference picture are not shown."""
 
@@ -412,10 +513,11 @@ class _MpegLook(PacketLook):
 
     def __init__(self, extradata: bytes | None) -> None:
         super().__init__(extradata)
-        self._num_references = 0
+        self._num_references = self._num_since = 0
 
     def count_shown(self, data: memoryview, is_key: bool) -> int:
         content = bytes(data)
+        self.is_disposable, self.display_key = False, None
         if is_key and (sequence := content.find(self.sequence_code)) >= 0:
             self._note_size(content[sequence + 4 : sequence + 4 + self.sequence_bytes])
         start = content.find(self.picture_code)
@@ -424,12 +526,31 @@ class _MpegLook(PacketLook):
             return 1
         if self._kind(content, start + 4) != self.b_picture:
             self._num_references += 1
-        elif self._num_references < 2:
-            self.uncertain = True
+            self._num_since = 0
+            self.display_key = self._num_references, _BEHIND_ALL
+        else:
+            self.uncertain |= self._num_references < 2
+            # No syntax lets another picture refer to a B picture. It is shown at once, in front of the last reference.
+            self.is_disposable = start == 0 and self._holds_a_picture_alone(content)
+            self._num_since += 1
+            self.display_key = self._num_references, self._num_since
         return 1
 
     def _kind(self, content: bytes, start: int) -> int:
         return content[start + 1] >> 3 & 7
+
+    def _holds_a_picture_alone(self, content: bytes) -> bool:
+        """Return whether no header in it, such as a matrix, counts for later pictures."""
+        start = content.find(b"\0\0\1")
+        while start >= 0:
+            code, kind = (content[start + 3 : start + 5] + b"\0\0")[:2]
+            is_slice = 0x01 <= code <= 0xAF
+            if not (
+                is_slice or code == self.picture_code[3] or code == 0xB2 or (code == 0xB5 and kind >> 4 in (7, 8))
+            ):
+                return False
+            start = content.find(b"\0\0\1", start + 3)
+        return True
 
     def _is_whole(self, content: bytes, start: int) -> bool:
         """Return whether it is a frame, no field, and coded."""

@@ -14,14 +14,14 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .video_packets_amd import look_for
+from .video_packets_amd import PacketLook, look_for
 
 
 _INSPECTED_AT_ONCE = 8
@@ -379,12 +379,32 @@ class PacketOrder(NamedTuple):
         start_ranks (`np.ndarray` of shape (s,), int64): index of the frame of each of `starts`.
         is_simple (`bool`): every packet shows one frame, every key packet is one of `starts`, and its frame's index
             is the number of packets before it. Decoders that count packets are right on such streams only.
+        packets (`np.ndarray` of shape (frames,), int64, *optional*): packet of each frame, where the stream itself
+            confirms the order that the timestamps tell. None: no packet may be left out.
+        is_disposable (`np.ndarray` of shape (packets,), bool, *optional*): packets without which all others are
+            decoded to the same bits.
     """
 
     shown_pts: np.ndarray
     starts: np.ndarray
     start_ranks: np.ndarray
     is_simple: bool
+    packets: np.ndarray | None = None
+    is_disposable: np.ndarray | None = None
+
+
+class _PacketFacts(NamedTuple):
+    """What the packets of a stream say, in the order of the file: one entry each, but for the last three."""
+
+    stamps: np.ndarray  # int64, `_NO_PTS` where a packet has none
+    num_shown: np.ndarray  # int64, frames
+    is_hidden: np.ndarray  # bool, by an edit list
+    durations: np.ndarray  # int64, 0 where it is not told
+    is_disposable: np.ndarray  # bool, see `PacketLook`
+    display_keys: np.ndarray | None  # (packets, 2), int64, see `PacketLook`; None where one is not known
+    exact_keys: list[int]
+    num_keys: int
+    are_whole: bool
 
 
 class VideoPackets:
@@ -406,6 +426,7 @@ class VideoPackets:
         shows_all (`bool`): every packet shows one frame, beyond doubt.
         has_orientation (`bool`): packets say how to turn the picture.
         order (`PacketOrder` or `None`): None if the file does not give the order of display.
+        num_given (`int`): packets of the file up to the last one that `decode_from` gave to the decoder or left out.
 
     Raises:
         ValueError: no video stream, no decoder, or a file that ends before the packets that its header lists.
@@ -419,7 +440,7 @@ class VideoPackets:
         self._opened = ExitStack()
         self._container: Any = None
         self._kept: list[Any] | None = None
-        self.num_frames = self._num_packets = self._num_indexed = self._last_duration = 0
+        self.num_frames = self._num_packets = self._num_indexed = self._last_duration = self.num_given = 0
         self.shows_all = self.has_orientation = False
         self._shown_pts: np.ndarray | None = None
         self.order: PacketOrder | None = None
@@ -480,11 +501,20 @@ class VideoPackets:
             is_alone = len(self._container.streams) == 1
             return self._container.duration / 1_000_000 if is_alone and self._container.duration else None
 
-    def decode_from(self, number: int) -> Iterator[Any]:
+    def decode_from(
+        self, number: int, stop: int | None = None, is_left_out: np.ndarray | None = None
+    ) -> Iterator[Any]:
         """Start to decode at packet `number` and yield PyAV frames to the end of the stream.
 
         Packets in front of the first frame that cannot be decoded are passed over, as FFmpeg does: recordings are cut
         off anywhere, and what comes before a key frame is of no use.
+
+        Args:
+            number (`int`): the first packet that the decoder gets.
+            stop (`int`, *optional*): packet with which the stream is taken to end. What the decoder holds back then
+                comes out, for which it would else have to decode what follows.
+            is_left_out (`np.ndarray` of shape (packets,), bool, *optional*): packets that the decoder does not get.
+                May be changed from the packet `num_given` on while frames are taken.
         """
         if self._kept is not None:
             packets: Iterator[Any] = iter(self._kept[number:])
@@ -498,7 +528,11 @@ class VideoPackets:
         context = self._context
         fault: Exception | None = None
         is_started = False
-        for packet in itertools.chain(packets, [None]):
+        count = None if stop is None else stop - number
+        for position, packet in enumerate(itertools.chain(itertools.islice(packets, count), [None]), start=number):
+            self.num_given = position + 1
+            if packet is not None and is_left_out is not None and is_left_out[position]:
+                continue
             try:
                 frames = context.decode(packet)
             except import_av().FFmpegError as error:
@@ -543,24 +577,51 @@ class VideoPackets:
     def _scan(self, max_frames: int) -> None:
         codec = self._context.codec.canonical_name  # of the format, not of the decoder (libdav1d)
         look = look_for(codec, self._context.extradata)
+        facts = self._read_packets(look, max_frames)
+        stamps = facts.stamps
+        self._num_packets = len(stamps)
+        self._last_duration = int(facts.durations[np.argmax(stamps)]) if len(stamps) else 0
+        # MP4 lists its packets in the header (those that an edit list cuts off are taken from that list).
+        promised = len(self._stream.index_entries) if self.format_name.startswith("mov") else 0
+        if len(stamps) < min(promised, max_frames):
+            raise ValueError(f"its header promises {promised} frames, but the file ends after {len(stamps)}")
+        self.has_orientation = look.has_orientation
+        if look.has_gaps:
+            self._kept = None  # a decoder that was used before fills gaps in another way: each time it is a new one
+        is_sound = facts.are_whole and not look.uncertain and facts.exact_keys[:1] == [0]
+        is_sound = is_sound and not self._is_out_of_order(stamps[facts.num_shown == 1])
+        shown = self._count(facts, is_sound, max_frames)
+        if codec in _CODECS_WITH_EXACT_KEYS and not look.has_gaps:
+            may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
+            self.order = self._find_order(facts, shown, may_reorder)
+        if self.order is not None and is_sound and self._confirms(facts, look.num_reordered):
+            of_frames = np.flatnonzero(shown)
+            of_frames = of_frames[np.argsort(stamps[of_frames])]
+            self.order = self.order._replace(packets=of_frames, is_disposable=facts.is_disposable)
+        # At the end: of some files FFmpeg learns these from the packets.
+        self.num_streams = len(self._container.streams.video)
+        self.header_size: tuple[int, int] = (self._context.height, self._context.width)
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.header_rate = float(rate) if rate else None
+
+    def _read_packets(self, look: PacketLook, max_frames: int) -> _PacketFacts:
+        """Read all packets, or one more than `max_frames`, and keep them where they are few."""
         kept: list[Any] | None = []
         kept_bytes = 0
-        pts: list[int] = []
-        num_decoded: list[int] = []
-        is_hidden: list[bool] = []
-        durations: list[int] = []
+        table: list[tuple[int, int, bool, int, bool]] = []
+        display_keys: list[tuple[int, int] | None] = []
         exact_keys: list[int] = []
         num_keys = 0
-        is_sound = True
+        are_whole = True
         self._num_indexed = len(self._stream.index_entries)  # at first; FFmpeg adds those that it comes across
         for number, packet in enumerate(self._demux()):
-            pts.append(_NO_PTS if packet.pts is None else packet.pts)
-            num_decoded.append(look.count_shown(memoryview(packet), packet.is_keyframe))
-            is_hidden.append(packet.is_discard)  # by an edit list
-            durations.append(packet.duration or 0)
-            is_sound = is_sound and not packet.is_corrupt
+            num_shown = look.count_shown(memoryview(packet), packet.is_keyframe)
+            stamp = _NO_PTS if packet.pts is None else packet.pts
+            table.append((stamp, num_shown, packet.is_discard, packet.duration or 0, look.is_disposable))
+            display_keys.append(look.display_key)
+            are_whole = are_whole and not packet.is_corrupt
             if packet.is_keyframe:
-                is_sound = is_sound and not (number and packet.has_sidedata("new_extradata"))
+                are_whole = are_whole and not (number and packet.has_sidedata("new_extradata"))
                 num_keys += 1
                 if look.is_exact_key():
                     exact_keys.append(number)
@@ -570,34 +631,19 @@ class VideoPackets:
                 kept = None if kept_bytes > KEPT_BYTES else kept
             if number >= max_frames:
                 break
-        self._kept, self._num_packets = kept, len(pts)
-        self._last_duration = durations[int(np.argmax(pts))] if pts else 0
-        # MP4 lists its packets in the header (those that an edit list cuts off are taken from that list).
-        promised = len(self._stream.index_entries) if self.format_name.startswith("mov") else 0
-        if len(pts) < min(promised, max_frames):
-            raise ValueError(f"its header promises {promised} frames, but the file ends after {len(pts)}")
-        self.has_orientation = look.has_orientation
-        stamps, decoded = np.array(pts, dtype=np.int64), np.array(num_decoded, dtype=np.int64)
-        is_sound = is_sound and not look.uncertain and exact_keys[:1] == [0]
-        if look.has_gaps:
-            self._kept = None  # a decoder that was used before fills gaps in another way: each time it is a new one
-        shown = self._count(stamps, decoded, np.array(is_hidden, dtype=bool), is_sound, max_frames)
-        if codec in _CODECS_WITH_EXACT_KEYS and not look.has_gaps:
-            may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
-            self.order = self._find_order(stamps, shown, exact_keys, may_reorder, len(exact_keys) == num_keys)
-        # At the end: of some files FFmpeg learns these from the packets.
-        self.num_streams = len(self._container.streams.video)
-        self.header_size: tuple[int, int] = (self._context.height, self._context.width)
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.header_rate = float(rate) if rate else None
+        self._kept = kept
+        columns = np.array(table, dtype=np.int64).reshape(len(table), 5).T
+        keys = None if None in display_keys else np.array(display_keys, dtype=np.int64).reshape(len(table), 2)
+        stamps, num_shown_of, is_hidden, durations, is_disposable = columns
+        return _PacketFacts(
+            stamps, num_shown_of, is_hidden == 1, durations, is_disposable == 1, keys, exact_keys, num_keys, are_whole
+        )
 
-    def _count(
-        self, stamps: np.ndarray, decoded: np.ndarray, is_hidden: np.ndarray, is_sound: bool, max_frames: int
-    ) -> np.ndarray:
+    def _count(self, facts: _PacketFacts, is_sound: bool, max_frames: int) -> np.ndarray:
         """Set how many frames there are and when they are shown, and return which packets show one."""
-        shown = (decoded == 1) & ~is_hidden
-        self.num_frames = int(decoded[~is_hidden].sum())
-        is_sound = is_sound and not self._is_out_of_order(stamps[decoded == 1])
+        stamps, is_hidden = facts.stamps, facts.is_hidden
+        shown = (facts.num_shown == 1) & ~is_hidden
+        self.num_frames = int(facts.num_shown[~is_hidden].sum())
         if is_sound or self.num_frames > max_frames:
             # Timestamps in decoding order (AVI) are those of the frames all the same, once they are sorted.
             shown_pts = np.unique(stamps[shown])
@@ -609,9 +655,8 @@ class VideoPackets:
         self._shown_pts = shown_pts if has_stamps else None
         return shown
 
-    def _find_order(
-        self, stamps: np.ndarray, shown: np.ndarray, exact_keys: list[int], may_reorder: bool, are_exact: bool
-    ) -> PacketOrder | None:
+    def _find_order(self, facts: _PacketFacts, shown: np.ndarray, may_reorder: bool) -> PacketOrder | None:
+        stamps, exact_keys = facts.stamps, facts.exact_keys
         if self._shown_pts is None or (stamps == _NO_PTS).any():
             return None
         if may_reorder and len(stamps) > 2 and bool((np.diff(stamps) > 0).all()):
@@ -620,12 +665,31 @@ class VideoPackets:
         starts = np.array([key for key in exact_keys if shown[key] and stamps[key] > before[key]], dtype=np.int64)
         ranks = np.searchsorted(self._shown_pts, stamps[starts])
         num_before = np.concatenate([[0], np.cumsum(shown)])[starts]
-        is_simple = self.shows_all and are_exact and len(starts) == len(exact_keys)
+        is_simple = self.shows_all and len(starts) == len(exact_keys) == facts.num_keys
         is_simple = is_simple and bool((ranks == num_before).all())
         if len(starts) == 0 or starts[0] != 0:  # where nothing better is known, decoding starts with the file
             starts, ranks = np.concatenate([[0], starts]), np.concatenate([[0], ranks])
             is_simple = False
         return PacketOrder(self._shown_pts, starts, ranks, is_simple)
+
+    def _confirms(self, facts: _PacketFacts, num_reordered: int | None) -> bool:
+        """Return whether packets may be left out: the stream itself tells the order that the timestamps tell.
+
+        Fewer frames come out then by whose timestamps a wrong order would be noticed.
+        """
+        stamps, keys = facts.stamps, facts.display_keys
+        if keys is None or not facts.is_disposable.any():
+            return False
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        is_twice = (np.diff(keys[order], axis=0) == 0).all(axis=1).any()
+        if is_twice or not (np.diff(stamps[order]) > 0).all():
+            return False
+        # How many frames wait, at most, for one that is shown earlier: a decoder that expects fewer loses some, other
+        # ones where packets are left out.
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.arange(len(order))
+        num_waiting = int((np.arange(len(order)) - ranks).max())
+        return num_waiting <= (int(self._context.has_b_frames) if num_reordered is None else num_reordered)
 
     def _is_out_of_order(self, stamps: np.ndarray) -> bool:
         """Return whether frames precede the first one, or are reordered although the decoder does not expect it.
@@ -672,7 +736,10 @@ class PyAVDecoder(VideoDecoder):
         self._decoded: Iterator[Any] = iter(())
         self._next_index = 0
         self._to_rgb = _RgbConverter()
-        self._start = -1  # position in `order.starts` at which decoding began
+        self._start = -1  # position in `order.starts` at which decoding began; -1: it must begin anew
+        self._is_left_out: np.ndarray | None = None  # packets that the decoder does not get, since it began
+        self._last_index = -1  # of the call of `frames` before this one
+        self._reads_on = False
         with self._faults_of_the_file("pyav"):
             self.packets = VideoPackets(
                 source, num_threads, self.limits.max_frame_pixels, max_frames=self.limits.max_frames
@@ -715,6 +782,13 @@ class PyAVDecoder(VideoDecoder):
         (a, b), (c, d) = matrix
         is_straight = (a == d == 0) != (b == c == 0)  # by quarters of a turn
         return is_usual_frame(frame) and is_straight and a * d - b * c > 0
+
+    def _known_frame_shape(self) -> tuple[int, int]:
+        if self._frame_shape is None and self.order is not None and self.order.packets is not None:
+            self._start = -1  # what was decoded is used up
+            with self._faults_of_the_file("pyav"):
+                self._frame_shape = self._to_rgb(self.packets.first_frame()).shape[:2]
+        return super()._known_frame_shape()
 
     @property
     def mean_rate(self) -> float | None:
@@ -771,66 +845,115 @@ class PyAVDecoder(VideoDecoder):
     def _read(self, indices: np.ndarray) -> np.ndarray:
         av = import_av()
         with self._faults_of_the_file("pyav"):
+            if self.order is not None and self.order.packets is not None:
+                try:
+                    return self._collect(self._announced_frames(indices), indices)
+                except (av.FFmpegError, _UnexpectedFrame):
+                    self.order = self.order._replace(packets=None)  # from now on every packet is decoded
+                    self._start = -1
             if self.order is not None:
                 try:
-                    return self._collect(indices, self._announced_frame)
+                    return self._collect(self._announced_frames(indices), indices)
                 except (av.FFmpegError, _UnexpectedFrame):
                     self.order = None  # for good: the packets do not show what the decoder makes of them
-                    self._restart(0, 0)
-            return self._collect(indices, self._counted_frame)
+                    self._start = -1
+            return self._collect(map(self._counted_frame, indices.tolist()), indices)
 
-    def _collect(self, indices: np.ndarray, frame_at: Callable[[int], Any]) -> np.ndarray:
+    def _collect(self, decoded: Iterable[Any], indices: np.ndarray) -> np.ndarray:
         frames: np.ndarray | None = None
-        for position, index in enumerate(indices):
-            frame = frame_at(int(index))
+        for position, frame in enumerate(decoded):
             self._check_size(len(indices), frame.height, frame.width)
             image = self._to_rgb(frame)
             if frames is None:
                 frames = np.empty((len(indices), *image.shape), dtype=np.uint8)
             if image.shape != frames.shape[1:]:
-                raise _size_change(frames.shape[1:3], image.shape[:2], int(index))
+                raise _size_change(frames.shape[1:3], image.shape[:2], int(indices[position]))
             frames[position] = image
         assert frames is not None
         return frames
 
-    def _announced_frame(self, index: int) -> Any:
+    def _announced_frames(self, indices: np.ndarray) -> Iterator[Any]:
         order = self.order
         assert order is not None
-        start = int(np.searchsorted(order.start_ranks, index, side="right")) - 1
-        if index < self._next_index or self._start < 0 or self._is_worth_skipping_to(start):
-            self._restart(int(order.starts[start]), int(order.start_ranks[start]))
-            self._start = start
+        # Who reads on behind the last frame will do so again: then the decoder goes on where it is. Else it gets no
+        # packet behind the last one that is wanted.
+        self._reads_on |= 0 <= self._last_index < indices[0]
+        self._last_index = int(indices[-1])
+        is_left_out = self._choose_left_out(indices)
+        starts = np.searchsorted(order.start_ranks, indices, side="right") - 1
+        for position, (index, start) in enumerate(zip(indices.tolist(), starts.tolist(), strict=True)):
+            if index < self._next_index or self._start < 0 or self._is_worth_skipping_to(start, self._next_index):
+                self._start, self._next_index = start, int(order.start_ranks[start])
+                self._begin(indices[position:], starts[position:], is_left_out)
+            elif position == 0 and is_left_out is not None and self._is_left_out is not None:
+                given = self.packets.num_given
+                self._is_left_out[given:] = is_left_out[given:]
+            yield self._announced_frame(index)
+        if is_left_out is not None and not self._reads_on:
+            self._start = -1  # what the decoder held back is used up
+
+    def _choose_left_out(self, indices: np.ndarray) -> np.ndarray | None:
+        """Choose the packets that need not be decoded for these frames, bool (packets,); None: all are decoded."""
+        order = self.order
+        assert order is not None
+        if order.packets is None or order.is_disposable is None:
+            return None
+        is_left_out = order.is_disposable.copy()
+        is_left_out[order.packets[indices]] = False
+        if self._reads_on:  # and may want those next
+            is_left_out[order.packets[indices[-1] + 1 :]] = False
+        return is_left_out
+
+    def _begin(self, indices: np.ndarray, starts: np.ndarray, is_left_out: np.ndarray | None) -> None:
+        """Begin to decode for as many of the frames as are read from where the decoder starts now."""
+        order = self.order
+        assert order is not None
+        stop = None
+        self._is_left_out = None
+        if is_left_out is not None and order.packets is not None:
+            self._is_left_out = is_left_out.copy()
+            if not self._reads_on:
+                jumps = map(self._is_worth_skipping_to, starts[1:].tolist(), (indices[:-1] + 1).tolist())
+                num_read = next((number for number, jumps_here in enumerate(jumps, 1) if jumps_here), len(indices))
+                stop = int(order.packets[indices[:num_read]].max()) + 1
+                self._is_left_out[stop:] = True
+        self._decoded = self.packets.decode_from(int(order.starts[self._start]), stop, self._is_left_out)
+
+    def _announced_frame(self, index: int) -> Any:
+        order, is_left_out = self.order, self._is_left_out
+        assert order is not None
         first_pts = order.shown_pts[order.start_ranks[self._start]]
         for frame in self._decoded:
-            if frame.pts is None:
+            # What a decoder puts in the place of damaged parts may depend on packets that were left out.
+            if frame.pts is None or (is_left_out is not None and frame.is_corrupt):
                 raise _UnexpectedFrame
             if frame.pts < first_pts and self._start > 0:
                 continue  # shown before the start, made of packets that were left out
-            if frame.pts != order.shown_pts[self._next_index]:
+            if is_left_out is not None and order.packets is not None:
+                while self._next_index < len(order.packets) and is_left_out[order.packets[self._next_index]]:
+                    self._next_index += 1
+            if self._next_index >= len(order.shown_pts) or frame.pts != order.shown_pts[self._next_index]:
                 raise _UnexpectedFrame
             self._next_index += 1
             if self._next_index > index:
                 return frame
         raise _UnexpectedFrame
 
-    def _is_worth_skipping_to(self, start: int) -> bool:
+    def _is_worth_skipping_to(self, start: int, index: int) -> bool:
+        """Return whether decoding starts anew at a later start, rather than going on at frame `index`."""
         order = self.order
         assert order is not None
-        return start > self._start and int(order.start_ranks[start]) - self._next_index >= _MIN_SKIPPED_PACKETS
+        return start > self._start and int(order.start_ranks[start]) - index >= _MIN_SKIPPED_PACKETS
 
     def _counted_frame(self, index: int) -> Any:
         if index < self._next_index or self._start < 0:
-            self._restart(0, 0)
-            self._start = 0
+            self._start = self._next_index = 0
+            self._decoded = self.packets.decode_from(0)
         for frame in self._decoded:
             self._next_index += 1
             if self._next_index > index:
                 return frame
         raise self._error(f"{len(self)} frames were counted in it, but decoding ends after {self._next_index}")
-
-    def _restart(self, packet: int, index: int) -> None:
-        self._decoded = self.packets.decode_from(packet)
-        self._next_index = index
 
 
 def _size_change(old: tuple[int, ...], new: tuple[int, ...], index: int) -> VideoReadError:

@@ -151,9 +151,9 @@ def _record_starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     starts: list[int] = []
     original = packets.VideoPackets.decode_from
 
-    def decode_from(self: packets.VideoPackets, number: int) -> object:
+    def decode_from(self: packets.VideoPackets, number: int, *options: object) -> object:
         starts.append(number)
-        return original(self, number)
+        return original(self, number, *options)
 
     monkeypatch.setattr(packets.VideoPackets, "decode_from", decode_from)
     return starts
