@@ -235,4 +235,7 @@ def test_timestamps_of_another_order_are_not_believed(film: Callable[[str], Path
             packet.pts = packet.dts = round(number / 25 / packet.time_base)
             packet.stream = stream
             after.mux(packet)
-    _check_as_decoded_whole(path)
+    expected = _read_all(path)
+    for index in range(2, 40):  # pictures that others refer to come out in the order of wrong stamps, too
+        with _open(path) as video:
+            np.testing.assert_array_equal(video.frames([index]), expected[[index]])
