@@ -12,6 +12,9 @@ This file travels with published checkpoints as Hub remote code, beside `video_r
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
 
 
 _ALWAYS_ONE_FRAME = (
@@ -73,6 +76,74 @@ def look_for(codec: str, extradata: bytes | None) -> PacketLook:
     look = PacketLook(extradata)
     look.uncertain = codec not in _ALWAYS_ONE_FRAME
     return look
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What all packets of a stream say together
+# ---------------------------------------------------------------------------------------------------------------------
+
+NO_PTS = int(np.iinfo(np.int64).min)
+
+
+class PacketFacts(NamedTuple):
+    """What the packets of a stream say, in the order of the file: one entry each, but for the last three."""
+
+    stamps: np.ndarray  # int64, `NO_PTS` where a packet has none
+    num_shown: np.ndarray  # int64, frames
+    is_hidden: np.ndarray  # bool, by an edit list
+    durations: np.ndarray  # int64, 0 where it is not told
+    is_disposable: np.ndarray  # bool, see `PacketLook`
+    display_keys: np.ndarray | None  # (packets, 2), int64, see `PacketLook`; None where one is not known
+    exact_keys: list[int]
+    num_keys: int
+    are_whole: bool
+
+
+class PacketOrder(NamedTuple):
+    """Where the frames of a stream are, by packet number (in file order, which is the order of decoding).
+
+    Args:
+        shown_pts (`np.ndarray` of shape (frames,), int64): timestamps in order of display, without repeats.
+        starts (`np.ndarray` of shape (s,), int64): packets from which decoding is exact for all that is shown from
+            them on, increasing, the first one 0.
+        start_ranks (`np.ndarray` of shape (s,), int64): index of the frame of each of `starts`.
+        is_simple (`bool`): every packet shows one frame, every key packet is one of `starts`, and its frame's index
+            is the number of packets before it. Decoders that count packets are right on such streams only.
+        packets (`np.ndarray` of shape (frames,), int64, *optional*): packet of each frame, where the stream itself
+            confirms the order that the timestamps tell. None: no packet may be left out.
+        is_disposable (`np.ndarray` of shape (packets,), bool, *optional*): packets without which all others are
+            decoded to the same bits.
+    """
+
+    shown_pts: np.ndarray
+    starts: np.ndarray
+    start_ranks: np.ndarray
+    is_simple: bool
+    packets: np.ndarray | None = None
+    is_disposable: np.ndarray | None = None
+
+
+def confirms_order(facts: PacketFacts, num_reordered: int) -> bool:
+    """Return whether packets may be left out: the stream itself tells the order that the timestamps tell.
+
+    Fewer frames come out then by whose timestamps a wrong order would be noticed.
+
+    Args:
+        facts (`PacketFacts`): of all packets of the stream.
+        num_reordered (`int`): how many pictures the decoder holds back for one that is shown earlier.
+    """
+    stamps, keys = facts.stamps, facts.display_keys
+    if keys is None or not facts.is_disposable.any():
+        return False
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    is_twice = (np.diff(keys[order], axis=0) == 0).all(axis=1).any()
+    if is_twice or not (np.diff(stamps[order]) > 0).all():
+        return False
+    # How many frames wait, at most, for one that is shown earlier: a decoder that expects fewer loses some, other ones
+    # where packets are left out.
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return int((np.arange(len(order)) - ranks).max()) <= num_reordered
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -598,4 +669,4 @@ _LOOKS: dict[str, type[PacketLook]] = {
     "mjpeg": _MjpegLook,
 }
 
-__all__ = ["PacketLook", "look_for"]
+__all__ = ["NO_PTS", "PacketFacts", "PacketLook", "PacketOrder", "confirms_order", "look_for"]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .video_packets_amd import PacketLook, look_for
+from .video_packets_amd import NO_PTS, PacketFacts, PacketLook, PacketOrder, confirms_order, look_for
 
 
 _INSPECTED_AT_ONCE = 8
@@ -29,7 +29,6 @@ _MIN_SKIPPED_PACKETS = 2  # fewer are decoded as fast as the decoder starts anew
 KEPT_BYTES = 64 * 1024**2
 """Packets of a video up to this size stay in memory; a larger file is read again."""
 
-_NO_PTS = int(np.iinfo(np.int64).min)
 _MISSING_FRACTION = 0.02  # headers are rounded
 _STAMP_ROUNDING = 0.002  # seconds between two stamps, each rounded to a millisecond
 _MISSING_SECONDS = 0.2  # a last frame's time on the screen
@@ -369,44 +368,6 @@ def best_stream(container: Any) -> Any:
     return stream
 
 
-class PacketOrder(NamedTuple):
-    """Where the frames of a stream are, by packet number (in file order, which is the order of decoding).
-
-    Args:
-        shown_pts (`np.ndarray` of shape (frames,), int64): timestamps in order of display, without repeats.
-        starts (`np.ndarray` of shape (s,), int64): packets from which decoding is exact for all that is shown from
-            them on, increasing, the first one 0.
-        start_ranks (`np.ndarray` of shape (s,), int64): index of the frame of each of `starts`.
-        is_simple (`bool`): every packet shows one frame, every key packet is one of `starts`, and its frame's index
-            is the number of packets before it. Decoders that count packets are right on such streams only.
-        packets (`np.ndarray` of shape (frames,), int64, *optional*): packet of each frame, where the stream itself
-            confirms the order that the timestamps tell. None: no packet may be left out.
-        is_disposable (`np.ndarray` of shape (packets,), bool, *optional*): packets without which all others are
-            decoded to the same bits.
-    """
-
-    shown_pts: np.ndarray
-    starts: np.ndarray
-    start_ranks: np.ndarray
-    is_simple: bool
-    packets: np.ndarray | None = None
-    is_disposable: np.ndarray | None = None
-
-
-class _PacketFacts(NamedTuple):
-    """What the packets of a stream say, in the order of the file: one entry each, but for the last three."""
-
-    stamps: np.ndarray  # int64, `_NO_PTS` where a packet has none
-    num_shown: np.ndarray  # int64, frames
-    is_hidden: np.ndarray  # bool, by an edit list
-    durations: np.ndarray  # int64, 0 where it is not told
-    is_disposable: np.ndarray  # bool, see `PacketLook`
-    display_keys: np.ndarray | None  # (packets, 2), int64, see `PacketLook`; None where one is not known
-    exact_keys: list[int]
-    num_keys: int
-    are_whole: bool
-
-
 class VideoPackets:
     """A file that PyAV has opened: the packets of its best video stream, read once and handed out again.
 
@@ -594,7 +555,8 @@ class VideoPackets:
         if codec in _CODECS_WITH_EXACT_KEYS and not look.has_gaps:
             may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
             self.order = self._find_order(facts, shown, may_reorder)
-        if self.order is not None and is_sound and self._confirms(facts, look.num_reordered):
+        num_reordered = int(self._context.has_b_frames) if look.num_reordered is None else look.num_reordered
+        if self.order is not None and is_sound and confirms_order(facts, num_reordered):
             of_frames = np.flatnonzero(shown)
             of_frames = of_frames[np.argsort(stamps[of_frames])]
             self.order = self.order._replace(packets=of_frames, is_disposable=facts.is_disposable)
@@ -604,7 +566,7 @@ class VideoPackets:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.header_rate = float(rate) if rate else None
 
-    def _read_packets(self, look: PacketLook, max_frames: int) -> _PacketFacts:
+    def _read_packets(self, look: PacketLook, max_frames: int) -> PacketFacts:
         """Read all packets, or one more than `max_frames`, and keep them where they are few."""
         kept: list[Any] | None = []
         kept_bytes = 0
@@ -616,7 +578,7 @@ class VideoPackets:
         self._num_indexed = len(self._stream.index_entries)  # at first; FFmpeg adds those that it comes across
         for number, packet in enumerate(self._demux()):
             num_shown = look.count_shown(memoryview(packet), packet.is_keyframe)
-            stamp = _NO_PTS if packet.pts is None else packet.pts
+            stamp = NO_PTS if packet.pts is None else packet.pts
             table.append((stamp, num_shown, packet.is_discard, packet.duration or 0, look.is_disposable))
             display_keys.append(look.display_key)
             are_whole = are_whole and not packet.is_corrupt
@@ -635,11 +597,11 @@ class VideoPackets:
         columns = np.array(table, dtype=np.int64).reshape(len(table), 5).T
         keys = None if None in display_keys else np.array(display_keys, dtype=np.int64).reshape(len(table), 2)
         stamps, num_shown_of, is_hidden, durations, is_disposable = columns
-        return _PacketFacts(
+        return PacketFacts(
             stamps, num_shown_of, is_hidden == 1, durations, is_disposable == 1, keys, exact_keys, num_keys, are_whole
         )
 
-    def _count(self, facts: _PacketFacts, is_sound: bool, max_frames: int) -> np.ndarray:
+    def _count(self, facts: PacketFacts, is_sound: bool, max_frames: int) -> np.ndarray:
         """Set how many frames there are and when they are shown, and return which packets show one."""
         stamps, is_hidden = facts.stamps, facts.is_hidden
         shown = (facts.num_shown == 1) & ~is_hidden
@@ -651,17 +613,17 @@ class VideoPackets:
             shown_pts = self._count_by_decoding(max_frames)
             shown = np.isin(stamps, shown_pts)
         self.shows_all = is_sound and bool(shown.all())
-        has_stamps = 0 < len(shown_pts) == self.num_frames and _NO_PTS not in shown_pts
+        has_stamps = 0 < len(shown_pts) == self.num_frames and NO_PTS not in shown_pts
         self._shown_pts = shown_pts if has_stamps else None
         return shown
 
-    def _find_order(self, facts: _PacketFacts, shown: np.ndarray, may_reorder: bool) -> PacketOrder | None:
+    def _find_order(self, facts: PacketFacts, shown: np.ndarray, may_reorder: bool) -> PacketOrder | None:
         stamps, exact_keys = facts.stamps, facts.exact_keys
-        if self._shown_pts is None or (stamps == _NO_PTS).any():
+        if self._shown_pts is None or (stamps == NO_PTS).any():
             return None
         if may_reorder and len(stamps) > 2 and bool((np.diff(stamps) > 0).all()):
             return None  # AVI and the like: the stamps tell the order of decoding, and frames may be shown in another
-        before = np.concatenate([[_NO_PTS], np.maximum.accumulate(stamps)[:-1]])
+        before = np.concatenate([[NO_PTS], np.maximum.accumulate(stamps)[:-1]])
         starts = np.array([key for key in exact_keys if shown[key] and stamps[key] > before[key]], dtype=np.int64)
         ranks = np.searchsorted(self._shown_pts, stamps[starts])
         num_before = np.concatenate([[0], np.cumsum(shown)])[starts]
@@ -672,31 +634,12 @@ class VideoPackets:
             is_simple = False
         return PacketOrder(self._shown_pts, starts, ranks, is_simple)
 
-    def _confirms(self, facts: _PacketFacts, num_reordered: int | None) -> bool:
-        """Return whether packets may be left out: the stream itself tells the order that the timestamps tell.
-
-        Fewer frames come out then by whose timestamps a wrong order would be noticed.
-        """
-        stamps, keys = facts.stamps, facts.display_keys
-        if keys is None or not facts.is_disposable.any():
-            return False
-        order = np.lexsort((keys[:, 1], keys[:, 0]))
-        is_twice = (np.diff(keys[order], axis=0) == 0).all(axis=1).any()
-        if is_twice or not (np.diff(stamps[order]) > 0).all():
-            return False
-        # How many frames wait, at most, for one that is shown earlier: a decoder that expects fewer loses some, other
-        # ones where packets are left out.
-        ranks = np.empty(len(order), dtype=np.int64)
-        ranks[order] = np.arange(len(order))
-        num_waiting = int((np.arange(len(order)) - ranks).max())
-        return num_waiting <= (int(self._context.has_b_frames) if num_reordered is None else num_reordered)
-
     def _is_out_of_order(self, stamps: np.ndarray) -> bool:
         """Return whether frames precede the first one, or are reordered although the decoder does not expect it.
 
         It drops frames that come too late.
         """
-        if len(stamps) == 0 or (stamps == _NO_PTS).any():
+        if len(stamps) == 0 or (stamps == NO_PTS).any():
             return False
         return stamps.min() < stamps[0] or not (self._context.has_b_frames or bool((np.diff(stamps) > 0).all()))
 
