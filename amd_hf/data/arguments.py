@@ -15,7 +15,16 @@ import datasets
 
 from .datasets.label_names import label_names_of
 from .datasets.problems import Problems
-from .loading import LAYOUTS, choose_layout, load_video_dataset, takes_label_names, takes_split, validate_annotations
+from .loading import (
+    LAYOUTS,
+    allow_sources,
+    choose_layout,
+    load_video_dataset,
+    takes_label_names,
+    takes_split,
+    validate_annotations,
+)
+from .remote.files import RemoteAccess
 from .streams import thin_out
 
 
@@ -27,7 +36,11 @@ class DataArguments:
     option_of_argument: ClassVar[Mapping[str, str]] = {"label_names": "class_names", "root": "data_root"}
 
     data: str | None = field(
-        default=None, metadata={"help": "Videos: folder, annotation file, tar shards, Parquet (docs/data.md)."}
+        default=None,
+        metadata={
+            "help": "Videos: folder, annotation file, tar shards, Parquet, or the address (https://, s3://, hf://) of "
+            "one of the last three (docs/data.md)."
+        },
     )
     layout: str | None = field(
         default=None,
@@ -56,6 +69,24 @@ class DataArguments:
     )
     unlabelled: bool = field(
         default=False, metadata={"help": "Take all videos of a folder and its sub-folders, without labels."}
+    )
+    cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder to keep files of addresses in, shared by all processes and runs; by default they are read "
+            "anew each time."
+        },
+    )
+    cache_gigabytes: float = field(
+        default=100.0,
+        metadata={"help": "Bound on the size of `cache_dir`; the files that were not used for longest go."},
+    )
+    allowed_addresses: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Folders (https://HOST/FOLDER) below which a list may name videos, beside those of `data` and "
+            "`data_root`."
+        },
     )
 
     def load(
@@ -93,7 +124,16 @@ class DataArguments:
         source = data if data is not None else self.data
         if source is None:
             raise ValueError("Say which videos to read: `--data FOLDER_OR_FILE`.")
+        allow_sources(source, self.data_root, remote=self.remote_access())
         return source
+
+    def remote_access(self) -> RemoteAccess | None:
+        """Return what the options say about addresses; None if they say nothing."""
+        if self.cache_dir is None and not self.allowed_addresses:
+            return None
+        return RemoteAccess(
+            allowed=tuple(self.allowed_addresses), cache_dir=self.cache_dir, cache_gigabytes=self.cache_gigabytes
+        )
 
     def _others(self, split: str | None, source: str) -> dict[str, Any]:
         return {

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ..outputs.csv_text import csv_line, guard_cell
 from ..video_reading_amd import VideoLimits
 from .datasets.own import as_video_rows
+from .remote.files import is_remote
 from .video.decoding import IMAGE_DECODER, find_decoder
 from .video.decoding_process import SupervisedDecoder
 from .video.source import VideoReadError, VideoSource
@@ -277,7 +278,8 @@ def write_clean_list(
     are_folders = all(video.get("frame_folder") is not None for video in videos)
     if not are_folders and any(video.get("path") is None or video.get("bytes") is not None for video in videos):
         raise ValueError("The videos lie inside archives, where no list can name them: only the report is written.")
-    absolute = [os.path.abspath(video["frame_folder" if are_folders else "path"]) for video in videos]
+    named = [video["frame_folder" if are_folders else "path"] for video in videos]
+    absolute = [path if "://" in path and is_remote(path) else os.path.abspath(path) for path in named]
     root = _common_root(absolute, [row["video_id"] for row in rows])
     paths = absolute if root is None else [row["video_id"] for row in rows]
     has_labels = all(row.get("label") is not None for row in rows)

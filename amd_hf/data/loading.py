@@ -130,7 +130,8 @@ def allow_sources(*sources: Any, remote: RemoteAccess | None = None) -> None:
     addresses = [source for source in sources if is_remote(source)]
     if remote is None and not addresses:
         return
-    access = current_access() if remote is None else remote
+    # What was allowed stays so: loaders of other data may still be about to start their workers.
+    access = current_access() if remote is None else remote.allow(*current_access().allowed)
     for address in addresses:
         check_address(address)
         is_file = address.lower().endswith((*_LIST_SUFFIXES, ".tar", ".parquet")) or re.search("[{*]", address)

@@ -21,10 +21,15 @@ _TRAINING = (
     "resume_from_checkpoint", "gradient_accumulation_steps", "warmup_epochs", "bf16", "use_cpu",
     "gradient_checkpointing", "dataloader_num_workers", "save_steps", "eval_strategy",
 )  # fmt: skip
+# Options of data that only the full help of a training shows.
+_SELDOM = ("cache_gigabytes", "allowed_addresses")
 # One-line help for options whose full text is too long for a line.
 _IN_A_LINE = {
     "recipe": "YAML file, or recipe's name (`amd-hf recipes`)",
     "data": "Folder, annotation file, shards or Hub data set",
+    "cache_dir": "Folder to keep files of addresses in",
+    "cache_gigabytes": "Bound on the size of `cache_dir`",
+    "allowed_addresses": "Folders below which a list may name videos",
     "data_root": "Folder of the videos of an annotation file",
     "class_names": "File with the class names, one per line",
     "label_column": "Name of the column of labels",
@@ -230,9 +235,16 @@ def check_command_line(command: str, arguments: Sequence[str]) -> dict[str, Any]
         options, arguments, command, chosen.has_model_options, chosen.has_teacher_options
     )  # fmt: skip
     values = {**of_recipe, **given}
+    check_addresses(values)
     for name in _DATA_OPTIONS:
         data = values.get(name)
-        if data is not None and values.get("layout") is None and not data.endswith(".tar") and not Path(data).exists():
+        if (
+            data is not None
+            and "://" not in data
+            and values.get("layout") is None
+            and not data.endswith(".tar")
+            and not Path(data).exists()
+        ):
             raise FileNotFoundError(
                 f"There is no file or folder {data!r}, given as `--{name}`. Give a folder of class folders, a folder "
                 "of videos, a list file with one `path label` per line, or another layout of docs/data.md; for a data "
@@ -242,6 +254,24 @@ def check_command_line(command: str, arguments: Sequence[str]) -> dict[str, Any]
         if "{fold}" not in (values.get(name) or ""):
             check_model_source(values.get(name), name)
     return values
+
+
+def check_addresses(values: Mapping[str, Any]) -> None:
+    """Refuse addresses that hold credentials before a run can write them anywhere.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for name in (*_DATA_OPTIONS, "data_root", "allowed_addresses"):
+        given = values.get(name) or []
+        for address in [given] if isinstance(given, str) else given:
+            if "://" in address:
+                from ..data.remote.files import check_address
+
+                try:
+                    check_address(address)
+                except ValueError as error:
+                    raise ValueError(f"`--{name}`: {error}") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -262,7 +292,7 @@ def help_groups(command: str, task: str, in_full: bool) -> dict[str, list[Option
     }
     for reference, found in declared.items():
         if reference.startswith(("data.", "detection.arguments")):
-            groups["data"] = list(found)
+            groups["data"] = [name for name in found if in_full or not chosen.often or name not in _SELDOM]
         elif not chosen.often:
             groups["model and output"] = list(found)
         elif reference.startswith("cli."):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
+import importlib.util
 import io
 import json
 import logging
@@ -477,14 +478,17 @@ def file_system(address: str) -> tuple[Any, str]:
         ImportError: its package is missing; names it.
         RemoteError: there is no such protocol.
     """
-    import fsspec
+    import fsspec  # takes a tenth of a second, which programs without addresses need not wait for
 
     scheme = address.partition("://")[0].lower()
+    if scheme in ("s3", "s3a") and importlib.util.find_spec("s3fs") is None:
+        raise ImportError(
+            f"Reading {scheme}:// needs a package that is not installed, s3fs: run `pip install amd_hf[s3]`."
+        )
     try:
         return fsspec.core.url_to_fs(address)
     except ImportError as error:
-        extra = "s3fs (`pip install amd_hf[s3]`)" if scheme in ("s3", "s3a") else str(error)
-        raise ImportError(f"Reading {scheme}:// needs a package that is not installed: {extra}.") from error
+        raise ImportError(f"Reading {scheme}:// needs a package that is not installed: {error}") from error
     except ValueError as error:
         raise RemoteError(f"fsspec knows no protocol {scheme}:// ({error})", source=shown(address)) from error
 

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import datasets
 import fsspec
 import pytest
 
@@ -139,3 +140,52 @@ def test_folder_of_shards_and_its_splits(videos: dict[str, bytes]) -> None:
         load_video_dataset("memory://b/s", layout="ucf101", remote=_PATIENCE)
     with pytest.raises(FileNotFoundError, match="no list, tar or Parquet file at memory://b/none"):
         load_video_dataset("memory://b/none", remote=_PATIENCE)
+
+
+def _parquet(videos: dict[str, bytes], names: list[str], label: str) -> bytes:
+    features = datasets.Features(
+        {"video": datasets.Video(decode=False), "label": datasets.ClassLabel(names=["x", "y"])}
+    )
+    columns = {"video": [{"bytes": videos[name], "path": name} for name in names], "label": [label] * len(names)}
+    buffer = io.BytesIO()
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(buffer, batch_size=1)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_parquet_at_an_address(
+    tmp_path: Path, videos: dict[str, bytes], is_cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    names = list(videos)
+    files = {"p-0.parquet": _parquet(videos, names[:2], "x"), "p-1.parquet": _parquet(videos, names[2:], "y")}
+    with ShakyServer(dict(files), cuts={"p-1.parquet": [1, 5000]}, statuses={"p-0.parquet": [503]}) as server:
+        address = f"{server.address}/p-{{0..1}}.parquet"
+        remote = RemoteAccess(cache_dir=str(tmp_path / "cache") if is_cached else None, first_wait=0.01)
+        stream = load_video_dataset(address, streaming=True, remote=remote)
+        assert isinstance(stream, datasets.IterableDataset)
+        assert stream.num_shards == 4  # one per row group
+        assert [(row["label"], _num_frames(row)) for row in stream] == [(0, 8), (0, 9), (1, 10), (1, 11)]
+        assert stream.features["label"].names == ["x", "y"]
+        if is_cached:
+            rows = load_video_dataset(address, remote=remote)
+            assert [(row["label"], _num_frames(row)) for row in rows] == [(0, 8), (0, 9), (1, 10), (1, 11)]
+        else:
+            with pytest.raises(ValueError, match="`--cache_dir FOLDER` fetches them"):
+                load_video_dataset(address, remote=remote)
+        server.statuses["p-1.parquet"] = [500] * 99
+        RemoteAccess(allowed=(server.address,), attempts=2, first_wait=0.01, recheck_seconds=0).use()
+        faults = [row["video"]["fault"] for row in stream]
+        assert faults[:2] == [None, None]
+        assert all("answers 500 (2 attempts)" in fault for fault in faults[2:])
+
+
+def test_parquet_in_a_folder_of_splits(videos: dict[str, bytes]) -> None:
+    memory = fsspec.filesystem("memory")
+    names = list(videos)
+    memory.pipe("/b/data/train-0.parquet", _parquet(videos, names[:3], "x"))
+    memory.pipe("/b/data/test-0.parquet", _parquet(videos, names[3:], "y"))
+    rows = load_video_dataset("memory://b/data", split="test", streaming=True, remote=_PATIENCE)
+    assert [_num_frames(row) for row in rows] == [11]
+    with pytest.raises(ValueError, match="has the splits .'test', 'train'.: choose one"):
+        load_video_dataset("memory://b/data", streaming=True, remote=_PATIENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 
 import fsspec
@@ -140,9 +141,9 @@ def test_any_file_system_of_fsspec() -> None:
 
 def test_missing_package_is_one_clear_line() -> None:
     _allow("s3://bucket")
-    if __import__("importlib.util").util.find_spec("s3fs") is not None:
+    if importlib.util.find_spec("s3fs") is not None:
         pytest.skip("s3fs is installed")
-    with pytest.raises(ImportError, match=r"s3:// needs a package .* s3fs \(`pip install amd_hf\[s3\]`\)"):
+    with pytest.raises(ImportError, match=r"s3:// needs a package .* s3fs: run `pip install amd_hf\[s3\]`"):
         read_bytes("s3://bucket/a.mp4")
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from amd_hf.data import open_video
-from amd_hf.data.clips import ClipLoader, load_batch
+from amd_hf.data.clips import ClassificationCollator, ClipLoader, load_batch
+from amd_hf.data.loaders import build_eval_loader
 from amd_hf.data.remote.files import RemoteAccess
 from amd_hf.video_reading_amd import VideoReadError
 from tests.helpers.shaky_server import ShakyServer
@@ -62,3 +63,17 @@ def test_file_that_fails_for_good_counts_as_unreadable(video: Path) -> None:
         assert [name for name, _ in batch.unreadable] == ["b.mp4", "c"]
         assert "answers 500 (2 attempts)" in batch.unreadable[0][1]
         assert len(batch.samples) == 3  # filled up with others, as for local files
+
+
+def test_workers_of_a_loader_fetch_by_the_same_rules_and_share_the_cache(tmp_path: Path, video: Path) -> None:
+    with ShakyServer({"a.mp4": video.read_bytes()}) as server:
+        RemoteAccess(allowed=(server.address,), cache_dir=str(tmp_path), attempts=2, first_wait=0.01).use()
+        rows = [
+            {"video": {"path": f"{server.address}/a.mp4", "bytes": None}, "label": 0, "video_id": str(number)}
+            for number in range(8)
+        ]
+        collator = ClassificationCollator(ClipLoader(num_frames=4, sampling_rate=1, image_size=16))
+        batches = list(build_eval_loader(rows, 2, collator, num_workers=2))
+        assert [len(batch["pixel_values"]) for batch in batches] == [2, 2, 2, 2]
+        assert [batch["unreadable"] for batch in batches] == [[]] * 4
+        assert sum(request.num_sent > 1 for request in server.requests) == 1

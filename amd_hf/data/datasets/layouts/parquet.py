@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +16,21 @@ import datasets.table
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ....video_reading_amd import VideoReadError
+from ...remote.cache import open_cached, open_file
+from ...remote.files import current_access, expand_addresses, is_of_split, is_remote, shown
 from ...streams import note_entries, noted_entries
 from ..own import MEDIA_TYPES, STORED_VIDEO_FEATURE, RowMaker, find_labels, label_names_in, video_column
 from ..problems import Kind, Problems
 from ..rows import row_features
+from .class_folders import SPLIT_NAMES
 
 
 logger = logging.getLogger(__name__)
 
 _MOST_FILES_KNOWN = 64  # whose metadata, some 100 kB for 100 row groups, stay in memory
 _ROWS_AT_ONCE = 64
+_NUM_CONNECTIONS = 16  # that read the metadata of files at addresses
 
 _BAD_ROW = Kind("cannot be used", "cannot be used", "Write the file anew without them.")
 
@@ -45,7 +52,7 @@ def read_parquet(
     values must be unique); otherwise an id is made of the name and the bytes of the video.
 
     Args:
-        source (`str`): a `.parquet` file, a folder of them, or the Hub id of a data set.
+        source (`str`): a `.parquet` file, a folder of them, an address of either, or the Hub id of a data set.
         problems (`Problems`): where bad rows of a map-style dataset go.
         split (`str`, *optional*): may be left out where there is only one.
         label_names (list of `str`, *optional*): required where labels are names without a `ClassLabel`;
@@ -125,10 +132,11 @@ def _read(
 
 
 class _RowGroupReader:
-    """Maker of the rows of row groups of local Parquet files.
+    """Maker of the rows of row groups of Parquet files, here or at addresses.
 
     The reader of `datasets` parses a file's metadata anew for each of its row groups: n of them take n * n steps. Here
-    they are parsed once, and only the columns that rows are made of are read.
+    they are parsed once, and only the columns that rows are made of are read. Where a file at an address fails for
+    good, the rest of its row group is one row whose video cannot be read.
 
     Args:
         make_row (`RowMaker`): makes a row of a stored one.
@@ -146,19 +154,33 @@ class _RowGroupReader:
 
     def __call__(self, files: Sequence[str], groups: Sequence[int]) -> Iterator[dict[str, Any]]:
         for path, group in zip(files, groups, strict=True):
-            with pq.ParquetFile(path, metadata=self._metadata.get(path)) as file:
-                while len(self._metadata) >= _MOST_FILES_KNOWN and path not in self._metadata:
-                    del self._metadata[next(iter(self._metadata))]
-                self._metadata[path] = file.metadata
-                for batch in file.iter_batches(
-                    _ROWS_AT_ONCE, row_groups=[group], columns=self._schema.names, use_threads=False
-                ):
-                    table = datasets.table.table_cast(pa.Table.from_batches([batch]), self._schema)
-                    for stored in table.to_pylist():
-                        yield self._make_row(stored)
+            try:
+                yield from self._rows(path, group)
+            except VideoReadError as error:
+                yield {
+                    "video": {"bytes": None, "path": None, "fault": str(error)},
+                    "label": -1 if self._make_row.label_path else None,
+                    "video_id": f"{os.path.basename(path)}, row group {group}",
+                }
+
+    def _rows(self, path: str, group: int) -> Iterator[dict[str, Any]]:
+        with contextlib.ExitStack() as opened:
+            source = opened.enter_context(open_file(path)) if is_remote(path) else path
+            file = opened.enter_context(pq.ParquetFile(source, metadata=self._metadata.get(path)))
+            while len(self._metadata) >= _MOST_FILES_KNOWN and path not in self._metadata:
+                del self._metadata[next(iter(self._metadata))]
+            self._metadata[path] = file.metadata
+            for batch in file.iter_batches(
+                _ROWS_AT_ONCE, row_groups=[group], columns=self._schema.names, use_threads=False
+            ):
+                table = datasets.table.table_cast(pa.Table.from_batches([batch]), self._schema)
+                for stored in table.to_pylist():
+                    yield self._make_row(stored)
 
 
 def _load(source: str, split: str | None, streaming: bool, is_hub: bool = False) -> _Loaded:
+    if is_remote(source):
+        return _load_remote(source, split, streaming)
     path = Path(source).expanduser()
     if path.is_file():
         if split is not None:
@@ -177,22 +199,59 @@ def _load(source: str, split: str | None, streaming: bool, is_hub: bool = False)
     if split not in splits:
         raise ValueError(f"{source} has the splits {splits}, not {split!r}: choose one of them with `split`.")
     if not streaming:
-        try:
-            builder.download_and_prepare()
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
-        return _Loaded(builder.as_dataset(split=split))
+        return _prepare(builder, source, split)
     stream = builder.as_streaming_dataset(split=split)
     files = list((builder.config.data_files or {}).get(split, ()))
     entries = [_entry(file) for file in files]
     if path.exists() and all(file.endswith(".parquet") for file in files):
-        metadata = [pq.read_metadata(file) for file in files]
-        groups = [
-            (file, group) for file, known in zip(files, metadata, strict=True) for group in range(known.num_row_groups)
-        ]
-        return _Loaded(note_entries(stream, entries), sum(known.num_rows for known in metadata), groups)
+        return _by_groups(note_entries(stream, entries), files, [pq.read_metadata(file) for file in files])
     described = (builder.info.splits or {}).get(split)
     return _Loaded(note_entries(stream.reshard(), entries), described.num_examples if described is not None else None)
+
+
+def _prepare(builder: Any, source: str, split: str | None) -> _Loaded:
+    try:
+        builder.download_and_prepare()
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
+    return _Loaded(builder.as_dataset(split=split))
+
+
+def _by_groups(stream: Any, files: Sequence[str], metadata: Sequence[pq.FileMetaData]) -> _Loaded:
+    groups = [
+        (file, group) for file, known in zip(files, metadata, strict=True) for group in range(known.num_row_groups)
+    ]
+    return _Loaded(stream, sum(known.num_rows for known in metadata), groups)
+
+
+def _load_remote(source: str, split: str | None, streaming: bool) -> _Loaded:
+    """Load Parquet files at addresses: as a stream of row groups, or all of them out of the cache."""
+    access = current_access()
+    files = expand_addresses(source, ".parquet", access, split)
+    splits = sorted({name for name in SPLIT_NAMES if any(is_of_split(file, name) for file in files)})
+    if split is None and len(splits) > 1:
+        raise ValueError(f"{shown(source)} has the splits {splits}: choose one of them with `split`.")
+    name = split or "train"
+    if not streaming:
+        if access.cache_dir is None:
+            raise ValueError(
+                f"The Parquet files at {shown(source)} are read row by row in any order only from this machine: "
+                "`--cache_dir FOLDER` fetches them (Python: `remote=RemoteAccess(cache_dir=...)`), or read them as a "
+                "stream."
+            )
+        with contextlib.ExitStack() as held:
+            paths = [held.enter_context(open_cached(file)).path for file in files]
+            return _prepare(datasets.load_dataset_builder("parquet", data_files={name: paths}), shown(source), name)
+    with ThreadPoolExecutor(_NUM_CONNECTIONS) as pool:
+        metadata = list(pool.map(_read_metadata, files))
+    features = datasets.Features.from_arrow_schema(metadata[0].schema.to_arrow_schema())
+    stream = datasets.IterableDataset.from_generator(iter, features, {"object": ()}, datasets.NamedSplit(name))
+    return _by_groups(note_entries(stream, [(os.path.basename(file), "") for file in files]), files, metadata)
+
+
+def _read_metadata(address: str) -> pq.FileMetaData:
+    with open_file(address) as file:
+        return pq.read_metadata(file)
 
 
 def _entry(file: str) -> tuple[str, str]:
