@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> Outcome | None:
     if outcome.faulty:
         print(f"report: {folder / REPORT_NAME}")
     print(f"bytes: {_size(outcome.bytes_before)} before, {_size(outcome.bytes_after)} after")
+    if arguments.speed_sample:
+        before, after = preparation.measure_speed(outcome)
+        print(f"loading on one core: {before:.1f} clips/s before, {after:.1f} after ({after / before:.1f} times)")
     for options in describe_loading(outcome.loading):
         print(f"to load them: {options}")
     return outcome

@@ -45,6 +45,7 @@ _IN_A_LINE = {
     "linear_probe": "Fit and test a linear probe instead",
     "all_folds": "Test one model per official split, and average",
     "decode_all": "Decode every frame",
+    "trim_by_times": "Cut clips by `time_start`, `time_end`",
     "keep_damaged": "Keep damaged but readable videos in the list",
     "projection_by_position": "Copy one projection to all layers that use it",
     "include_generator_mask_tokens": "Write the mask tokens, too",
@@ -151,8 +152,8 @@ COMMANDS = {
     ),
     "prepare": Command(
         {"": (_DATA, "preparing.arguments:PreparingArguments")},
-        first=("data", "split", "output_dir", "format", "short_side", "key_frame_interval", "num_workers",
-               "keep_damaged", "dry_run"),
+        first=("data", "split", "output_dir", "format", "short_side", "key_frame_interval", "trim_by_times",
+               "num_workers", "keep_damaged", "dry_run"),
         has_model_options=False,
     ),
     "validate": Command(

@@ -43,6 +43,13 @@ class PreparingArguments:
         default=None, metadata={"help": "Second at which to begin each video (AVA: 900)."}
     )
     trim_end: float | None = field(default=None, metadata={"help": "Second at which to end each video (AVA: 1800)."})
+    trim_by_times: bool = field(
+        default=False,
+        metadata={
+            "help": "Cut clips out of longer videos by the columns `time_start` and `time_end` of a csv (Kinetics, "
+            "path,label,time_start,time_end) or of metadata."
+        },
+    )
     keep_damaged: bool = field(
         default=False, metadata={"help": "Keep videos that can be read although their files are damaged."}
     )
@@ -82,6 +89,8 @@ class PreparingArguments:
             raise ValueError(f"`crf` must be at most 51, not {self.crf}.")
         if self.trim_end is not None and self.trim_end <= (self.trim_start or 0):
             raise ValueError(f"`trim_end` must be above `trim_start`, not {self.trim_end}.")
+        if self.trim_by_times and (self.trim_start is not None or self.trim_end is not None):
+            raise ValueError("`trim_by_times` takes the seconds from the data: leave `trim_start` and `trim_end` out.")
         if not 0 <= self.max_unreadable_fraction <= 1:
             raise ValueError(f"`max_unreadable_fraction` must be between 0 and 1, got {self.max_unreadable_fraction}.")
         self._check_words()

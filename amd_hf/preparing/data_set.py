@@ -22,6 +22,7 @@ from .formats import (
     loading_arguments,
     metadata_name,
     metadata_text,
+    read_back,
     read_parquet_labels,
     shard_name,
     write_shard,
@@ -29,6 +30,8 @@ from .formats import (
 from .manifest import Manifest
 from .planning import Item, check_apart, plan_items
 from .running import Encoder, Verdict
+from .segments import TIME_COLUMNS, load_segments
+from .speed import clips_per_second
 
 
 REPORT_NAME = "report.csv"
@@ -82,14 +85,22 @@ class Preparation:
         self.arguments = arguments
         self.folder = Path(arguments.output_dir).expanduser()
         self.splits: list[str | None] = [*arguments.split] if arguments.split else [None]
-        rows = {split: data.load(split) for split in self.splits}
+        load = load_segments if arguments.trim_by_times else DataArguments.load
+        rows = {split: load(data, split) for split in self.splits}
         check_apart(self.folder, [folder for folder in (data.data, data.data_root) if folder], list(rows.values()))
         names = [getattr(of_split.features["label"], "names", None) for of_split in rows.values()]
         if any(name != names[0] for name in names):
             raise ValueError("The splits have other label names each: give all of them by `--class_names FILE`.")
         self.label_names: list[str] | None = names[0]
-        trim = arguments.trim_start, arguments.trim_end
-        self.items = {split: plan_items(rows[split], split, self.label_names, *trim) for split in self.splits}
+        self.items = {
+            split: plan_items(rows[split], split, self.label_names, self._times_of(rows[split]))
+            for split in self.splits
+        }
+
+    def _times_of(self, rows: Any) -> list[tuple[float | None, float | None]]:
+        if self.arguments.trim_by_times:
+            return list(zip(*(rows[name][:] for name in TIME_COLUMNS), strict=True))
+        return [(self.arguments.trim_start, self.arguments.trim_end)] * len(rows)
 
     def settings(self) -> dict[str, Any]:
         """Return what the bytes of the output depend on; a later run in the same folder must have the same."""
@@ -99,6 +110,7 @@ class Preparation:
             **self.arguments.encoding(),
             "trim_start": self.arguments.trim_start,
             "trim_end": self.arguments.trim_end,
+            "trim_by_times": self.arguments.trim_by_times,
             "class_names": self.label_names,
             **(self._settings_of_shards() if is_sharded(self.arguments.format) else {}),
         }
@@ -219,6 +231,22 @@ class Preparation:
             is_kept = "yes" if verdict.is_made else "no"
             lines.append(csv_line([item.split or "", item.video_id, path, is_kept, verdict.fault]))
         manifest.place_text("".join(lines), REPORT_NAME)
+
+    def measure_speed(self, outcome: Outcome) -> tuple[float, float]:
+        """Return clips that a core loads a second, of the originals and of what was made of them.
+
+        A sample is read, evenly spaced over the data; the first videos of a split where they lie in shards.
+        """
+        made, count = outcome.made, self.arguments.speed_sample
+        if is_sharded(self.arguments.format):
+            sample = [item for item in made if item.split == made[0].split][:count]
+        else:
+            sample = made[:: max(1, len(made) // count)][:count]
+        after = read_back(self.folder, self.arguments.format, sample, outcome.loading[0])
+        return (
+            clips_per_second([(item, item.video) for item in sample]),
+            clips_per_second(list(zip(sample, after, strict=True))),
+        )
 
     def _check_loading(self, outcome: Outcome) -> None:
         """Load the output, and compare what is to be the same: labels, ids, order.

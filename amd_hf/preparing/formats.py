@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.datasets.rows import row_features
+from ..data.loading import load_video_dataset
 from .manifest import WORK_NAME
 from .planning import Item
 
@@ -158,7 +159,22 @@ def read_parquet_labels(folder: Path, split: str | None) -> list[tuple[str, int 
     return found
 
 
+def read_back(folder: Path, format_name: str, items: Sequence[Item], loading: Mapping[str, Any]) -> list[Any]:
+    """Return where prepared videos lie, as `open_video` takes it; in shards these are the first of a split."""
+    if not is_sharded(format_name):
+        return [{"path": str(folder / file_name(item, format_name)), "bytes": None} for item in items]
+    if format_name == "webdataset":
+        return load_video_dataset(**loading)[: len(items)]["video"]
+    found: list[Any] = []
+    for file in sorted((folder / "data").glob(f"{items[0].split or 'train'}-*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=len(items), columns=["video"]):
+            found += batch.column("video").to_pylist()
+            if len(found) >= len(items):
+                return found[: len(items)]
+    return found
+
+
 __all__ = [
-    "LABEL_NAMES", "file_name", "is_sharded", "loading_arguments", "metadata_name", "metadata_text",
+    "LABEL_NAMES", "file_name", "is_sharded", "loading_arguments", "metadata_name", "metadata_text", "read_back",
     "read_parquet_labels", "shard_name", "write_shard",
 ]  # fmt: skip

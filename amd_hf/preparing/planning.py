@@ -56,7 +56,7 @@ class Item:
 
 
 def plan_items(
-    rows: Any, split: str | None, label_names: Sequence[str] | None, start: float | None, end: float | None
+    rows: Any, split: str | None, label_names: Sequence[str] | None, times: Sequence[tuple[float | None, float | None]]
 ) -> list[Item]:
     """Name the output of each row, by its id and its class. Names depend on the rows alone, so a resumed run agrees.
 
@@ -64,7 +64,7 @@ def plan_items(
         rows (`datasets.Dataset`): as `load_video_dataset` gives them.
         split (`str`, *optional*): their split, which an id may begin with.
         label_names (sequence of `str`, *optional*): names of the labels.
-        start, end (`float`, *optional*): seconds to take of each.
+        times (sequence of pairs of `float` or `None`): seconds to take of each, from and to.
     """
     video_ids, labels = rows["video_id"][:], rows["label"][:]
     classes = [
@@ -81,7 +81,7 @@ def plan_items(
         while name.lower() in taken:
             name, number = f"{stem}{suffix}~{number}.mp4", number + 1
         taken.add(name.lower())
-        items.append(Item(rows, index, split, video_ids[index], labels[index], classes[index], name, start, end))
+        items.append(Item(rows, index, split, video_ids[index], labels[index], classes[index], name, *times[index]))
     return items
 
 

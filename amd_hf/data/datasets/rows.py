@@ -96,6 +96,7 @@ def make_rows(
     label_names: Sequence[str] | None,
     problems: Problems,
     frame_pattern: str | None = None,
+    are_files: bool = True,
 ) -> VideoRows:
     """Check entries and turn them into rows; what is wrong goes to `problems`, and who asked raises or lists it.
 
@@ -108,6 +109,8 @@ def make_rows(
             words are numbered in sorted order, and numbers have no names.
         problems (`Problems`): what was found so far.
         frame_pattern (`str`, *optional*): see `VideoRows`.
+        are_files (`bool`, defaults to `True`): whether the paths should be there; names of clips of longer videos
+            are not.
 
     Raises:
         FileNotFoundError: there is no such root, or none of the first videos exists (with `problems.check_files` each
@@ -136,7 +139,9 @@ def make_rows(
         if first.setdefault(video_id, entry.number) != entry.number:
             problems.add(file, entry.number, DUPLICATE, f"{video_id} (first: {first[video_id]})")
     labels, names = _number_labels(entries, file, label_names, problems)
-    if problems.check_files or not problems.found:  # a bad line may be why nothing is found, and says more
+    if are_files and (
+        problems.check_files or not problems.found
+    ):  # a bad line may be why nothing is found, and says more
         _check_files(paths, entries, file, top, problems)
     num_frames = None if frame_pattern is None else [entry.num_frames or 0 for entry in entries]
     return VideoRows(paths, video_ids, labels, names, num_frames, frame_pattern)

@@ -9,8 +9,9 @@ A folder as the CVDF copy unpacks it:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..listing import list_folder
 from ..problems import Kind, Problems
@@ -25,7 +26,7 @@ _SPLIT_WORDS = {
     "validation": ("validation", "val", "validate", "valid"),
     "test": ("test", "testing"),
 }
-_BAD_TIME = Kind("has no start and end in seconds", "have no start and end in seconds", "Correct them.")
+BAD_TIME = Kind("has no start and end in seconds", "have no start and end in seconds", "Correct them.")
 
 
 def read_kinetics(
@@ -54,6 +55,40 @@ def read_kinetics(
         FileNotFoundError: the csv, the root or all of the first videos are missing.
         ValueError: an unknown split.
     """
+    named = read_kinetics_csv(path, problems, split, root, label_names)
+    files = find_by_stem(named.searched)
+    entries = []
+    for number, record in named.records:
+        if (stem := clip_stem(record)) is None:
+            problems.add(named.file, number, BAD_TIME, f"{record['time_start']},{record['time_end']}")
+            continue
+        video = files.get(stem, os.path.join(named.searched, f"{stem}.mp4"))
+        entries.append(Entry(number, video, record.get("label", "").strip() or None))
+    return make_rows(entries, named.file, Path(named.folder), named.label_names, problems)
+
+
+class KineticsCsv(NamedTuple):
+    """What a csv of Kinetics says of a split.
+
+    Args:
+        file (`Path`): the csv.
+        folder (`str`): the data set's folder, to which ids are relative.
+        searched (`str`): the folder in it where the videos of the split lie.
+        records (list): line number and fields of each clip.
+        label_names (list of `str`, *optional*): names of the labels of all splits.
+    """
+
+    file: Path
+    folder: str
+    searched: str
+    records: list[tuple[int, dict[str, str]]]
+    label_names: list[str] | None
+
+
+def read_kinetics_csv(
+    path: Path, problems: Problems, split: str | None, root: Path | None, label_names: list[str] | None
+) -> KineticsCsv:
+    """Read the lines of a split; the arguments are those of `read_kinetics`."""
     words = _words_of(split)
     file, csv_files = _find_csv(path, words)
     folder = find_root(root if root is not None or path.is_file() else path, file)
@@ -72,20 +107,24 @@ def read_kinetics(
         words = _words_of(given.pop()) if len(given) == 1 and given <= known else ()
     candidates = [os.path.join(folder, word) for word in words or ()]
     searched = next((candidate for candidate in candidates if os.path.isdir(candidate)), folder)
-    files: dict[str, str] = {}  # by name without suffix; of two videos the one less deep
-    for parts in sorted(list_folder(searched).files, key=len):
-        files.setdefault(os.path.splitext(parts[-1])[0], os.path.join(searched, *parts))
-    entries = []
-    for number, record in records:
-        try:
-            start, end = (int(float(record[name])) for name in ("time_start", "time_end"))
-        except (ValueError, OverflowError):  # no number, or an infinite one
-            problems.add(file, number, _BAD_TIME, f"{record['time_start']},{record['time_end']}")
-            continue
-        stem = f"{record['youtube_id'].strip()}_{start:06d}_{end:06d}"
-        video = files.get(stem, os.path.join(searched, f"{stem}.mp4"))
-        entries.append(Entry(number, video, record.get("label", "").strip() or None))
-    return make_rows(entries, file, Path(folder), label_names, problems)
+    return KineticsCsv(file, folder, searched, records, label_names)
+
+
+def find_by_stem(folder: str) -> dict[str, str]:
+    """Return the videos below a folder by their names without suffix; of two of one name the one less deep."""
+    files: dict[str, str] = {}
+    for parts in sorted(list_folder(folder).files, key=len):
+        files.setdefault(os.path.splitext(parts[-1])[0], os.path.join(folder, *parts))
+    return files
+
+
+def clip_stem(record: Mapping[str, str]) -> str | None:
+    """Return the name of a clip's file without suffix; None if the record has no times."""
+    try:
+        start, end = (int(float(record[name])) for name in ("time_start", "time_end"))
+    except (ValueError, OverflowError):  # no number, or an infinite one
+        return None
+    return f"{record['youtube_id'].strip()}_{start:06d}_{end:06d}"
 
 
 def has_kinetics_annotations(folder: Path) -> bool:
