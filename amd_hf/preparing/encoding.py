@@ -18,7 +18,7 @@ _TICKS = 90_000
 
 # What makes a stream cheap to read in pieces: B-frames that nothing refers to, so that a reader may pass over three of
 # four frames; one reference, so that the decoder's memory stays in the cache; key frames at fixed distances. No
-# arithmetic coding and no deblocking: half the CPU of decoding for 8% more bytes, at the same PSNR (320 pixels, crf 20)
+# arithmetic coding and no deblocking: half the CPU of decoding for 8% more bytes, at the same PSNR (320 px, crf 20)
 # The bytes are the same on every processor and in every run: one thread, no use of what a processor alone has.
 _X264 = (
     "bframes=3:b-adapt=0:b-pyramid=none:ref=1:scenecut=0:open-gop=0:cabac=0:no-deblock=1:weightb=0:weightp=0:"
