@@ -5,7 +5,8 @@
 
 Three jobs on the same files, in one run: pre-training (4 repetitions, multi-scale crop), fine-tuning (2 repetitions,
 RandAugment, random resized crop, flip, random erasing) and the test (5 segments x 3 crops). Each is done by the
-reference loader (`reference_loader.py`), by this package with each decoder, and as the floor by the decoder alone.
+reference loader (`reference_loader.py`), by this package with each decoder, and as the floor by the decoder alone;
+beside these, torchcodec and decord as they are, without this package, read the same frames.
 The arms of a job take turns video by video, so that other work on the machine slows all of them. Speed-ups are medians
 of the CPU seconds of pairs that ran one after the other; on an idle core CPU seconds are seconds.
 """
@@ -18,6 +19,8 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import argparse  # noqa: E402
+import functools  # noqa: E402
+import importlib.util  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
 import statistics  # noqa: E402
@@ -42,6 +45,7 @@ from amd_hf.data.clips import (  # noqa: E402
     PreTrainingCollator,
 )
 from amd_hf.data.sampling import evaluation_views, sample_clip  # noqa: E402
+from amd_hf.data.video.decoders import why_torchcodec_is_unusable  # noqa: E402
 from amd_hf.data.video.decoding import available_decoders, open_video  # noqa: E402
 from amd_hf.evaluation.multiview import ViewCollator, ViewOptions  # noqa: E402
 from amd_hf.pretraining.distillation import MaskGenerator  # noqa: E402
@@ -74,13 +78,19 @@ def jobs(decoders: list[str]) -> dict[str, tuple[int, dict[str, Arm]]]:
             (pre_training, _PRE_TRAINING, lambda loader: PreTrainingCollator(loader, masks)),
             (fine_tuning, _FINE_TUNING, ClassificationCollator),
         ):
-            loader = replace(base, decoder=decoder)
+            loader = replace(base, decoder=decoder, repetitions_share_frames=False)
             sharing = replace(loader, repetitions_share_frames=True)
             for suffix, option in (("", loader), (", shared frames", sharing)):
                 arms[f"{decoder}{suffix}"] = lambda row, collate=make(option): collate([row])  # noqa: B008
                 arms[f"{decoder}{suffix}, decoding alone"] = lambda row, loader=option: _decode_clips(loader, row)
         views[decoder] = lambda row, collate=ViewCollator(_VIEWS, decoder): collate([row])  # noqa: B008
         views[f"{decoder}, decoding alone"] = lambda row, decoder=decoder: _decode_views(decoder, row)
+    for name, read in _bare_decoders().items():
+        for arms, loader in ((pre_training, _PRE_TRAINING), (fine_tuning, _FINE_TUNING)):
+            arms[f"bare {name}, shared frames"] = lambda row, loader=loader, read=read: read(
+                _path(row), _clip_indices(loader, row, _num_frames(_path(row)))
+            )
+        views[f"bare {name}"] = lambda row, read=read: read(_path(row), _view_indices(_num_frames(_path(row))))
     return {"pre-training": (4, pre_training), "fine-tuning": (2, fine_tuning), "test": (15, views)}
 
 
@@ -88,27 +98,58 @@ def _path(row: Row) -> str:
     return row["video"]["path"]
 
 
-def _decode_clips(loader: ClipLoader, row: Row) -> np.ndarray:
-    """Decode what `loader.load` decodes."""
-    numbers = [0] if loader.repetitions_share_frames else range(loader.repetitions)
-    with open_video(row["video"], loader.decoder) as video:
-        indices = [
-            sample_clip(
-                len(video), num_frames=loader.num_frames, sampling_rate=loader.sampling_rate,
-                mode=loader.sampling_mode, generator=loader.generator(row, number, "frames"),
+def _bare_decoders() -> dict[str, Callable[[str, np.ndarray], Any]]:
+    """Name -> what reads frames by index with a decoder's own package alone."""
+    found: dict[str, Callable[[str, np.ndarray], Any]] = {}
+    if importlib.util.find_spec("decord") is not None:
+        found["decord"] = lambda path, indices: reference_loader.decode(path, indices.tolist())
+    if why_torchcodec_is_unusable() is None:
+        from torchcodec.decoders import VideoDecoder
+
+        for mode in ("exact", "approximate"):
+            found[f"torchcodec ({mode})"] = lambda path, indices, mode=mode: (
+                VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode=mode)
+                .get_frames_at(indices.tolist())
+                .data.numpy()
             )
-            for number in numbers
-        ]  # fmt: skip
-        return video.frames(np.unique(indices))
+    return found
+
+
+@functools.cache
+def _num_frames(path: str) -> int:
+    """Count the frames beforehand: bare decoders are told which to read."""
+    with open_video(path) as video:
+        return len(video)
+
+
+def _clip_indices(loader: ClipLoader, row: Row, num_frames: int) -> np.ndarray:
+    """Find the frames that `loader.load` decodes."""
+    numbers = [0] if loader.repetitions_share_frames else range(loader.repetitions)
+    indices = [
+        sample_clip(
+            num_frames, num_frames=loader.num_frames, sampling_rate=loader.sampling_rate, mode=loader.sampling_mode,
+            generator=loader.generator(row, number, "frames"),
+        )
+        for number in numbers
+    ]  # fmt: skip
+    return np.unique(indices)
+
+
+def _view_indices(num_frames: int) -> np.ndarray:
+    views = evaluation_views(
+        num_frames, 256, 340, num_frames=16, sampling_rate=4, num_segments=5, num_crops=3, crop_size=224, mode="dense"
+    )
+    return np.unique([view.frame_indices for view in views])
+
+
+def _decode_clips(loader: ClipLoader, row: Row) -> np.ndarray:
+    with open_video(row["video"], loader.decoder) as video:
+        return video.frames(_clip_indices(loader, row, len(video)))
 
 
 def _decode_views(decoder: str, row: Row) -> np.ndarray:
     with open_video(row["video"], decoder) as video:
-        views = evaluation_views(
-            len(video), 256, 340, num_frames=16, sampling_rate=4, num_segments=5, num_crops=3, crop_size=224,
-            mode="dense",
-        )  # fmt: skip
-        return video.frames(np.unique([view.frame_indices for view in views]))
+        return video.frames(_view_indices(len(video)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Each is a [`~amd_hf.video_reading_amd.VideoDecoder`]. PyAV is in `video_reading_
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import io
 import logging
@@ -128,7 +129,7 @@ class GuardedDecoder(VideoDecoder):
 
 
 class DecordDecoder(GuardedDecoder):
-    """Decoder of decord 0.6.0, which seeks by itself and applies rotation metadata.
+    """Decoder of decord 0.6.0, or of decord2, imported under the same name: it seeks by itself and turns as files ask.
 
     decord finds frames by counting packets, and gives wrong ones, without an error, where that does not hold: open
     groups of pictures, H.264 intra refresh, AVI and MPEG files with B-frames. So the packets are looked at first.
@@ -181,6 +182,7 @@ class TorchCodecDecoder(GuardedDecoder):
     """
 
     decoder_name = "torchcodec"
+    device: ClassVar[str] = "cpu"
 
     @staticmethod
     def import_decoder() -> None:
@@ -194,7 +196,7 @@ class TorchCodecDecoder(GuardedDecoder):
             self._handle(),  # type: ignore[arg-type]
             dimension_order="NHWC",
             num_ffmpeg_threads=self.num_threads,
-            device="cpu",
+            device=self.device,
             seek_mode="exact",
         )
         self._check_size(1, self._native.metadata.height or 0, self._native.metadata.width or 0)
@@ -203,7 +205,56 @@ class TorchCodecDecoder(GuardedDecoder):
     def _read_natively(self, indices: np.ndarray) -> np.ndarray:
         metadata = self._native.metadata
         self._check_size(len(indices), metadata.height or 0, metadata.width or 0)
-        return self._native.get_frames_at(indices.tolist()).data.numpy()
+        return self._native.get_frames_at(indices.tolist()).data.cpu().numpy()
+
+
+class CudaTorchCodecDecoder(TorchCodecDecoder):
+    """Decoder of torchcodec on the GPU (NVDEC), for machines with few cores for each GPU.
+
+    Frames come back to the CPU, where clips are made. NVDEC gives the planes that others give; its conversion to RGB
+    may round in another way. What NVDEC does not decode (10-bit H.264, 4:4:4, MPEG-4) PyAV reads, as ever.
+    """
+
+    decoder_name = "torchcodec_cuda"
+    device = "cuda"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        import torch
+
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:  # no fault of the file, for which PyAV would stand in
+            raise ImportError(
+                f"The decoder 'torchcodec_cuda' cannot be used: {error} In the workers of a data loader, which are "
+                "forked, set a `decode_time_limit`: videos are decoded in a process of their own then."
+            ) from error
+        super().__init__(*args, **kwargs)
+
+    @staticmethod
+    def import_decoder() -> None:
+        TorchCodecDecoder.import_decoder()
+        import torch
+
+        torch.cuda.init()  # what CUDA takes is no memory that a video takes
+
+
+def why_cuda_is_unusable() -> str | None:
+    """Say why no GPU can decode; None if there is one."""
+    import torch
+
+    # Unlike `is_available`, this may be asked in the forked worker of a data loader.
+    if torch.cuda.device_count() > 0:
+        return None
+    return "it decodes on an NVIDIA GPU, and PyTorch finds none (`torch.cuda.device_count()` is 0)"
+
+
+def is_decord2_installed() -> bool:
+    """Return whether the package `decord` that is imported was installed as decord2."""
+    try:
+        importlib.metadata.distribution("decord2")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @functools.cache
@@ -286,4 +337,13 @@ class DecodedVideo(VideoDecoder):
         return self._array[indices]
 
 
-__all__ = ["DecodedVideo", "DecordDecoder", "ImageDecoder", "TorchCodecDecoder", "why_torchcodec_is_unusable"]
+__all__ = [
+    "CudaTorchCodecDecoder",
+    "DecodedVideo",
+    "DecordDecoder",
+    "ImageDecoder",
+    "TorchCodecDecoder",
+    "is_decord2_installed",
+    "why_cuda_is_unusable",
+    "why_torchcodec_is_unusable",
+]

@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 
 from ...video_reading_amd import VideoDecoder, VideoLimits
-from .decoders import DecodedVideo, why_torchcodec_is_unusable
+from .decoders import (
+    DecodedVideo,
+    is_decord2_installed,
+    why_cuda_is_unusable,
+    why_torchcodec_is_unusable,
+)
 from .decoding_process import DEFAULT_TIME_LIMIT, SupervisedDecoder
 from .source import VideoReadError, VideoSource
 
@@ -28,13 +33,18 @@ logger = logging.getLogger(__name__)
 # Which decoders there are
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Name: `module:Class` and the package that it needs. The preferred one comes first: PyAV takes the least CPU to open
-# and read 16 frames (105 ms, torchcodec 109, decord 123) and the least memory in a decoding process (25 MB, torchcodec
-# 380), and what others read wrongly comes to it anyway.
+# Name: `module:Class` and the package that it needs. The preferred one comes first: PyAV takes the least CPU to read
+# 16 frames (52 ms; torchcodec by itself 63, decord 74), since it leaves out packets that nobody needs, and the least
+# memory in a decoding process (25 MB, torchcodec 380). What others read wrongly comes to it anyway.
 DECODERS = {
     "pyav": ("amd_hf.video_reading_amd:PyAVDecoder", "av"),
     "torchcodec": ("amd_hf.data.video.decoders:TorchCodecDecoder", "torchcodec"),
     "decord": ("amd_hf.data.video.decoders:DecordDecoder", "decord"),
+}
+# Only by name: decord2 is decord built anew, under decord's name of import; the other one needs a GPU.
+NAMED_DECODERS = {
+    "decord2": ("amd_hf.data.video.decoders:DecordDecoder", "decord"),
+    "torchcodec_cuda": ("amd_hf.data.video.decoders:CudaTorchCodecDecoder", "torchcodec"),
 }
 IMAGE_DECODER = "amd_hf.data.video.decoders:ImageDecoder"
 
@@ -55,24 +65,29 @@ def find_decoder(name: str | None) -> str:
         name = next((name for name in DECODERS if _is_available(name)), None)
         if name is None:
             raise ImportError("No video decoder is installed: run `pip install av`.")
-    if name not in DECODERS:
-        raise ValueError(f"`decoder` must be one of {sorted(DECODERS)} or None, not {name!r}.")
-    path, package = DECODERS[name]
-    if importlib.util.find_spec(package) is None:
+    if name not in DECODERS | NAMED_DECODERS:
+        raise ValueError(f"`decoder` must be one of {sorted(DECODERS | NAMED_DECODERS)} or None, not {name!r}.")
+    path, package = (DECODERS | NAMED_DECODERS)[name]
+    if importlib.util.find_spec(package) is None or (name == "decord2" and not is_decord2_installed()):
+        package = name if name == "decord2" else package
         raise ImportError(
             f"The decoder {name!r} is not installed: run `pip install {package}`, or use {available_decoders()}."
         )
-    if not _is_available(name):
-        raise ImportError(
-            f"The decoder {name!r} is installed, but {why_torchcodec_is_unusable()}. Or use {available_decoders()}."
-        )
+    fault = _why_unusable(name)
+    if fault is not None:
+        raise ImportError(f"The decoder {name!r} is installed, but {fault}. Or use {available_decoders()}.")
     return path
 
 
 def _is_available(name: str) -> bool:
-    if importlib.util.find_spec(DECODERS[name][1]) is None:
-        return False
-    return name != "torchcodec" or why_torchcodec_is_unusable() is None
+    return importlib.util.find_spec(DECODERS[name][1]) is not None and _why_unusable(name) is None
+
+
+def _why_unusable(name: str) -> str | None:
+    """Say why an installed decoder cannot be used in this process; None where it can."""
+    if not name.startswith("torchcodec"):
+        return None
+    return why_torchcodec_is_unusable() or (why_cuda_is_unusable() if name == "torchcodec_cuda" else None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -97,7 +112,8 @@ def open_video(
         source: a row's `video` value (`{"path", "bytes"}` or `{"frames": [paths]}`), a path, or the bytes of a file.
         decoder (`str`, *optional*): `pyav`, `torchcodec` or `decord`; by default the first of them that is installed.
             All give the same frames, within codec rounding; what a decoder is known to read wrongly goes to PyAV.
-            Images and frames in image files need none: Pillow reads them.
+            By name alone: `decord2`, and `torchcodec_cuda`, which decodes on the GPU (NVDEC). Images and frames in
+            image files need none: Pillow reads them.
         num_threads (`int`, defaults to 1): decoder threads; 0 lets the decoder choose. More than 1 oversubscribes the
             machine when the workers of a data loader decode.
         video_id (`str`, *optional*): named in errors.

@@ -9,10 +9,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from amd_hf.data.video import decoders, decoding
 from amd_hf.data.video.decoding import DecodedVideoCache, VideoLimits, VideoReadError, open_video
+from amd_hf.data.video.source import VideoSource
 from tests.helpers.decoders import DECODER_NAMES, require_decoder
 from tests.helpers.videos import frame_numbers, mark_rotated, numbered_frames, text_file, truncate, write_video
 
@@ -220,7 +222,7 @@ def _install_only(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 
 
 def test_unknown_decoder_raises_with_the_choices(video_40: Path) -> None:
-    with pytest.raises(ValueError, match=r"\['decord', 'pyav', 'torchcodec'\] or None, not 'ffmpeg'"):
+    with pytest.raises(ValueError, match=r"\['decord', 'decord2', 'pyav', 'torchcodec', 'torchcodec_cuda'\] or None"):
         open_video(video_40, "ffmpeg")
 
 
@@ -256,6 +258,32 @@ def test_torchcodec_without_ffmpeg_counts_as_not_installed(video_40: Path, monke
     assert decoding.available_decoders() == ["pyav", "decord"]
     with pytest.raises(ImportError, match=rf"'torchcodec' is installed, but {reason}. Or use \['pyav', 'decord'\]"):
         open_video(video_40, "torchcodec")
+
+
+def test_gpu_decoder_without_a_gpu_raises(video_40: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_decoder("torchcodec")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    message = "it decodes on an NVIDIA GPU, and PyTorch finds none .* Or use .*'pyav'"
+    if torch.cuda.device_count() == 0:  # else PyTorch counted them before
+        with pytest.raises(ImportError, match=message):
+            open_video(video_40, "torchcodec_cuda")
+        with pytest.raises(ImportError, match=r"'torchcodec_cuda' cannot be used: .* set a `decode_time_limit`"):
+            decoders.CudaTorchCodecDecoder(VideoSource(path=str(video_40)), None)
+    else:
+        with open_video(video_40, "torchcodec_cuda") as video:
+            assert frame_numbers(video.frames([3, 33])) == [3, 33]
+            assert video._substitute is None
+
+
+def test_decord2_is_decord_by_another_name(video_40: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_decoder("decord")
+    monkeypatch.setattr(decoding, "is_decord2_installed", lambda: False)
+    with pytest.raises(ImportError, match=r"'decord2' is not installed: run `pip install decord2`, or use \['pyav'"):
+        open_video(video_40, "decord2")
+    monkeypatch.setattr(decoding, "is_decord2_installed", lambda: True)
+    with open_video(video_40, "decord2") as video:
+        assert type(video).__name__ == "DecordDecoder"
+        assert frame_numbers(video.frames([3, 33])) == [3, 33]
 
 
 def test_no_decoder_at_all_raises_with_the_pip_lines(video_40: Path, monkeypatch: pytest.MonkeyPatch) -> None:
