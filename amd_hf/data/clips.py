@@ -23,6 +23,7 @@ from ..configuration_amd import AMDConfig
 from ..video_sampling_amd import SAMPLING_MODES, sample_clip
 from ..view_settings import ViewSettings
 from .augment.erasing import NO_BOX, draw_erase_box
+from .augment.on_device import PlannedClip, PlannedClips
 from .augment.rand_augment import RandAugment, apply_operations, parts_needed
 from .augment.transforms import (
     INTERPOLATIONS,
@@ -92,6 +93,8 @@ class ClipLoader:
             `"rand-m7-n4-mstd0.5-inc1"`; see `RandAugment.parse`.
         erase_probability (`float`, defaults to 0): fraction of training clips for which `draw_erasing` gives a box.
         repetitions (`int`, defaults to 1): training clips per video and epoch, K.
+        augment_on_device (`bool`, defaults to `False`): give training clips as `on_device.PlannedClip`: what is drawn
+            is done by the trainer, on its device.
         repetitions_share_frames (`bool`, defaults to `True`): the repetitions show the same frames, as in the
             released code, so that fewer are decoded; each has its own crop, augmentation and masks. False draws
             each repetition's frames anew.
@@ -114,6 +117,7 @@ class ClipLoader:
     clip_augmentation: ClipAugmentation | None = None
     rand_augment: str | None = None
     erase_probability: float = 0.0
+    augment_on_device: bool = False
     repetitions: int = 1
     repetitions_share_frames: bool = True
     seed: int = 0
@@ -171,23 +175,28 @@ class ClipLoader:
         Raises:
             VideoReadError: the video cannot be read.
         """
-        return torch.stack(self.load_with_labels(row, repetitions, training)[0])
+        clips = replace(self, augment_on_device=False).load_with_labels(row, repetitions, training)[0]
+        return torch.stack(clips)  # type: ignore[arg-type]  # tensors
 
     def load_with_labels(
         self, row: Mapping[str, Any], repetitions: Sequence[int] | None = None, training: bool = True
-    ) -> tuple[list[torch.Tensor], list[Any]]:
-        """Load clips as `load` does, with the label of each, which `clip_augmentation` may have changed."""
+    ) -> tuple[list[torch.Tensor | PlannedClip], list[Any]]:
+        """Load clips as `load` does, with the label of each, which `clip_augmentation` may have changed.
+
+        With `augment_on_device` training clips are not made, but planned.
+        """
         if repetitions is None:
             repetitions = range(self.repetitions if training else 1)
         frames, picked = self._decode(row, repetitions, training)
-        clips, labels = [], []
+        clips: list[torch.Tensor | PlannedClip] = []
+        labels = []
         for own, repetition in zip(picked, repetitions, strict=True):
             label = row.get("label")
             if training:
-                clip, label = self._training_clip(frames, own, row, repetition)
+                clip, label = self._plan_clip(frames, own, row, repetition)
             else:
-                clip = make_clip(self._centre_plan(*frames.shape[1:3]), frames, own)
-            clips.append(clip)
+                clip = PlannedClip(frames, own, self._centre_plan(frames.shape[1], frames.shape[2]))
+            clips.append(clip if training and self.augment_on_device else make_clip(clip))
             labels.append(label)
         return clips, labels
 
@@ -223,16 +232,16 @@ class ClipLoader:
             generator=self.generator(row, stream, "frames") if training else None,
         )
 
-    def _training_clip(
+    def _plan_clip(
         self, frames: np.ndarray, picked: np.ndarray, row: Mapping[str, Any], repetition: int
-    ) -> tuple[torch.Tensor, Any]:
+    ) -> tuple[PlannedClip, Any]:
         label = row.get("label")
         if self.clip_augmentation is not None:
             generator = self.generator(row, repetition, "clip_augmentation")
             clip = torch.from_numpy(frames[picked]).permute(0, 3, 1, 2)
             clip, label = self.clip_augmentation(clip, label, generator)
             frames, picked = clip.permute(0, 2, 3, 1).contiguous().numpy(), np.arange(len(clip))
-        return make_clip(self._draw_plan(frames.shape[1], frames.shape[2], row, repetition), frames, picked), label
+        return PlannedClip(frames, picked, self._draw_plan(frames.shape[1], frames.shape[2], row, repetition)), label
 
     def _draw_plan(self, height: int, width: int, row: Mapping[str, Any], repetition: int) -> ClipPlan:
         """Draw what is done to a training clip of frames of a size."""
@@ -261,13 +270,14 @@ class ClipLoader:
         )  # fmt: skip
 
 
-def make_clip(plan: ClipPlan, frames: np.ndarray, picked: np.ndarray) -> torch.Tensor:
-    """Make a clip, uint8 (T, 3, height, width), from the frames with the indices `picked` (T,) of (n, H, W, 3)."""
+def make_clip(planned: PlannedClip) -> torch.Tensor:
+    """Make a clip on the CPU, uint8 (T, 3, height, width)."""
+    plan = planned.plan
     if plan.drawn:
         boxes = parts_needed(plan.drawn, plan.box, plan.height, plan.width)
-        part = apply_operations(Part.of_frames(frames, boxes[0], picked), plan.drawn, boxes)
+        part = apply_operations(Part.of_frames(planned.frames, boxes[0], planned.picked), plan.drawn, boxes)
     else:
-        part = Part.of_frames(frames, plan.box, picked)
+        part = Part.of_frames(planned.frames, plan.box, planned.picked)
     pixels = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)
     resized = cut(resize(pixels, plan.resized_to, plan.antialias, plan.interpolation), plan.crop)
     return Part(resized.permute(0, 2, 3, 1).contiguous().numpy(), plan.crop, plan.resized_to).planes(plan.is_flipped)
@@ -284,7 +294,7 @@ class Sample:
 
     row: Row
     repetition: int
-    clip: torch.Tensor  # (T, C, H, W), uint8
+    clip: torch.Tensor | PlannedClip  # (T, C, H, W), uint8
     label: Any
 
 
@@ -298,8 +308,12 @@ class Batch:
 
     def outcome(self) -> dict[str, Any]:
         """Return the entries of every batch. `pixel_values` is None if nothing could be read: skip the batch then."""
-        # In a worker it stacks straight into the shared memory in which the batch travels.
-        clips = default_collate([sample.clip for sample in self.samples]) if self.samples else None
+        clips: torch.Tensor | PlannedClips | None = None
+        if planned := [sample.clip for sample in self.samples if isinstance(sample.clip, PlannedClip)]:
+            clips = PlannedClips.collate(planned)
+        elif self.samples:
+            # In a worker it stacks straight into the shared memory in which the batch travels.
+            clips = default_collate([sample.clip for sample in self.samples])
         return {"pixel_values": clips, "num_tried": self.num_tried, "unreadable": self.unreadable}
 
 
@@ -352,7 +366,8 @@ class PreTrainingCollator:
             same from epoch to epoch, and does not replace unreadable videos.
 
     Calling it on rows returns a dict:
-        - `pixel_values`: (B * K, T, C, H, W), uint8. None when no video could be read; then only the counts follow.
+        - `pixel_values`: (B * K, T, C, H, W), uint8, or with `augment_on_device` the `PlannedClips` that `make` them.
+          None when no video could be read; then only the counts follow.
         - `bool_masked_pos`: (B * K, N), bool; `teacher_bool_masked_pos` likewise, absent without a teacher.
         - `num_masked`, `num_teacher_masked`: `int`, masked tokens in each row of the masks.
         - `num_tried`: `int`, videos tried. `unreadable`: list of (video_id, reason).
@@ -415,7 +430,8 @@ class ClassificationCollator:
             stream nobody sees the labels beforehand.
 
     Calling it on rows returns a dict:
-        - `pixel_values`: (B * K, T, C, H, W), uint8. None when no video could be read; then only the counts follow.
+        - `pixel_values`: (B * K, T, C, H, W), uint8, or with `augment_on_device` the `PlannedClips` that `make` them.
+          None when no video could be read; then only the counts follow.
         - `labels`: (B * K,), int64.
         - `erase_boxes`: (B * K, 4), int64, and `erase_seeds`: (B * K,), int64, for `erasing.erase_clips`; only when
           training with an `erase_probability`.

@@ -15,6 +15,7 @@ _UNUSED = (
     "interpolation",
     "min_crop_area",
     "train_crop",
+    "augment_on_device",
     "repetitions_share_frames",
     "mixup_alpha",
     "cutmix_alpha",

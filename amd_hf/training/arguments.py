@@ -92,6 +92,13 @@ class VideoTrainingArguments(TrainingArguments):
             "augmentation and masks; this decodes fewer frames. False draws new frames for each repetition."
         },
     )
+    augment_on_device: bool = field(
+        default=False,
+        metadata={
+            "help": "Augment, crop and resize training clips on the device that trains, as the workers drew it, which "
+            "then only decode. Clips differ from those of the CPU by at most 1 of 255, here and there."
+        },
+    )
     bf16: bool | None = field(  # type: ignore[assignment]
         default=False,
         metadata={

@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, IntervalStrategy, TrainOutput
 from transformers.utils import logging
 
+from ..data.augment.on_device import PlannedClips
 from ..data.clips import BUILT_IN_COLLATORS, ClipLoader
 from ..data.datasets.own import as_video_rows
 from ..data.loaders import EpochBatchSampler, StreamDataLoader, build_eval_loader, build_train_loader, iterate_once
@@ -234,6 +235,13 @@ class VideoTrainer(Trainer):
             batches = self._step_batches.fetch(epoch_iterator, num_batches)
         self._throughput.count(self._step_batches.num_clips)
         return batches, None
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Send a batch to the device, and make its clips there if the workers only planned them."""
+        inputs = super()._prepare_inputs(inputs)
+        if isinstance(planned := inputs.get("pixel_values"), PlannedClips):
+            inputs["pixel_values"] = planned.make(self.args.device)
+        return inputs
 
     # ---- Optimizer and schedule ----
 

@@ -26,6 +26,7 @@ def clip_loader(config: AMDConfig, args: VideoTrainingArguments, **options: Any)
         image_size=square_size(config),
         min_crop_area=args.min_crop_area,
         interpolation=args.interpolation,
+        augment_on_device=args.augment_on_device,
         repetitions_share_frames=args.repetitions_share_frames,
         **common_options(config, args),
         **options,

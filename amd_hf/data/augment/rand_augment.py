@@ -51,14 +51,14 @@ _DRAWS: dict[str, Draw] = {
 }
 OPERATIONS = tuple(_DRAWS)
 
-# (argument, height, width) -> map
-_AFFINES: dict[str, Callable[[float, int, int], Affine]] = {
+AFFINES: dict[str, Callable[[float, int, int], Affine]] = {
     "rotate": rotation,
     "shear_x": lambda factor, height, width: (1, factor, 0, 0, 1, 0),
     "shear_y": lambda factor, height, width: (1, 0, 0, factor, 1, 0),
     "translate_x": lambda fraction, height, width: (1, 0, fraction * width, 0, 1, 0),
     "translate_y": lambda fraction, height, width: (1, 0, 0, 0, 1, fraction * height),
 }
+"""`(argument, height, width) -> map` of the operations that move pixels."""
 _OF_WHOLE_FRAMES = ("auto_contrast", "equalize", "contrast")
 """Operations that depend on the statistics of a frame."""
 
@@ -148,8 +148,8 @@ def parts_needed(drawn: Sequence[tuple[str, float]], box: Box, height: int, widt
     for name, argument in reversed(drawn):
         if name in _OF_WHOLE_FRAMES:
             box = (0, 0, height, width)
-        elif name in _AFFINES:
-            box = source_region(_AFFINES[name](argument, height, width), height, width, box)
+        elif name in AFFINES:
+            box = source_region(AFFINES[name](argument, height, width), height, width, box)
         elif name == "sharpness":
             box = with_neighbours(box, height, width)
         parts.append(box)
@@ -169,8 +169,8 @@ def apply_operations(part: Part, drawn: Sequence[tuple[str, float]], boxes: Sequ
     """
     for (name, argument), before, after in zip(drawn, boxes[:-1], boxes[1:], strict=True):
         part = part.cut(before)
-        if name in _AFFINES:
-            part = operations.warp(part, _AFFINES[name](argument, *part.size), after)
+        if name in AFFINES:
+            part = operations.warp(part, AFFINES[name](argument, *part.size), after)
         elif name in ("invert", "auto_contrast", "equalize"):
             part = getattr(operations, name)(part)
         else:
