@@ -213,6 +213,8 @@ class VideoTrainingArguments(TrainingArguments):
         if not 0 <= self.max_unreadable_fraction <= 1:
             raise ValueError(f"`max_unreadable_fraction` must be between 0 and 1, got {self.max_unreadable_fraction}.")
         check_decode_time_limit(self.decode_time_limit)
+        if self.augment_on_device and self.device.type == "mps":
+            raise ValueError("`augment_on_device` needs float64, which Apple's GPUs lack: leave it out.")
 
     def _choose_precision(self) -> None:
         """Set `bf16` where it is None, and `precision` to what the run computes in and why."""

@@ -149,25 +149,30 @@ def test_drop_path_grows_linearly_over_the_blocks(layers: int, rates: list[float
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _recipe_trainer(config: AMDConfig, rows: Any, output_dir: Path) -> AMDFineTuningTrainer:
+def _recipe_trainer(config: AMDConfig, rows: Any, output_dir: Path, **changes: Any) -> AMDFineTuningTrainer:
     torch.manual_seed(0)
     args = finetuning_args(
         output_dir, per_device_train_batch_size=3, gradient_accumulation_steps=2, num_repetitions=2, sampling_rate=2,
         max_steps=6, base_learning_rate=0.1, save_strategy="steps", save_steps=1, ema_decay=0.7,
         rand_augment="rand-m7-n4-mstd0.5-inc1", erase_probability=0.5, **MIXED,
+        **changes,
     )  # fmt: skip
     return AMDFineTuningTrainer(AMDForVideoClassification(config), args, train_dataset=rows)
 
 
-@pytest.mark.parametrize("step", [2, 3], ids=["at the end of an epoch", "within an epoch"])
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [(2, {}), (3, {}), (3, {"augment_on_device": True})],
+    ids=["at the end of an epoch", "within an epoch", "augmented on the device"],
+)
 def test_resumed_run_of_the_whole_recipe_equals_one_never_stopped_bit_for_bit(
-    motion_videos: Path, tmp_path: Path, step: int
+    motion_videos: Path, tmp_path: Path, step: int, changes: dict[str, Any]
 ) -> None:
     config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None, drop_path_rate=0.3, head_dropout=0.2)
     rows = load_video_dataset(motion_videos, split="train")
-    whole = _recipe_trainer(config, rows, tmp_path / "out")
+    whole = _recipe_trainer(config, rows, tmp_path / "out", **changes)
     whole.train()
-    resumed = _recipe_trainer(config, rows, tmp_path / "again")
+    resumed = _recipe_trainer(config, rows, tmp_path / "again", **changes)
     torch.manual_seed(123)  # what happened before must not matter
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
     assert logged(resumed, "loss") == logged(whole, "loss")

@@ -53,13 +53,13 @@ def _difference(clips: list[PlannedClip]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_of_every_magnitude_is_within_one_of_the_cpu_and_of_timm(name: str) -> None:
-    frames = _frames(46, 61)
+    frames = _frames(30, 41)
     picked = np.arange(4)
     for magnitude in np.arange(0, 10.01, 0.5):
         for is_negative in (False, True):
             arguments = _arguments(name, float(magnitude), is_negative)
             drawn = [(name, arguments[0] if arguments else 0)]
-            clip = PlannedClip(frames, picked, _whole(46, 61, drawn))
+            clip = PlannedClip(frames, picked, _whole(30, 41, drawn))
             assert _difference([clip]).max() <= 1, (magnitude, is_negative)
             if magnitude in (3.5, 9.5):
                 timms = _by_timm(frames, name, arguments).astype(int)
