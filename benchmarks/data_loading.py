@@ -80,7 +80,10 @@ def jobs(decoders: list[str]) -> dict[str, tuple[int, dict[str, Arm]]]:
         ):
             loader = replace(base, decoder=decoder, repetitions_share_frames=False)
             sharing = replace(loader, repetitions_share_frames=True)
-            for suffix, option in (("", loader), (", shared frames", sharing)):
+            # The worker's part: what the device does is not in these figures.
+            planning = replace(sharing, augment_on_device=True)
+            options = (("", loader), (", shared frames", sharing), (", shared frames, augment_on_device", planning))
+            for suffix, option in options:
                 arms[f"{decoder}{suffix}"] = lambda row, collate=make(option): collate([row])  # noqa: B008
                 arms[f"{decoder}{suffix}, decoding alone"] = lambda row, loader=option: _decode_clips(loader, row)
         views[decoder] = lambda row, collate=ViewCollator(_VIEWS, decoder): collate([row])  # noqa: B008
