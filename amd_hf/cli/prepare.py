@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..hub.publishing import check_data_set, upload_data_set
 from ..options.commands import parse_command
 from ..preparing.data_set import REPORT_NAME, Outcome, Preparation, describe_loading
 from ..preparing.running import Verdict
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> Outcome | None:
             print(f"{split or 'all'}: {len(items):,} videos, from {items[0].video_id} to {items[-1].name}")
         print("nothing was made: leave `--dry_run` out")
         return None
+    if arguments.push_to_hub is not None:
+        ids = (item.video_id for items in preparation.items.values() for item in items)
+        check_data_set(arguments.push_to_hub, ids)
     outcome = preparation.run(_show_progress)
     folder = Path(arguments.output_dir)
     faults = Counter("damaged, kept" if verdict.is_made else "left out" for verdict in outcome.faulty)
@@ -40,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> Outcome | None:
         print(f"loading on one core: {before:.1f} clips/s before, {after:.1f} after ({after / before:.1f} times)")
     for options in describe_loading(outcome.loading):
         print(f"to load them: {options}")
+    if arguments.push_to_hub is not None:
+        address = upload_data_set(folder, outcome.files, arguments.push_to_hub, private=arguments.private or None)
+        print(f"Published: {address}")
     return outcome
 
 

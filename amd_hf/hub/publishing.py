@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -191,7 +193,7 @@ def upload(
     if _sizes(prepared.folder) != prepared.files or any(path.is_symlink() for path in prepared.folder.iterdir()):
         raise ValueError(f"{prepared.folder} has changed since it was checked: prepare it again.")
     api = HfApi(token=token, library_name="amd_hf")
-    try:
+    with _naming_hub_errors(prepared.folder):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         commit = api.upload_folder(
             repo_id=repo_id,
@@ -200,15 +202,75 @@ def upload(
             revision=revision,
             commit_message=commit_message or "Upload model with amd_hf",
         )
+    return commit.commit_url
+
+
+def check_data_set(repo_id: str, video_ids: Iterable[str]) -> None:
+    """Check what a data set would be published as, before days are spent on making it.
+
+    Args:
+        repo_id (`str`): Id on the Hub, `owner/name`.
+        video_ids (iterable of `str`): Ids of its videos, which are published.
+
+    Raises:
+        ValueError: If the id is none, or ids of videos are paths of this machine.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no id of the Hub: {error}") from error
+    absolute = [video_id for video_id in video_ids if os.path.isabs(video_id)]
+    if absolute:
+        raise ValueError(
+            f"{len(absolute)} ids of videos are paths of this machine, such as {absolute[0]}: give the folder that "
+            "they are relative to (`--data_root`), or do not publish them."
+        )
+
+
+def upload_data_set(
+    folder: Path, files: Iterable[str], repo_id: str, *, private: bool | None = None, token: str | None = None
+) -> str:
+    """Upload files of a prepared data set, and no others of its folder; make the repository where there is none.
+
+    Args:
+        folder (`Path`): The folder.
+        files (iterable of `str`): Names in it.
+        repo_id (`str`): Id of the data set on the Hub.
+        private (`bool`, *optional*): Whether a new repository is private; the account's default when not given.
+        token (`str`, *optional*): Token; that of `hf auth login` when not given.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ConnectionError: If the Hub cannot be reached.
+        PermissionError: If it refuses.
+    """
+    api = HfApi(token=token, library_name="amd_hf")
+    with _naming_hub_errors(folder):
+        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            repo_type="dataset",
+            folder_path=folder,
+            allow_patterns=sorted(files),
+            commit_message="Upload data set with amd_hf",
+        )
+    return commit.commit_url
+
+
+@contextmanager
+def _naming_hub_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except HfHubHTTPError as error:
-        reason = f"The Hub refused ({_one_line(error)}). `hf auth login` logs you in. {prepared.folder} is ready."
+        reason = f"The Hub refused ({_one_line(error)}). `hf auth login` logs you in. {folder} is ready."
         raise PermissionError(reason) from error
     except (HTTPError, ConnectionError, TimeoutError) as error:
         raise ConnectionError(
-            f"The Hub cannot be reached ({_one_line(error)}). Everything is ready in {prepared.folder}: give the same "
+            f"The Hub cannot be reached ({_one_line(error)}). Everything is ready in {folder}: give the same "
             "command again with a network."
         ) from error
-    return commit.commit_url
 
 
 def _one_line(error: Exception) -> str:

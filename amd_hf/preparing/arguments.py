@@ -70,7 +70,11 @@ class PreparingArguments:
     speed_sample: int = field(
         default=16, metadata={"help": "Videos to load before and after, to compare the speed; 0 for none."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "List what would be made, and make nothing."})
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "Id of a data set on the Hub, `owner/name`, to publish what was made."}
+    )
+    private: bool = field(default=False, metadata={"help": "Make a new data set on the Hub private."})
+    dry_run: bool = field(default=False, metadata={"help": "Say what would be made, and make nothing."})
 
     def __post_init__(self) -> None:
         least = {

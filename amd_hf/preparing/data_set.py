@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,7 @@ class Outcome:
         num_new (`int`): how many were encoded by this run; the others were there.
         bytes_before, bytes_after (`int`): of the videos in the output, as they were and as they are.
         loading (list of `dict`): arguments of `load_video_dataset` for each split of the output.
+        files (list of `str`): all files of the folder that load it, by their names in it.
     """
 
     made: list[Item] = field(default_factory=list)
@@ -60,6 +62,7 @@ class Outcome:
     bytes_before: int = 0
     bytes_after: int = 0
     loading: list[dict[str, Any]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     @property
     def left_out(self) -> list[Verdict]:
@@ -139,6 +142,7 @@ class Preparation:
             self._write_lists(manifest, outcome)
             self._write_report(manifest, outcome)
             manifest.finish()
+            outcome.files = sorted(name for name in manifest.files if name != REPORT_NAME)
         finally:
             manifest.close()
         self._check_loading(outcome)
@@ -273,7 +277,10 @@ class Preparation:
 def describe_loading(arguments: Sequence[dict[str, Any]]) -> list[str]:
     """Return the options of the commands that read each split of a prepared folder."""
     options = {"name_or_path": "data", "split": "split", "label_names": "class_names", "layout": "layout"}
-    return [" ".join(f"--{options[name]} {value}" for name, value in of_split.items()) for of_split in arguments]
+    return [
+        " ".join(f"--{options[name]} {shlex.quote(value)}" for name, value in of_split.items())
+        for of_split in arguments
+    ]
 
 
 __all__ = ["REPORT_NAME", "Outcome", "Preparation", "describe_loading"]
