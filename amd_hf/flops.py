@@ -41,7 +41,7 @@ def encoder_flops(config: AMDConfig, num_tokens: int, num_layers: int | None = N
     return embedding + layers * _block_flops(num_tokens, config.hidden_size, mlp_width)
 
 
-def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None) -> int:
+def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None, teacher_flops: int | None = None) -> int:
     """Count the operations of forward and backward pass over one clip of a pre-training step.
 
     Backward costs twice the forward pass, but for the patch embedding, whose input needs no gradient. The teacher runs
@@ -50,6 +50,7 @@ def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None) -> in
     Args:
         config ([`AMDConfig`]): the student's.
         teacher ([`AMDConfig`], *optional*): the teacher's.
+        teacher_flops (`int`, *optional*): in place of it the operations of a teacher of another kind.
     """
     masked = config.num_masked_patches(config.student_mask_ratio)
     visible = config.num_patches - masked
@@ -58,8 +59,8 @@ def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None) -> in
     student += _linear_flops(visible, config.hidden_size, width)
     student += config.decoder_num_hidden_layers * _block_flops(config.num_patches, width, 4 * width)
     student += _linear_flops(masked, width, config.patch_dim)
-    teacher_pass = 0
-    if teacher is not None:
+    teacher_pass = teacher_flops or 0
+    if teacher is not None or teacher_flops is not None:
         assert config.teacher_hidden_size is not None
         seen_by_teacher = config.num_patches - config.num_masked_patches(config.teacher_mask_ratio)
         layers = [*config.student_direct_layers, *config.student_generation_layers]
@@ -70,7 +71,8 @@ def pretraining_flops(config: AMDConfig, teacher: AMDConfig | None = None) -> in
             aligned = config.teacher_hidden_size
             student += blocks * _block_flops(seen_by_teacher, aligned, 4 * aligned)
         last = max({*config.teacher_direct_layers, *config.teacher_generation_layers})
-        teacher_pass = encoder_flops(teacher, seen_by_teacher, last)
+        if teacher is not None:
+            teacher_pass = encoder_flops(teacher, seen_by_teacher, last)
     return 3 * student - _linear_flops(visible, config.patch_dim, config.hidden_size) + teacher_pass
 
 

@@ -23,11 +23,22 @@ from ..options.commands import parse_command
 from ..options.parsing import check_model_source, is_on_command_line
 from ..options.recipe_files import read_recipe
 from ..pretraining.visualization import save_similarity
+from ..teachers.encoders import TeacherFacts
+from ..teachers.geometry import student_options
+from ..teachers.loading import read_teacher
 from ..training.checkpoints import find_checkpoint
 from ..training.summary import describe_metrics, describe_run
 
 
 logger = logging.get_logger("amd_hf.pretrain")
+
+# What a recipe says of the model only because of its teacher.
+_OF_THE_TEACHER = (
+    "teacher_hidden_size",
+    "teacher_direct_layers",
+    "teacher_generation_layers",
+    "generator_num_attention_heads",
+)
 
 
 @dataclass
@@ -56,22 +67,24 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
     check_model_source(options.init_from, "init_from")
 
     evaluation = data.load_evaluation()
+    teacher = None if options.teacher is None else read_teacher(options.teacher, teacher_options or None)
+    facts = None if teacher is None else teacher.facts
+    model_options = _without_another_teacher(model_options, options.teacher, argv)
     set_seed(args.seed)  # the Trainer seeds too late: the weights are drawn here, before it exists
-    if options.init_from:
-        model = load_pretraining_start(options.init_from, **model_options)
-    else:
-        model = AMDForPreTraining(AMDConfig(**model_options))
+    model, fitted = build_student(options.init_from, model_options, facts)
     trainer = AMDTrainer(
         model,
         args,
-        teacher_model=options.teacher,
-        teacher_config=teacher_options,
+        teacher_model=teacher,
         train_dataset=data.load_training(),
         eval_dataset=evaluation,
     )
     if args.process_index == 0:
-        teacher = "none: plain masked autoencoding" if trainer.teacher is None else trainer.teacher.describe()
-        print(describe_run(trainer, teacher=teacher), flush=True)
+        lines = {"teacher": "none: plain masked autoencoding"}
+        if trainer.teacher is not None:
+            lines["teacher"] = trainer.teacher.describe()
+            lines["fitted to it"] = ", ".join(f"`model.{name}` {value}" for name, value in fitted.items()) or "nothing"
+        print(describe_run(trainer, **lines), flush=True)
         for departure in [*data.notes, *departures(trainer, read_recipe(argv, "pretrain"))]:
             print(f"warning: {departure}", flush=True)
     trainer.program_options = (data, options)
@@ -112,6 +125,40 @@ def choose_teacher(named: str | None, model_options: dict[str, Any], argv: Seque
             "`--model.teacher_hidden_size null` to learn from pixels alone."
         )
     return named
+
+
+def _without_another_teacher(
+    model_options: dict[str, Any], named: str | None, argv: Sequence[str] | None
+) -> dict[str, Any]:
+    """Return the model's options without those that the recipe has for its own teacher, if another one is named."""
+    recipe = read_recipe(argv, "pretrain")
+    if named is None or recipe.options.get("teacher") in (None, named):
+        return model_options
+    return {
+        name: value
+        for name, value in model_options.items()
+        if name not in _OF_THE_TEACHER or is_on_command_line(f"model.{name}", argv)
+    }
+
+
+def build_student(
+    init_from: str | None, model_options: dict[str, Any], facts: TeacherFacts | None
+) -> tuple[AMDForPreTraining, dict[str, Any]]:
+    """Build the student, new or from a source; what its options leave open fits the teacher.
+
+    Returns:
+        The student, and the options that were chosen for the teacher.
+    """
+    if init_from is None:
+        fitted = {} if facts is None else student_options(facts, model_options)
+        return AMDForPreTraining(AMDConfig(**model_options, **fitted)), fitted
+    model = load_pretraining_start(init_from, **model_options)
+    if facts is None or model.config.teacher_hidden_size is not None:
+        return model, {}
+    # Its size is what it is, and its layers are not yet aligned with any teacher's.
+    kept = ("num_hidden_layers", "num_channels", "image_size", "patch_size", "num_frames", "tubelet_size")
+    fitted = student_options(facts, {**{name: getattr(model.config, name) for name in kept}, **model_options})
+    return load_pretraining_start(init_from, **model_options, **fitted), fitted
 
 
 def evaluate(trainer: AMDTrainer) -> None:

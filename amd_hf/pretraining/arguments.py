@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..teachers.geometry import TEACHER_FRAMES, TEACHER_GRIDS, TEACHER_VIEWS
 from ..training.arguments import VideoTrainingArguments
 from .distillation import ALIGNMENT_LOSSES, LOSS_PARTS
 
@@ -25,9 +26,44 @@ class AMDTrainingArguments(VideoTrainingArguments):
     alignment_loss: str = field(
         default="l2", metadata={"help": "Distance of features.", "choices": list(ALIGNMENT_LOSSES)}
     )
-    teacher_feature_norm: bool = field(
-        default=False,
-        metadata={"help": "Normalise the teacher's features (LayerNorm without parameters) before comparing."},
+    teacher_feature_norm: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Normalise the teacher's features (LayerNorm without parameters) before comparing. By default for "
+            "V-JEPA 2, DINO, SigLIP, CLIP and VideoPrism, some of whose channels are far larger than the others, and "
+            "not for VideoMAE's and MAE's."
+        },
+    )
+    teacher_view: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the teacher sees of a clip: `asymmetric`, what its mask leaves (the paper's), or `full`, "
+            "all of it. By default the first, where the teacher can do without the rest.",
+            "choices": list(TEACHER_VIEWS),
+        },
+    )
+    teacher_grid: str | None = field(
+        default=None,
+        metadata={
+            "help": "Size at which the teacher runs: the one that gives the `student`'s grid of tokens (by default, "
+            "where it can), or its `own`, whose tokens are averaged by area.",
+            "choices": list(TEACHER_GRIDS),
+        },
+    )
+    teacher_frames: str = field(
+        default="mean",
+        metadata={
+            "help": "For teachers that look at single frames: features of a token are the `mean` over its frames, or "
+            "those of the `middle` one.",
+            "choices": list(TEACHER_FRAMES),
+        },
+    )
+    teacher_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Type of the teacher's weights; by default as they are stored.",
+            "choices": ["float32", "bfloat16", "float16"],
+        },
     )
     shard_teacher: bool = field(
         default=False,

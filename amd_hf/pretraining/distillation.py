@@ -30,6 +30,7 @@ ALIGNMENT_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     "l2": F.mse_loss,
     "l1": F.l1_loss,
     "smooth_l1": F.smooth_l1_loss,
+    "cosine": lambda student, teacher: (1 - F.cosine_similarity(student, teacher, dim=-1)).mean(),
 }
 
 
@@ -86,7 +87,8 @@ def alignment_loss(
     Args:
         student_features, teacher_features (`Sequence[torch.Tensor]`):
             One pair per layer: `(B, V, D)` for direct alignment, `(B, X, D)` for generation. Compared in float32.
-        kind (`str`, *optional*, defaults to `"l2"`): `"l2"` (mean squared error), `"l1"` or `"smooth_l1"`.
+        kind (`str`, *optional*, defaults to `"l2"`):
+            `"l2"` (mean squared error), `"l1"`, `"smooth_l1"`, or `"cosine"` (1 - cosine of their angle, per token).
         feature_norm (`bool`, *optional*, defaults to `False`):
             Normalise the teacher's features first (LayerNorm without parameters).
 

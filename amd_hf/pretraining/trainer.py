@@ -16,7 +16,9 @@ from ..configuration_amd import AMDConfig
 from ..data.clips import PreTrainingCollator
 from ..flops import pretraining_flops
 from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
+from ..teachers.encoders import TeacherEncoder
 from ..teachers.frozen import FrozenTeacher
+from ..teachers.loading import ReadTeacher
 from ..training.launching import shard_module
 from ..training.trainer import VideoTrainer
 from ..training.views import clip_loader
@@ -40,7 +42,7 @@ class AMDTrainer(VideoTrainer):
     Args:
         model ([`AMDForPreTraining`]): The student. Its `config.teacher_hidden_size` is the teacher's width.
         args ([`AMDTrainingArguments`]): Arguments.
-        teacher_model (`AMDModel`, `torch.nn.Module`, `str` or `Path`, *optional*):
+        teacher_model (`AMDModel`, `torch.nn.Module`, `str`, `Path` or `ReadTeacher`, *optional*):
             An encoder, your own module behind the protocol of [`load_teacher`], or what [`load_teacher`] loads.
             Without one this is plain masked-autoencoder pre-training (VideoMAE). A module is copied, so that it can be
             used on as it was; the student, or what shares parameters with it, is refused.
@@ -61,7 +63,7 @@ class AMDTrainer(VideoTrainer):
         self,
         model: AMDForPreTraining,
         args: AMDTrainingArguments,
-        teacher_model: nn.Module | str | Path | None = None,
+        teacher_model: nn.Module | str | Path | ReadTeacher | None = None,
         data_collator: Callable | None = None,
         eval_collator: Callable | None = None,
         teacher_config: Mapping[str, Any] | None = None,
@@ -71,8 +73,18 @@ class AMDTrainer(VideoTrainer):
             _check_is_no_student(teacher_model, model)
         self.teacher = None
         if teacher_model is not None:
-            self.teacher = FrozenTeacher.fit(teacher_model, model.config, teacher_config)
+            self.teacher = FrozenTeacher.fit(
+                teacher_model,
+                model.config,
+                teacher_config,
+                dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else None,
+                view=args.teacher_view,
+                frames=args.teacher_frames,
+                grid=args.teacher_grid,
+            )
         self._teacher_fingerprint: str | None = None
+        norm = args.teacher_feature_norm
+        self._teacher_feature_norm = isinstance(self._encoder, TeacherEncoder) if norm is None else norm
         has_teacher = self.teacher is not None
         _freeze_what_no_loss_reaches(model, has_teacher)
         super().__init__(
@@ -100,7 +112,7 @@ class AMDTrainer(VideoTrainer):
         if args.world_size == 1:
             raise ValueError("`shard_teacher` needs several processes to spread the teacher over, there is one.")
         self._teacher_identity()  # hashes the weights while they are whole
-        blocks = teacher.model.layers if isinstance(teacher.model, AMDModel) else ()
+        blocks = teacher.model.layers if isinstance(teacher.model, AMDModel | TeacherEncoder) else ()
         shard_module(teacher.model, blocks, init_device_mesh(args.device.type, (args.world_size,)))
 
     def compute_loss(
@@ -122,7 +134,7 @@ class AMDTrainer(VideoTrainer):
         if self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 direct, generation = self.teacher(inputs["pixel_values"], outputs.token_split)
-            options = (self.args.alignment_loss, self.args.teacher_feature_norm)
+            options = (self.args.alignment_loss, self._teacher_feature_norm)
             outputs.losses |= {
                 "direct": self._alignment_loss(outputs.direct_features or (), direct, *options),
                 "generation": self._alignment_loss(outputs.generated_features or (), generation, *options),
@@ -134,10 +146,17 @@ class AMDTrainer(VideoTrainer):
 
     def flops_per_clip(self) -> int | None:
         """Return [`~amd_hf.flops.pretraining_flops`]; `None` if the teacher is your own module."""
-        if self.teacher is None:
-            return pretraining_flops(self.model.config)
-        encoder = self.teacher.model
-        return pretraining_flops(self.model.config, encoder.config) if isinstance(encoder, AMDModel) else None
+        config, encoder = self.model.config, self._encoder
+        if isinstance(encoder, TeacherEncoder):
+            assert self.teacher is not None
+            return pretraining_flops(config, teacher_flops=self.teacher.flops_per_clip())
+        if isinstance(encoder, AMDModel):
+            return pretraining_flops(config, encoder.config)
+        return pretraining_flops(config) if encoder is None else None
+
+    @property
+    def _encoder(self) -> nn.Module | None:
+        return None if self.teacher is None else self.teacher.model
 
     # ---- Resuming ----
 

@@ -156,6 +156,24 @@ class TeacherEncoder(nn.Module):
         """Return per layer its raw output `(B, visible, D)`, in the order of the ids. Arguments as for `forward`."""
         raise NotImplementedError
 
+    def sequences(self, layer: int, num_tokens: int, num_frames: int, time: int) -> tuple[int, int]:
+        """Return how many sequences of a clip pass a layer, and how long each is.
+
+        Args:
+            layer (`int`): From 1.
+            num_tokens, num_frames, time (`int`): Visible tokens and frames of the clip, and its tokens along time.
+        """
+        return 1, num_tokens
+
+    def flops_per_clip(self, num_tokens: int, num_frames: int, time: int) -> int:
+        """Count the operations of one clip, matrix products alone, from the weights. Arguments as for `sequences`."""
+        total = 0
+        for layer, block in enumerate(self.layers, start=1):
+            count, length = self.sequences(layer, num_tokens, num_frames, time)
+            weights = sum(part.weight.numel() for part in block.modules() if isinstance(part, nn.Linear))
+            total += count * length * (2 * weights + 4 * length * self.facts.width)
+        return total
+
     def place(self, grid: tuple[int, int, int]) -> None:
         """Get ready for a grid of tokens: for encoders that must know it before the first clip."""
 

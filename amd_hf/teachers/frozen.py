@@ -49,6 +49,9 @@ class FrozenTeacher(nn.Module):
         self.width = student_config.teacher_hidden_size
         self.register_buffer("mean", torch.tensor(student_config.image_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(student_config.image_std).view(-1, 1, 1), persistent=False)
+        self.num_seen = student_config.num_patches - student_config.num_masked_patches(
+            student_config.teacher_mask_ratio
+        )
         self.facts = facts_of(model)
         self.view = None
         if self.facts is None:
@@ -75,6 +78,7 @@ class FrozenTeacher(nn.Module):
         source: str | Path | nn.Module | ReadTeacher,
         student_config: AMDConfig,
         config: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> FrozenTeacher:
         """Load `source` with [`load_teacher`] for the layers that the student's config aligns.
@@ -83,6 +87,7 @@ class FrozenTeacher(nn.Module):
             source (`str`, `Path`, `torch.nn.Module` or `ReadTeacher`): Who the teacher is.
             student_config ([`AMDConfig`]): Of the student.
             config (`Mapping`, *optional*): Options of the teacher's that its source does not say.
+            dtype (`torch.dtype`, *optional*): Of its weights; as stored when not given.
             **options: `view`, `frames` and `grid`.
 
         Raises:
@@ -95,7 +100,7 @@ class FrozenTeacher(nn.Module):
         layers = sorted({*student_config.teacher_direct_layers, *student_config.teacher_generation_layers})
         if not layers:
             raise ValueError("No layer is aligned: `teacher_direct_layers` and `teacher_generation_layers` are empty.")
-        model = load_fitting(source, layers, config or None, None, student_config)
+        model = load_fitting(source, layers, config or None, dtype, student_config)
         name = source.name if isinstance(source, ReadTeacher) else str(source)
         name = "given as a module" if isinstance(source, nn.Module) else name
         return cls(model, student_config, name, **options)
@@ -181,6 +186,14 @@ class FrozenTeacher(nn.Module):
         layers = [*{*self.direct_layers, *self.generation_layers}]
         text = describe(self.model, self.source, layers, self.width)
         return text if self.view is None else f"{text}; {self.view.describe()}"
+
+    def flops_per_clip(self) -> int:
+        """Count the operations of one clip by an encoder of Transformers, of which the mask hides a part."""
+        assert isinstance(self.model, TeacherEncoder)
+        assert self.view is not None
+        time, rows, columns = self.view.grid
+        num_tokens = time * rows * columns if self.view.is_full else self.num_seen
+        return self.model.flops_per_clip(num_tokens, len(self.view.frames), time)
 
     def fingerprint(self) -> str:
         """Return the BLAKE2b hash of the weights in use, with names, dtypes and shapes: it identifies the teacher."""

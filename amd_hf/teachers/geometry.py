@@ -225,7 +225,7 @@ def student_options(facts: TeacherFacts, given: Mapping[str, Any]) -> dict[str, 
     heads = max(1, facts.width // 64)
     if facts.width % heads:  # heads of about 64
         found["generator_num_attention_heads"] = max(n for n in range(1, heads) if facts.width % n == 0)
-    if facts.num_channels != AMDConfig.num_channels:
+    if facts.num_channels != given.get("num_channels", AMDConfig.num_channels):
         found |= {"num_channels": facts.num_channels, "image_mean": list(facts.mean), "image_std": list(facts.std)}
     if not facts.fits_any_size and "image_size" not in given and "patch_size" not in given:
         height, width = facts.image_size

@@ -28,6 +28,8 @@ class ImageTeacher(TeacherEncoder):
     """Base of the encoders of images. See [`TeacherEncoder`]."""
 
     masks = "tube"
+    num_prefix_tokens = 0
+    """Class and register tokens in front of the patches."""
 
     @staticmethod
     def blocks_of(encoder: Any) -> Iterable[nn.Module]:
@@ -56,6 +58,9 @@ class ImageTeacher(TeacherEncoder):
         """
         raise NotImplementedError
 
+    def sequences(self, layer: int, num_tokens: int, num_frames: int, time: int) -> tuple[int, int]:
+        return num_frames, num_tokens // time + self.num_prefix_tokens
+
     def features(
         self,
         pixel_values: torch.Tensor,
@@ -79,6 +84,7 @@ class Dinov2Teacher(ImageTeacher):
     def __init__(self, encoder: Any, statistics: tuple[Sequence[float], Sequence[float]] | None = None):
         super().__init__(encoder, statistics)
         self.embeddings = encoder.base_model.embeddings
+        self.num_prefix_tokens = 1 + getattr(encoder.config, "num_register_tokens", 0)
 
     @staticmethod
     def blocks_of(encoder: Any) -> Iterable[nn.Module]:
@@ -114,6 +120,7 @@ class Dinov3Teacher(ImageTeacher):
     def __init__(self, encoder: Any, statistics: tuple[Sequence[float], Sequence[float]] | None = None):
         super().__init__(encoder, statistics)
         self.embeddings = encoder.embeddings
+        self.num_prefix_tokens = 1 + encoder.config.num_register_tokens
         self.rope_embeddings = encoder.rope_embeddings
 
     @staticmethod
@@ -203,6 +210,7 @@ class ClipTeacher(ImageTeacher):
     def __init__(self, encoder: Any, statistics: tuple[Sequence[float], Sequence[float]] | None = None):
         super().__init__(encoder, statistics)
         self.embeddings = encoder.embeddings
+        self.num_prefix_tokens = 1
         self.norm = encoder.pre_layrnorm
 
     def embed(

@@ -95,8 +95,9 @@ def load_teacher(
 
     Args:
         source (`str`, `Path`, `Mapping` or `torch.nn.Module`):
-            A Hub id or folder of an `amd` model or of Transformers' `videomae` or `vit_mae`, an official `.pth` file
-            or state dict (see [`convert_checkpoint`]), a loaded AMD model, or your own module with
+            A Hub id or folder of an `amd` model, of Transformers' `videomae` or `vit_mae`, or of V-JEPA 2, DINOv2,
+            DINOv3, SigLIP, SigLIP 2, CLIP or VideoPrism; such a model as an object; an official `.pth` file or state
+            dict (see [`convert_checkpoint`]); or your own module with
             `forward(pixel_values, bool_masked_pos) -> {layer: (B, visible, D)}`: clips `(B, T, C, H, W)`, floats
             normalised with the student's mean and std, and a bool mask `(B, N)`, `True` = hidden, to raw block
             outputs on the visible tokens in raster order, for each layer (from 1) that is aligned. A module is copied,
@@ -105,11 +106,13 @@ def load_teacher(
         config ([`AMDConfig`] or `Mapping`, *optional*):
             Replaces the config that the source comes with, as far as the encoder is concerned; a mapping holds the
             options of [`AMDConfig`] that differ. Of an official checkpoint it says what leaves no trace in the
-            tensors (heads, frames, image size, another position table). Refused beside a module.
+            tensors (heads, frames, image size, another position table). Of the other families of Transformers it may
+            only replace `image_mean` and `image_std`. Refused beside a module.
         dtype (`torch.dtype`, *optional*): Of the weights; as stored when not given.
 
     Returns:
-        [`AMDModel`] without its final LayerNorm, or your own module.
+        [`AMDModel`] without its final LayerNorm, an adapter over the encoder of Transformers (see
+        `amd_hf.teachers.encoders.TeacherEncoder`), or your own module.
 
     Raises:
         ValueError: If the teacher has fewer layers than asked for, or its weights were not all loaded: one is missing,
@@ -140,10 +143,10 @@ def read_teacher(
         return ReadTeacher(model, "given as a module", is_given=True)
     name = "state dict" if isinstance(source, Mapping) else str(source)
     if not isinstance(source, Mapping) and not Path(source).is_file():
-        model_type = str(PreTrainedConfig.get_config_dict(source)[0].get("model_type"))
+        model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
         if model_type in ADAPTERS:
             return ReadTeacher(_read_adapter(name, model_type, config), name, is_given=False)
-        if model_type not in ("amd", *model_types()):
+        if model_type not in (None, "amd", *model_types()):  # none: no config, of which `models.py` knows more to say
             known = "`, `".join(sorted({"amd", *model_types(), *ADAPTERS}))
             raise ValueError(f"{name} holds a `{model_type}` model, and teachers are `{known}`.\n{PROTOCOL}")
     return ReadTeacher(_read_encoder(source, name, config), name, is_given=False)

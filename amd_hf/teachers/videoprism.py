@@ -47,6 +47,10 @@ class VideoPrismTeacher(TeacherEncoder):
             "num_channels": config.num_channels,
         }
 
+    def sequences(self, layer: int, num_tokens: int, num_frames: int, time: int) -> tuple[int, int]:
+        patches = num_tokens // time
+        return (num_frames, patches) if layer <= self.num_spatial else (patches, num_frames)
+
     def features(
         self,
         pixel_values: torch.Tensor,

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from amd_hf import AMDForPreTraining, AMDForVideoClassification, AMDVideoProcessor, export_checkpoint
+from amd_hf.cli.pretrain import build_student
 from amd_hf.options.programs import run_program
 from tests.cli.conftest import Work
+from tests.helpers.encoders import tiny_encoder
 from tests.helpers.training import one_error_line, run_script
 from tests.helpers.videos import text_file, truncate, write_list, write_video
 from tests.helpers.warm import start_warm
@@ -220,6 +222,35 @@ def test_teacher_is_told_what_its_file_does_not_tell(
     assert torch.equal(trainer.teacher.model.state_dict()[name], teacher.amd.state_dict()[name])
 
 
+def test_teacher_alone_is_enough_and_what_was_fitted_to_it_is_printed(
+    work: Work, program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe for another teacher, of which only the student's side stays."""
+    tiny_encoder("vjepa2").save_pretrained(tmp_path / "teacher")
+    recipe = (
+        (work.root / "pretrain.yaml")
+        .read_text()
+        .replace("teacher_direct_layers: [1, 2]", "teacher_direct_layers: [12, 24]")
+    )
+    (tmp_path / "recipe.yaml").write_text(
+        recipe.replace("model:", "teacher: MCG-NJU/videomae-large\nmodel:\n  teacher_hidden_size: 1024")
+    )
+    arguments = ["--recipe", str(tmp_path / "recipe.yaml"), "--data", str(work.data), "--max_steps", "1"]
+    trainer = program("pretrain").main(
+        [*arguments, "--teacher", str(tmp_path / "teacher"), "--output_dir", str(tmp_path / "out")]
+    )
+    config = trainer.model.config
+    assert (config.teacher_hidden_size, config.teacher_direct_layers, config.image_size) == (48, [2, 4], 16)
+    said = capsys.readouterr().out
+    assert "sees 4 frames of 32 x 32 as 2 x 4 x 4 tokens, the student's grid" in said
+    line = next(line for line in said.splitlines() if line.strip().startswith("fitted to it"))
+    assert "`model.teacher_hidden_size` 48, `model.teacher_direct_layers` [2, 4]" in line
+    # A student that was pre-trained without a teacher, and then gets one.
+    student, fitted = build_student(str(work.root / "teacher"), {}, trainer.teacher.facts)
+    assert fitted["teacher_hidden_size"] == student.config.teacher_hidden_size == 48
+    assert student.config.student_direct_layers == [1, 2]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Bad input: one line, exit code 2
 # ---------------------------------------------------------------------------------------------------------------------
@@ -269,7 +300,6 @@ def refusals(work: Work, program: Program, tmp_path: Path, capsys: pytest.Captur
         (["--model.hiden_size", "16"], "`hiden_size` (did you mean `--model.hidden_size`?)"),
         (["--model.hidden_size", "wide"], "'hidden_size' expected int, got str"),
         (["--teacher", "{tmp}/nowhere"], "There is no folder '{tmp}/nowhere', given as `--teacher`"),
-        (["--teacher", "{work}/teacher"], "no alignment modules: build it with `--model.teacher_hidden_size`"),
         (["--teacher", "{work}/teacher", "--model.teacher_hidden_size", "20"], "teacher 16, student 20"),
         (["--teacher", "{work}/teacher", "--model.teacher_hidden_size", "null"], "contradict each other"),
         (["--teacher", "{work}/data", "--model.teacher_hidden_size", "16"], "{work}/data has no config.json"),

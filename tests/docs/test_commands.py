@@ -132,6 +132,7 @@ def test_launchers_start_the_programs(
         "docs/finetuning.md",
         "docs/publishing.md",
         "docs/quantisation.md",
+        "docs/teachers.md",
         "docs/testing.md",
     ],
 )

@@ -31,6 +31,7 @@ from amd_hf.models import build_processor
 from amd_hf.options.recipe_files import find_recipe
 from examples.motion_people import write_motion_people
 from tests.helpers import images, miniatures
+from tests.helpers.encoders import tiny_encoder
 from tests.helpers.hub import CARD
 from tests.helpers.models import randomize
 from tests.helpers.training import ROOT, load_script
@@ -81,7 +82,9 @@ _REPLACED = {
     "MCG-NJU/videomae-base": "hub/videomae-large",
     "MCG-NJU/videomae-base-finetuned-kinetics": "hub/videomae-classifier",
     "MCG-NJU/videomae-large": "hub/videomae-large",
+    "facebook/dinov2-base": "hub/dinov2",
     "facebook/vit-mae-large": "hub/vit-mae-large",
+    "facebook/vjepa2-vitl-fpc64-256": "hub/vjepa2",
     "/data/ssv2": "ssv2",
     "/data/k400": "k400",
     "configs/ablations/main.yaml": "grids/main.yaml",
@@ -269,6 +272,8 @@ def _models(root: Path) -> None:
         decoder_intermediate_size=64,
     )  # fmt: skip
     randomize(ViTMAEForPreTraining(image_teacher)).save_pretrained(root / "hub" / "vit-mae-large")
+    for name in ("dinov2", "vjepa2"):
+        tiny_encoder(name, hidden_size=64, num_hidden_layers=3).save_pretrained(root / "hub" / name)
     decoder = {"decoder_hidden_size": 192, "decoder_num_attention_heads": 3, "teacher_hidden_size": None}
     official = AMDForPreTraining(AMDConfig(**{**SIZES, **_OFFICIAL, **decoder}))
     for name in ("checkpoint.pth", "FILE.pth", "file.pth", "vit_b_ssv2_pt_800e.pth"):

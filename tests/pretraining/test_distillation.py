@@ -132,8 +132,18 @@ def test_loss_is_the_mean_over_layers_of_the_mean_distance(kind: str) -> None:
     assert alignment_loss(student, teacher, kind).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_kinds_are_the_documented_three() -> None:
-    assert set(ALIGNMENT_LOSSES) == {"l2", "l1", "smooth_l1"}
+def test_kinds_are_the_documented_four() -> None:
+    assert set(ALIGNMENT_LOSSES) == {"l2", "l1", "smooth_l1", "cosine"}
+
+
+def test_cosine_is_the_mean_over_tokens_of_one_minus_the_cosine_of_their_angle() -> None:
+    student, teacher = _features([3, 3]), _features([3, 3])
+    expected = 0.0
+    for ours, theirs in zip(student, teacher, strict=True):
+        for one, other in zip(ours.flatten(0, 1).tolist(), theirs.flatten(0, 1).tolist(), strict=True):
+            product = sum(x * y for x, y in zip(one, other, strict=True))
+            expected += (1 - product / math.hypot(*one) / math.hypot(*other)) / 6 / 2
+    assert alignment_loss(student, teacher, "cosine").item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_l2_is_the_default() -> None:
@@ -141,7 +151,7 @@ def test_l2_is_the_default() -> None:
     assert torch.equal(alignment_loss(student, teacher), alignment_loss(student, teacher, "l2"))
 
 
-@pytest.mark.parametrize("kind", ["l2", "l1", "smooth_l1"])
+@pytest.mark.parametrize("kind", list(ALIGNMENT_LOSSES))
 def test_half_precision_features_are_compared_in_float32(kind: str) -> None:
     student, teacher = _features([400], torch.bfloat16), _features([400], torch.bfloat16)
     loss = alignment_loss(student, teacher, kind)
@@ -167,8 +177,8 @@ def test_different_numbers_of_layers_raise() -> None:
 
 
 def test_unknown_kind_raises() -> None:
-    with pytest.raises(KeyError, match="cosine"):
-        alignment_loss(_features([3]), _features([3]), "cosine")
+    with pytest.raises(KeyError, match="angle"):
+        alignment_loss(_features([3]), _features([3]), "angle")
 
 
 def test_gradient_reaches_the_student_only_where_asked() -> None:

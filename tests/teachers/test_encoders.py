@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
-from amd_hf import AMDForPreTraining, AMDTrainer, load_teacher
+from amd_hf import AMDForPreTraining, AMDModel, AMDTrainer, load_teacher
+from amd_hf.modeling_amd import TokenSplit
 from amd_hf.pretraining.distillation import alignment_loss
 from amd_hf.teachers.encoders import ADAPTERS
 from amd_hf.teachers.frozen import FrozenTeacher
 from tests.helpers.encoders import ENCODERS, hidden_keys, raw_hidden_states, tiny_encoder
-from tests.helpers.models import nested_masks, normalized, random_clips, randomize, tiny_config, token_split
+from tests.helpers.models import (
+    nested_masks,
+    normalized,
+    random_clips,
+    randomize,
+    tiny_config,
+    tiny_teacher_config,
+    token_split,
+)
 from tests.helpers.training import StackRows, masked_rows, pretraining_args, weights_of
 
 
@@ -263,6 +274,58 @@ def test_teacher_of_another_family_is_neither_trained_nor_saved(tmp_path: Path) 
     trainer.save_model()
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == student.state_dict().keys()
     assert {"loss_direct", "loss_generation"} <= trainer.state.log_history[0].keys()
+
+
+@pytest.mark.parametrize(("kind", "is_normed"), [("vjepa2", True), ("amd", False)])
+def test_features_are_normed_by_default_for_other_families_than_videomaes(
+    kind: str, is_normed: bool, tmp_path: Path
+) -> None:
+    config = tiny_config(image_size=32)
+    teacher = tiny_encoder(kind) if kind == "vjepa2" else randomize(AMDModel(tiny_teacher_config(image_size=32)))
+    student, rows = AMDForPreTraining(config), masked_rows(config, 2)
+    losses = []
+    for norm in (None, is_normed, not is_normed):
+        args = pretraining_args(tmp_path / str(norm), max_steps=1, teacher_feature_norm=norm)
+        trainer = AMDTrainer(student, args, teacher_model=teacher, train_dataset=rows, data_collator=StackRows())
+        with torch.no_grad():
+            losses.append(trainer.compute_loss(student, StackRows()(rows)).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_operations_are_those_that_pytorch_counts(model_type: str) -> None:
+    config = tiny_config(image_size=32)
+    frozen = FrozenTeacher.fit(tiny_encoder(model_type, attn_implementation="eager"), config)
+    split = token_split(_tube_mask(16, 11, 2), _tube_mask(16, config.num_masked_patches(0.4) // 2, 2))
+    frozen.model.config._attn_implementation = "eager"
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        frozen(random_clips(config)[:1], TokenSplit(*(ids[:1] for ids in split)))
+    blocks = counter.get_total_flops() - _embedding_flops(frozen, config)
+    assert frozen.flops_per_clip() == pytest.approx(blocks, rel=0.01)
+
+
+def _embedding_flops(frozen: FrozenTeacher, config: Any) -> int:
+    """Of the patch embedding, and of SigLIP 2's position table, which the formula leaves out."""
+    frames = 1 if frozen.facts.family == "vjepa2" else 2
+    tokens = config.num_patches - config.num_masked_patches(config.teacher_mask_ratio)
+    pixels = 3 * 8 * 8 * frozen.facts.tubelet_size
+    total = 2 * frames * tokens * pixels * frozen.facts.width
+    return total + (2 * 16 * 16 * frozen.facts.width if frozen.facts.family.startswith("siglip2") else 0)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["clip_vision_model", *(pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS if name[:4] != "clip")],
+)
+def test_compiled_teacher_is_one_graph_and_gives_the_same(model_type: str) -> None:
+    config = tiny_config(image_size=32)
+    frozen = FrozenTeacher.fit(tiny_encoder(model_type), config)
+    clips, split = random_clips(config), token_split(_tube_mask(16, 11, 2), _tube_mask(16, 6, 2))
+    with torch.no_grad():
+        expected = frozen(clips, split)
+        found = torch.compile(frozen, backend="eager", fullgraph=True)(clips, split)
+    for ours, theirs in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_wrong_width_and_layers_are_one_clear_line() -> None:

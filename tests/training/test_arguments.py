@@ -18,7 +18,7 @@ def test_defaults_are_the_released_recipe(tmp_path: Path) -> None:
     assert (args.base_learning_rate, args.min_base_learning_rate, args.warmup_epochs) == (1.2e-3, 1e-5, 10)
     assert (args.num_train_epochs, args.num_repetitions, args.sampling_rate) == (200, 4, 4)
     assert (args.adam_beta1, args.adam_beta2, args.weight_decay, args.max_grad_norm) == (0.9, 0.95, 0.05, 0.02)
-    assert (args.alignment_loss, args.teacher_feature_norm) == ("l2", False)
+    assert (args.alignment_loss, args.teacher_feature_norm) == ("l2", None)
     fine = AMDFineTuningArguments(output_dir=str(tmp_path), use_cpu=True)
     assert (fine.base_learning_rate, fine.min_base_learning_rate, fine.warmup_epochs) == (1e-3, 1e-6, 5)
     assert (fine.adam_beta2, fine.max_grad_norm, fine.num_repetitions) == (0.999, 0.0, 2)
@@ -57,7 +57,7 @@ def test_warm_up_counts_epochs_unless_steps_are_given(tmp_path: Path, options: d
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alignment_loss": "cosine"}, "must be one of l2, l1, smooth_l1, got 'cosine'"),
+        ({"alignment_loss": "angle"}, "must be one of l2, l1, smooth_l1, cosine, got 'angle'"),
         ({"direct_weight": -1.0}, "at least 0 and not all 0"),
         ({f"{part}_weight": 0.0 for part in ("reconstruction", "direct", "generation")}, "not all 0"),
         ({"num_repetitions": 0}, "`num_repetitions` must be at least 1, got 0"),
