@@ -40,6 +40,7 @@ _LAYERS = (
     ("options",),
     ("training",),
     ("pretraining", "finetuning"),
+    ("benchmarking",),
     ("detection",),  # builds on fine-tuning
     ("export",),
     ("registration",),

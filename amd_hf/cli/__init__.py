@@ -26,6 +26,7 @@ COMMANDS = {
     "convert": "read an official checkpoint, or write one",
     "check": "decode every video of a data set and list those that cannot be read",
     "prepare": "re-encode a data set so that it loads fast",
+    "benchmark": "measure how fast your videos load, and what to change",
     "validate": "check annotation files line by line",
     "visualize": "draw what a pre-trained model sees and reconstructs",
     "push": "check a model's folder and publish it on the Hub",

@@ -92,6 +92,7 @@ class Command:
         has_model_options (`bool`): Whether it takes `--model.NAME`.
         has_teacher_options (`bool`): Whether it takes `--teacher_config.NAME`.
         starts_processes (`bool`): Whether it takes `--num_processes`.
+        subject (`str`): The word that follows its name, as in `amd-hf benchmark data`.
     """
 
     tasks: Mapping[str, tuple[str, ...]]
@@ -100,6 +101,19 @@ class Command:
     has_model_options: bool = True
     has_teacher_options: bool = False
     starts_processes: bool = False
+    subject: str = ""
+
+    def without_subject(self, arguments: Sequence[str], name: str) -> list[str]:
+        """Return the arguments behind the subject.
+
+        Raises:
+            ValueError: another word stands there.
+        """
+        if self.subject and arguments[:1] == [self.subject]:
+            return list(arguments[1:])
+        if self.subject and not {"--help", "-h", "--help_all"} & {*arguments}:
+            raise ValueError(f"Say what to {name}: `amd-hf {name} {self.subject} ...`.")
+        return list(arguments)
 
 
 COMMANDS = {
@@ -156,6 +170,19 @@ COMMANDS = {
                "num_workers", "keep_damaged", "dry_run"),
         has_model_options=False,
     ),
+    "benchmark": Command(
+        {"pretraining": ("data.arguments:PreTrainingDataArguments", "cli.benchmark:PretrainingBenchmarkOptions",
+                         "pretraining.arguments:AMDTrainingArguments"),
+         "finetuning": ("data.arguments:FineTuningDataArguments", "cli.benchmark:FineTuningBenchmarkOptions",
+                        "finetuning.arguments:AMDFineTuningArguments"),
+         "test": ("data.arguments:FineTuningDataArguments", "cli.benchmark:FineTuningBenchmarkOptions",
+                  "finetuning.arguments:AMDFineTuningArguments")},
+        first=("data", "train_split", "task", "recipe", "model_name_or_path", "decoders", "workers", "seconds", "gpu",
+               "device_tflops", "output_json"),
+        often=("decoder", "num_repetitions", "repetitions_share_frames", "sampling_rate", "rand_augment",
+               "decode_time_limit"),
+        subject="data",
+    ),
     "validate": Command(
         {"classification": (_DATA, "cli.validate:ValidateOptions"),
          "detection": (_ACTIONS, "options.shared:TaskOptions")},
@@ -206,12 +233,13 @@ def parse_command(command: str, argv: Sequence[str] | None = None, task: str = "
         task (`str`): Which of its tasks.
     """
     chosen = COMMANDS[command]
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = chosen.without_subject(sys.argv[1:] if argv is None else argv, command)
     if {"--help", "-h", "--help_all"} & {*arguments}:
         print_help(help_of(command, task, in_full="--help_all" in arguments))
     types = [load_class(reference) for reference in chosen.tasks[task]]
+    words = arguments if chosen.subject else argv
     return parse_recipe(
-        types, argv, None, chosen.has_model_options, chosen.has_teacher_options, command=command
+        types, words, None, chosen.has_model_options, chosen.has_teacher_options, command=command
     )  # fmt: skip
 
 
@@ -226,6 +254,7 @@ def check_command_line(command: str, arguments: Sequence[str]) -> dict[str, Any]
         ValueError: If an option is unknown, or a value does not fit.
     """
     chosen = COMMANDS[command]
+    arguments = chosen.without_subject(arguments, command)
     task = "" if "" in chosen.tasks else read_task(arguments, list(chosen.tasks), command)
     if {"--help", "-h", "--help_all"} & {*arguments}:
         print_help(help_of(command, task, in_full="--help_all" in arguments))
@@ -327,7 +356,9 @@ def help_of(command: str, task: str, in_full: bool = False) -> str:
             heading: [dataclasses.replace(option, help=_IN_A_LINE.get(option.name, option.help)) for option in found]
             for heading, found in groups.items()
         }
-    return format_help(f"amd-hf {command}", description_of(f"cli.{command}"), groups, notes, in_full=in_full)
+    return format_help(
+        f"amd-hf {command} {chosen.subject}".strip(), description_of(f"cli.{command}"), groups, notes, in_full=in_full
+    )
 
 
 __all__ = ["COMMANDS", "Command", "check_command_line", "help_groups", "help_of", "load_class", "options_of",
