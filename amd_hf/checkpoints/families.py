@@ -196,7 +196,24 @@ _VIT_MAE = replace(
     ),
     settings={**_MAE.settings, **_TRANSFORMERS_SETTINGS},
 )
-FAMILIES = [_VIT_MAE, _MAE, _VIDEOMAE]
+
+
+def _adapt_videomae_v2(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
+    """Refuse what its code can do and no published model does."""
+    if record.get("cos_attn"):
+        raise ValueError("This VideoMAE V2 has cosine attention (`cos_attn`), which no encoder here computes.")
+
+
+# Folders of the Hub whose code lies beside them. It is not run: the tensors have the official names, inside `model.`.
+_VIDEOMAE_V2 = Family(
+    model_type="VideoMAEv2",
+    recognised_by={r"model\.blocks\.0\.attn\.qkv\.weight": 2},
+    names=((r"^model\.", ""),),
+    record={name: name for name in ("num_frames", "layer_norm_eps", "image_mean", "image_std")}
+    | {"img_size": "image_size", "num_heads": "num_attention_heads"},
+    adapt=_adapt_videomae_v2,
+)
+FAMILIES = [_VIT_MAE, _MAE, _VIDEOMAE, _VIDEOMAE_V2]
 """All families but AMD's and VideoMAE's official files, in the order in which they are tried."""
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -100,14 +100,21 @@ def model_types() -> list[str]:
     return sorted({family.model_type for family in FAMILIES})
 
 
+def model_type_of(settings: Mapping[str, Any]) -> str | None:
+    """Return the model type that a `config.json` names; VideoMAE V2's, which end in a size, without it."""
+    model_type = settings.get("model_type")
+    return "VideoMAEv2" if str(model_type).startswith("VideoMAEv2") else model_type
+
+
 def _read_folder(folder: Path) -> Checkpoint:
     """Read a Transformers folder from its files: some releases lose biases when they load the model."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is no folder of a Transformers model.")
     settings = json.loads((folder / "config.json").read_text())
-    if settings.get("model_type") not in model_types():
+    settings |= {"model_type": model_type_of(settings), **settings.pop("model_config", {})}
+    if settings["model_type"] not in model_types():
         raise ValueError(
-            f"{folder} holds a `{settings.get('model_type')}` model; only `{'` and `'.join(model_types())}` folders "
+            f"{folder} holds a `{settings['model_type']}` model; only `{'`, `'.join(model_types())}` folders "
             "are converted (`amd` folders load with `from_pretrained`)."
         )
     tensors: dict[str, torch.Tensor] = {}

@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file, logging
 
 from ..checkpoints.conversion import without_load_report
-from ..checkpoints.reading import model_types
+from ..checkpoints.reading import model_type_of, model_types
 from ..configuration_amd import AMDConfig
 from ..errors import UnknownSizeError
 from ..modeling_amd import AMDModel, AMDPreTrainedModel
@@ -143,11 +143,11 @@ def read_teacher(
         return ReadTeacher(model, "given as a module", is_given=True)
     name = "state dict" if isinstance(source, Mapping) else str(source)
     if not isinstance(source, Mapping) and not Path(source).is_file():
-        model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+        model_type = model_type_of(PreTrainedConfig.get_config_dict(source)[0])
         if model_type in ADAPTERS:
             return ReadTeacher(_read_adapter(name, model_type, config), name, is_given=False)
         if model_type not in (None, "amd", *model_types()):  # none: no config, of which `models.py` knows more to say
-            known = "`, `".join(sorted({"amd", *model_types(), *ADAPTERS}))
+            known = "`, `".join(sorted({"amd", *model_types(), *ADAPTERS}, key=str.lower))
             raise ValueError(f"{name} holds a `{model_type}` model, and teachers are `{known}`.\n{PROTOCOL}")
     return ReadTeacher(_read_encoder(source, name, config), name, is_given=False)
 

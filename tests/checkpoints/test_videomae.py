@@ -160,7 +160,7 @@ def test_key_bias_is_dropped_as_the_softmax_ignores_it(tmp_path: Path) -> None:
 
 def test_folder_of_another_model_raises(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(ValueError, match="holds a `vit` model; only `videomae` and `vit_mae` folders are"):
+    with pytest.raises(ValueError, match="holds a `vit` model; only `VideoMAEv2`, `videomae`, `vit_mae` folders are"):
         convert_checkpoint(tmp_path)
 
 

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from amd_hf import convert_checkpoint, load_teacher
 from amd_hf.checkpoints.families import FAMILIES, Family
+from amd_hf.teachers.frozen import FrozenTeacher
 from tests.helpers.checkpoints import classifier_shapes, random_state_dict
-from tests.helpers.models import nested_masks, random_clips, tiny_teacher_config
+from tests.helpers.models import nested_masks, random_clips, tiny_config, tiny_teacher_config, token_split
 
 
 # Official name -> that of the family, written out: the other direction than the family's table.
@@ -119,3 +120,52 @@ def test_files_with_the_names_of_another_family_are_not_taken_for_it(family: Fam
     stem = {"trunk.stem.weight": torch.zeros(48, 3, 8, 8)}  # of images: one dimension too few
     with pytest.raises(ValueError, match="no `patch_embed.proj.weight`"):
         load_teacher(stem, layers=[2])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# VideoMAE V2: official names behind code of its own, which is not run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _videomae_v2(path: Path, tensors: dict[str, torch.Tensor], **changes: object) -> Path:
+    """A folder as OpenGVLab publishes them."""
+    path.mkdir()
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 5, "num_heads": 3, "num_frames": 4}
+    options |= {"layer_norm_eps": 1e-5, "cos_attn": False, "use_learnable_pos_emb": False, **changes}
+    code = {"AutoModel": "modeling_videomaev2.VideoMAEv2", "AutoConfig": "modeling_config.VideoMAEv2Config"}
+    config = {"model_type": "VideoMAEv2_Base", "auto_map": code, "model_config": options}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3]}))
+    for name in ("modeling_videomaev2.py", "modeling_config.py"):
+        (path / name).write_text("raise RuntimeError('this code was run')")
+    save_file({f"model.{name}": tensor for name, tensor in tensors.items()}, path / "model.safetensors")
+    return path
+
+
+def test_videomae_v2_teaches_without_its_code_being_run(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    encoder = {name: tensor for name, tensor in official.items() if not name.startswith("head.")}
+    teacher = load_teacher(_videomae_v2(tmp_path / "v2", encoder), layers=[2, 4])
+    config = tiny_teacher_config(image_size=32, layer_norm_eps=1e-5, image_mean=[0.1, 0.2, 0.3])
+    expected = load_teacher(official, layers=[2, 4], config=config)
+    clips, (_, mask) = random_clips(config), nested_masks(32, 20, 12)
+    ours, theirs = (model(clips, mask, feature_layers=[2, 4]).layer_features for model in (teacher, expected))
+    for layer in (2, 4):
+        assert torch.equal(ours[layer], theirs[layer])
+    assert convert_checkpoint(tmp_path / "v2", task="encoder").config.num_attention_heads == 3
+
+
+def test_videomae_v2_of_another_attention_is_refused(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cosine attention"):
+        load_teacher(_videomae_v2(tmp_path / "v2", official, cos_attn=True), layers=[2])
+
+
+def test_official_file_of_videomae_v2_giant_has_patches_of_its_own_for_the_students_grid(tmp_path: Path) -> None:
+    """Patches of 14 in frames of 224 are 16 x 16 tokens; here of 6 in 24, for a student of 3 x 3 patches of 8."""
+    tensors = random_state_dict(classifier_shapes(48, 5, 7, (3, 2, 6, 6)))
+    torch.save({"module": tensors}, tmp_path / "vit_g.pth")
+    student = tiny_config(image_size=24)
+    options = {"num_attention_heads": 3, "image_size": 24, "num_frames": 4}
+    frozen = FrozenTeacher.fit(str(tmp_path / "vit_g.pth"), student, options)
+    assert "as 2 x 4 x 4 tokens, averaged by area to the student's 2 x 3 x 3, all of every clip" in frozen.describe()
+    direct, generation = frozen(random_clips(student), token_split(*nested_masks(18, 12, 7)))
+    assert (direct[0].shape, generation[0].shape) == ((2, 6, 48), (2, 5, 48))
