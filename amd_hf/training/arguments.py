@@ -96,7 +96,7 @@ class VideoTrainingArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "Augment, crop and resize training clips on the device that trains, as the workers drew it, which "
-            "then only decode. Clips differ from those of the CPU by at most 1 of 255, here and there."
+            "then only decode. Clips differ from those of the CPU by 1 of 255 here and there."
         },
     )
     bf16: bool | None = field(  # type: ignore[assignment]

@@ -119,17 +119,13 @@ def auto_contrast(part: Part) -> Part:
 def equalize(part: Part) -> Part:
     """Make the levels of each channel of each whole frame equally frequent."""
     counts = np.array([_image(frame).histogram() for frame in part.pixels]).reshape(-1, SIZE_OF_PIXEL, 256)
-    return _look_up(part, np.stack([[_equalizing_table(histogram) for histogram in frame] for frame in counts]))
-
-
-def _equalizing_table(histogram: np.ndarray) -> np.ndarray:
-    last = histogram[np.flatnonzero(histogram)[-1]]
+    levels = np.arange(256)
+    brightest = np.where(counts > 0, levels, 0).max(-1, keepdims=True)
     # As in Pillow, the brightest level that occurs does not count.
-    step = (histogram.sum() - last) // 255
-    if step == 0:
-        return np.arange(256, dtype=np.uint8)
-    below = np.cumsum(histogram) - histogram
-    return ((step // 2 + below) // step).clip(0, 255).astype(np.uint8)
+    step = (counts.sum(-1, keepdims=True) - np.take_along_axis(counts, brightest, -1)) // 255
+    below = np.cumsum(counts, -1) - counts
+    tables = ((step // 2 + below) // np.maximum(step, 1)).clip(0, 255)
+    return _look_up(part, np.where(step > 0, tables, levels).astype(np.uint8))
 
 
 def _image(frame: np.ndarray) -> Image.Image:
@@ -207,7 +203,8 @@ def _shift_rows(part: Part, shear: float, shift: float, box: Box) -> np.ndarray:
     columns = (np.arange(left - 1, left + width + 2) + first[:, None]).clip(0, part.size[1] - 1) - part.box[1]
     taps = _take(part, rows[:, None] * part.box[3] + columns).view(np.uint8)  # (T, h, (w + 3) * 4)
     weights = torch.from_numpy(cubic_weights(offsets - first)).unsqueeze(-1)  # (4, h, 1)
-    moved = _weigh([taps[..., tap * 4 : tap * 4 + width * 4] for tap in range(4)], weights)
+    step = SIZE_OF_PIXEL
+    moved = _weigh(taps, [(slice(None), slice(tap * step, (tap + width) * step)) for tap in range(4)], weights)
     source = x + 0.5 + offsets[:, None]
     return _fill(moved.view(np.uint32), (source < 0) | (source >= part.size[1]))
 
@@ -222,7 +219,7 @@ def _shift_columns(part: Part, shear: float, shift: float, box: Box) -> np.ndarr
     rows = (np.arange(top - 1, top + height + 2)[:, None] + first).clip(0, part.size[0] - 1) - part.box[0]
     taps = _take(part, rows * part.box[3] + columns).view(np.uint8)  # (T, h + 3, w * 4)
     weights = torch.from_numpy(np.repeat(cubic_weights(offsets - first), SIZE_OF_PIXEL, axis=-1)).unsqueeze(1)
-    moved = _weigh([taps[:, tap : tap + height] for tap in range(4)], weights)
+    moved = _weigh(taps, [(slice(tap, tap + height), slice(None)) for tap in range(4)], weights)
     source = y[:, None] + 0.5 + offsets
     return _fill(moved.view(np.uint32), (source < 0) | (source >= part.size[0]))
 
@@ -231,13 +228,16 @@ def _take(part: Part, indices: np.ndarray) -> np.ndarray:
     return part.words().reshape(len(part.pixels), -1).take(indices, axis=1)
 
 
-def _weigh(taps: list[np.ndarray], weights: torch.Tensor) -> np.ndarray:
-    """Sum four taps, uint8 (T, h, w * 4), by their weights (4, h or 1, w * 4 or 1)."""
-    moved = np.empty(taps[0].shape, np.uint8)
-    for frame, *values in zip(moved, *(torch.from_numpy(tap) for tap in taps), strict=True):
-        sums = values[0] * weights[0]
-        for value, weight in zip(values[1:], weights[1:], strict=True):
-            sums.addcmul_(value.float(), weight)
+def _weigh(taps: np.ndarray, places: list[tuple[slice, slice]], weights: torch.Tensor) -> np.ndarray:
+    """Sum four parts of frames, uint8 (T, h', w'), which lie at `places`, by their weights (4, h or 1, w or 1)."""
+    values = torch.empty(taps.shape[1:], dtype=torch.float32)
+    sums = torch.empty(values[places[0]].shape, dtype=torch.float32)
+    moved = np.empty((len(taps), *sums.shape), np.uint8)
+    for frame, tap in zip(moved, taps, strict=True):
+        values.copy_(torch.from_numpy(tap))
+        torch.mul(values[places[0]], weights[0], out=sums)
+        for place, weight in zip(places[1:], weights[1:], strict=True):
+            sums.addcmul_(values[place], weight)
         # Sums that are whole numbers but for rounding must not lose one when decimals are cut off.
         _write_levels(sums.add_(1e-3), frame)
     return moved
