@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import multiprocessing
 import queue
 import signal
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import context
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from types import FrameType, TracebackType
@@ -41,31 +44,75 @@ class VideoDataLoader(DataLoader):
 
     Freeing a PyAV object waits for threads that exist in its own process only: a worker whose garbage collector did so
     would crash or hang.
+
+    All of that is in options of `DataLoader`: a run that resumes within an epoch gets a plain one, which accelerate
+    makes of the options of this one.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **{"worker_init_fn": _prepare_worker, **kwargs})
+    def __init__(self, *args: Any, num_workers: int = 0, **kwargs: Any):
+        options = {"worker_init_fn": _prepare_worker, **kwargs}
+        if num_workers > 0 and options.get("multiprocessing_context") is None:
+            options["multiprocessing_context"] = _CONTEXTS[multiprocessing.get_start_method()]()
+        super().__init__(*args, num_workers=num_workers, **options)
 
-    def __iter__(self) -> Any:
-        if self.num_workers == 0:
-            return super().__iter__()
+
+class _Worker(BaseProcess):
+    """A worker that ends at once where its parent ends with an error."""
+
+    def start(self) -> None:
+        with _sigint_held_back(self):
+            super().start()
+            # Python would send it SIGTERM at the end of the parent, and wait for it.
+            Finalize(self, _kill, (weakref.ref(self),), exitpriority=10)
+
+    def terminate(self) -> None:
+        """Kill the worker: whoever ends it has waited for it already."""
+        self.kill()
+
+
+def _kill(reference: weakref.ref[_Worker]) -> None:
+    worker = reference()
+    if worker is not None and worker.is_alive():
+        worker.kill()
+
+
+class _Context(context.BaseContext):
+    def Event(self) -> Any:
+        """Make an event; a loader does so once, before its first worker starts."""
         gc.collect()
-        with _sigint_held_back():
-            iterator = super().__iter__()
-            # A run that ends with an error leaves workers behind. Python would send them SIGTERM and wait for them.
-            Finalize(iterator, _kill, (iterator._workers,), exitpriority=10)
-        return iterator
+        return super().Event()
 
 
-def _kill(workers: Sequence[BaseProcess]) -> None:
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
+class _SpawnedWorker(_Worker, context.SpawnProcess):
+    pass
+
+
+class _SpawnContext(_Context, context.SpawnContext):
+    Process = _SpawnedWorker
+
+
+_CONTEXTS: dict[str, type[context.BaseContext]] = {"spawn": _SpawnContext}
+
+if sys.platform != "win32":
+
+    class _ForkedWorker(_Worker, context.ForkProcess):
+        pass
+
+    class _ForkContext(_Context, context.ForkContext):
+        Process = _ForkedWorker
+
+    class _ForkServerWorker(_Worker, context.ForkServerProcess):
+        pass
+
+    class _ForkServerContext(_Context, context.ForkServerContext):
+        Process = _ForkServerWorker
+
+    _CONTEXTS |= {"fork": _ForkContext, "forkserver": _ForkServerContext}
 
 
 @contextlib.contextmanager
-def _sigint_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back while workers are forked.
+def _sigint_held_back(worker: BaseProcess) -> Iterator[None]:
+    """Hold Ctrl-C back while a worker is forked; it ends then, since nobody else knows of it yet.
 
     `os.fork` runs hooks whose exceptions Python ignores: a `KeyboardInterrupt` that is raised in one is lost, and the
     training goes on. In a worker that has just begun it would run the clean-up of its parent.
@@ -81,6 +128,8 @@ def _sigint_held_back() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         if received:
+            worker.kill()
+            worker.join()
             before(signal.SIGINT, received[0])
 
 

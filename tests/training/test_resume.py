@@ -158,6 +158,42 @@ def test_killed_program_goes_on_to_the_end_and_to_the_same_weights(motion_videos
         assert torch.equal(value, expected[name]), name
 
 
+_FAILING_RUN = """if True:
+    import sys
+    from pathlib import Path
+    from transformers import TrainerCallback
+    from amd_hf import load_video_dataset
+    from tests.helpers.models import tiny_config
+    from tests.training.test_resume import _trainer
+
+    class Failing(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if resumed and state.global_step == 4:
+                raise OSError("the disk is gone")
+
+    folder, streaming, resumed = Path(sys.argv[2]), sys.argv[3] == "stream", sys.argv[4:]
+    config = tiny_config(image_size=16, num_labels=8, teacher_hidden_size=None)
+    rows = load_video_dataset(Path(sys.argv[1]), split="train", streaming=streaming)
+    options = {"per_device_train_batch_size": 1, "max_steps": 3 + 3 * bool(resumed), "save_strategy": "steps"}
+    trainer = _trainer("finetuning", config, rows, folder, dataloader_num_workers=2 * bool(resumed), **options)
+    trainer.add_callback(Failing())
+    trainer.train(*resumed)
+"""
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+def test_run_resumed_in_mid_epoch_ends_at_once_with_its_error(motion_videos: Path, tmp_path: Path, kind: str) -> None:
+    # accelerate makes another loader then, of the options of ours. Workers that get SIGTERM live on for a minute.
+    arguments = [str(motion_videos), str(tmp_path), kind]
+    assert start_warm(_FAILING_RUN, *arguments).wait(100).returncode == 0
+    run = start_warm(_FAILING_RUN, *arguments, str(tmp_path / "checkpoint-3"))
+    begun = time.monotonic()
+    outcome = run.wait(100)
+    assert outcome.returncode == 1
+    assert outcome.stderr.splitlines()[-1] == "OSError: the disk is gone"
+    assert time.monotonic() - begun < 15
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Which checkpoint is taken
 # ---------------------------------------------------------------------------------------------------------------------
