@@ -72,7 +72,10 @@ class _Worker(BaseProcess):
 
 def _kill(reference: weakref.ref[_Worker]) -> None:
     worker = reference()
-    if worker is not None and worker.is_alive():
+    if worker is not None and worker.is_alive():  # this process ends
+        if hasattr(signal, "SIGCHLD"):
+            # PyTorch's handler would report the end of the worker as an error, behind the one that ends the program.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         worker.kill()
 
 
