@@ -66,6 +66,7 @@ def train_classifier(argv: Sequence[str] | None) -> AMDFineTuningTrainer:
     checkpoint = find_checkpoint(args)
     check_model_source(options.model_name_or_path, "model_name_or_path")
 
+    data.find_splits()
     train = data.load_training()
     # The training set decides which index a class has; evaluation and test sets must use the same ones.
     label_names = training_label_names(train)
@@ -158,7 +159,9 @@ def train_model(
         start = source or "from scratch"
         more = {"start": start, "classes": trainer.model.config.num_labels}
         data = trainer.program_options[0]
-        if isinstance(data, FineTuningDataArguments) and data.holds_out() and trainer.eval_dataset is not None:
+        if isinstance(data, FineTuningDataArguments) and data.found_splits is not None:
+            more["splits found"] = data.found_splits
+        elif isinstance(data, FineTuningDataArguments) and data.holds_out() and trainer.eval_dataset is not None:
             more["held out"] = f"{len(trainer.eval_dataset):,}, by `validation_fraction` {data.validation_fraction:g}"
         print(describe_run(trainer, **more), flush=True)
         notes = getattr(trainer.program_options[0], "notes", [])

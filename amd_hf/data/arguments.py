@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import datasets
 
 from .datasets.label_names import label_names_of
+from .datasets.layouts.class_folders import find_split_names
 from .datasets.problems import Problems
 from .loading import (
     LAYOUTS,
@@ -238,10 +239,28 @@ class FineTuningDataArguments(TrainingDataArguments):
             "hash of their ids chooses them. 0 trains on all videos."
         },
     )
+    found_splits: str | None = field(default=None, init=False, repr=False)  # what `find_splits` chose, for people
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {self.validation_fraction}.")
+
+    def find_splits(self) -> None:
+        """Choose the splits of a folder of splits if no videos are named but the folder.
+
+        Validation videos serve as test videos too if there are no others, and the other way round.
+        """
+        named = (self.train_split, self.eval_data, self.eval_split, self.test_data, self.test_split)
+        if self.data is None or not Path(self.data).is_dir() or any(name is not None for name in named):
+            return
+        if choose_layout(self.data, None, self.layout, unlabelled=True) != "class_folders":
+            return
+        splits = find_split_names(Path(self.data))
+        if splits.train is None or not (splits.validation or splits.test):
+            return
+        self.train_split = splits.train
+        self.eval_split, self.test_split = splits.validation or splits.test, splits.test or splits.validation
+        self.found_splits = f"{self.train_split} (training), {self.eval_split} (evaluation), {self.test_split} (test)"
 
     def holds_out(self) -> bool:
         """Return whether to hold out training videos: no others are named, and the folder has no other split."""

@@ -114,6 +114,34 @@ def test_folder_with_other_splits_is_trained_on_as_named(tmp_path: Path) -> None
     assert FineTuningDataArguments(data=str(tmp_path / "train")).holds_out()
 
 
+@pytest.mark.parametrize(
+    ("folders", "named", "expected"),
+    [
+        (["train", "val"], {}, ("train", "val", "val")),
+        (["Train", "test"], {}, ("Train", "test", "test")),
+        (["train", "validation", "test"], {}, ("train", "validation", "test")),
+        (["train", "val", "valid"], {}, (None, None, None)),  # which of the two?
+        (["train", "val", "run"], {}, (None, None, None)),  # classes, perhaps
+        (["train"], {}, (None, None, None)),
+        (["train", "val"], {"train_split": "train"}, ("train", None, None)),
+        (["train", "val"], {"eval_data": "other"}, (None, None, None)),
+    ],
+)
+def test_splits_of_a_folder_are_found_if_nothing_else_is_named(
+    folders: list[str], named: dict[str, str], expected: tuple[str | None, ...], tmp_path: Path
+) -> None:
+    for name in folders:
+        (tmp_path / name / "a").mkdir(parents=True)
+        (tmp_path / name / "a" / "1.mp4").write_bytes(b"")
+    data = FineTuningDataArguments(data=str(tmp_path), **named)
+    data.find_splits()
+    assert (data.train_split, data.eval_split, data.test_split) == expected
+    assert (data.found_splits is None) == (expected[1] is None)
+    if data.found_splits is not None:
+        assert data.load_training()["video_id"] == [f"{folders[0]}/a/1.mp4"]
+        assert not data.holds_out()
+
+
 def test_recipe_with_splits_of_its_own_keeps_all_training_videos(tmp_path: Path) -> None:
     values = {"data": _write_list(tmp_path, "train.csv", IDS[:10]), "layout": None, "eval_data": None}
     recipe, notes = FineTuningDataArguments.fit_recipe({"eval_split": "validation"}, values, set())

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..label_names import near_name
 from ..listing import NO_VIDEOS, SIDE_FILE, Listing, folder_names, is_utf8, list_folder
@@ -19,7 +20,17 @@ from ..rows import MEDIA_SUFFIXES, VideoRows
 logger = logging.getLogger(__name__)
 
 TRAIN_NAMES = ("train", "training")
-SPLIT_NAMES = (*TRAIN_NAMES, "val", "valid", "validation", "dev", "test", "testing", "eval")
+_VALIDATION_NAMES = ("validation", "val", "valid", "dev", "eval")
+_TEST_NAMES = ("test", "testing")
+SPLIT_NAMES = (*TRAIN_NAMES, *_VALIDATION_NAMES, *_TEST_NAMES)
+
+
+class SplitNames(NamedTuple):
+    """Names of a data set's folders by what they are for; `None` where it has none, or several that might be meant."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
 
 
 def read_class_folders(
@@ -128,6 +139,17 @@ def check_no_splits(root: Path, listing: Listing, media: str) -> None:
 def is_split_name(name: str) -> bool:
     """Return whether a folder is named as splits are, in whatever case."""
     return name.lower() in SPLIT_NAMES
+
+
+def find_split_names(root: Path) -> SplitNames:
+    """Return the splits of a data set whose folders are all named as splits are; none otherwise."""
+    names = folder_names(root)
+    if not all(is_split_name(name) for name in names):
+        return SplitNames()
+    found = [
+        [name for name in names if name.lower() in kind] for kind in (TRAIN_NAMES, _VALIDATION_NAMES, _TEST_NAMES)
+    ]
+    return SplitNames(*(kind[0] if len(kind) == 1 else None for kind in found))
 
 
 def sibling_splits(root: Path, split: str | None) -> list[str]:
