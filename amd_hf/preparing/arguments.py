@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-FORMATS = ("class_folders", "list", "webdataset", "parquet")
+FORMATS = ("class_folders", "list", "webdataset", "parquet", "frames")
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
@@ -22,7 +22,10 @@ class PreparingArguments:
     )
     format: str = field(
         default="class_folders",
-        metadata={"help": "Class folders, a list of files (jsonl), tar shards, or Parquet.", "choices": FORMATS},
+        metadata={
+            "help": "Class folders, a list (jsonl), tar shards, Parquet, or JPEG images.",
+            "choices": FORMATS,
+        },
     )
     short_side: int | None = field(
         default=320,
@@ -35,6 +38,7 @@ class PreparingArguments:
     preset: str = field(
         default="medium", metadata={"help": "Speed of x264: slower ones make smaller files.", "choices": _PRESETS}
     )
+    jpeg_quality: int = field(default=90, metadata={"help": "Quality of the images of `frames`, 1 to 95."})
     fps: float | None = field(
         default=None, metadata={"help": "Constant frame rate; by default frames keep their timestamps."}
     )
@@ -79,7 +83,7 @@ class PreparingArguments:
     def __post_init__(self) -> None:
         least = {
             "short_side": 2, "key_frame_interval": 1, "crf": 0, "num_workers": 1, "trim_start": 0,
-            "videos_per_shard": 1, "speed_sample": 0,
+            "videos_per_shard": 1, "speed_sample": 0, "jpeg_quality": 1,
         }  # fmt: skip
         at_least = [(name, getattr(self, name), smallest) for name, smallest in least.items()]
         for name, value, smallest in at_least:
@@ -89,8 +93,9 @@ class PreparingArguments:
         for name, value in positive.items():
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` must be above 0, not {value}.")
-        if self.crf > 51:
-            raise ValueError(f"`crf` must be at most 51, not {self.crf}.")
+        for name, largest in (("crf", 51), ("jpeg_quality", 95)):
+            if getattr(self, name) > largest:
+                raise ValueError(f"`{name}` must be at most {largest}, not {getattr(self, name)}.")
         if self.trim_end is not None and self.trim_end <= (self.trim_start or 0):
             raise ValueError(f"`trim_end` must be above `trim_start`, not {self.trim_end}.")
         if self.trim_by_times and (self.trim_start is not None or self.trim_end is not None):
@@ -113,7 +118,8 @@ class PreparingArguments:
     def encoding(self) -> dict[str, Any]:
         """Return the fields of [`~preparing.encoding.EncodingSettings`]."""
         names = ("short_side", "crf", "key_frame_interval", "preset", "fps", "deinterlace")
-        return {name: getattr(self, name) for name in names}
+        jpeg_quality = self.jpeg_quality if self.format == "frames" else None
+        return {**{name: getattr(self, name) for name in names}, "jpeg_quality": jpeg_quality}
 
 
 __all__ = ["FORMATS", "PreparingArguments"]

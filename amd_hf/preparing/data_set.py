@@ -29,7 +29,7 @@ from .formats import (
     write_shard,
 )
 from .manifest import Manifest
-from .planning import Item, check_apart, plan_items
+from .planning import Item, check_apart, frame_folder, plan_items
 from .running import Encoder, Verdict
 from .segments import TIME_COLUMNS, load_segments
 from .speed import clips_per_second
@@ -209,7 +209,7 @@ class Preparation:
         if verdict.is_made:
             outcome.made.append(verdict.item)
             known = manifest.videos[verdict.item.key]
-            outcome.bytes_before += known["source"]["num_bytes"]
+            outcome.bytes_before += known["bytes_before"]
             outcome.bytes_after += known["num_bytes"]
 
     def _write_lists(self, manifest: Manifest, outcome: Outcome) -> None:
@@ -224,7 +224,8 @@ class Preparation:
                 continue
             name = self.arguments.format
             if not is_sharded(name):
-                manifest.place_text(metadata_text(of_split, name), metadata_name(split, name))
+                counts = [manifest.videos[item.key]["num_frames"] for item in of_split]
+                manifest.place_text(metadata_text(of_split, counts, name), metadata_name(split, name))
             outcome.loading.append(loading_arguments(self.folder, split, name, self.label_names))
 
     def _write_report(self, manifest: Manifest, outcome: Outcome) -> None:
@@ -242,7 +243,7 @@ class Preparation:
         A sample is read, evenly spaced over the data; the first videos of a split where they lie in shards.
         """
         made, count = outcome.made, self.arguments.speed_sample
-        if is_sharded(self.arguments.format):
+        if is_sharded(self.arguments.format) or self.arguments.format == "frames":
             sample = [item for item in made if item.split == made[0].split][:count]
         else:
             sample = made[:: max(1, len(made) // count)][:count]
@@ -258,7 +259,10 @@ class Preparation:
         Raises:
             RuntimeError: it differs, which is a fault of this package.
         """
-        expected = [(item.video_id, item.label) for item in outcome.made]
+        is_cut = self.arguments.format == "frames"  # folders name themselves
+        expected = [
+            (frame_folder(item.video_id, item.name) if is_cut else item.video_id, item.label) for item in outcome.made
+        ]
         found: list[tuple[str, Any]] = []
         for arguments in outcome.loading:
             if self.arguments.format == "parquet":  # loading it would copy all videos to the cache of `datasets`
@@ -276,7 +280,10 @@ class Preparation:
 
 def describe_loading(arguments: Sequence[dict[str, Any]]) -> list[str]:
     """Return the options of the commands that read each split of a prepared folder."""
-    options = {"name_or_path": "data", "split": "split", "label_names": "class_names", "layout": "layout"}
+    options = {
+        "name_or_path": "data", "split": "split", "label_names": "class_names", "layout": "layout",
+        "root": "data_root",
+    }  # fmt: skip
     return [
         " ".join(f"--{options[name]} {shlex.quote(value)}" for name, value in of_split.items())
         for of_split in arguments

@@ -38,6 +38,7 @@ class EncodingSettings:
         preset (`str`, defaults to `"medium"`): x264's speed of encoding.
         fps (`float`, *optional*): constant frame rate; by default each frame keeps its timestamp.
         deinterlace (`bool`, defaults to `False`): blend the fields of interlaced frames.
+        jpeg_quality (`int`, *optional*): write a folder of JPEG images of this quality instead of a video.
     """
 
     short_side: int | None = 320
@@ -46,6 +47,7 @@ class EncodingSettings:
     preset: str = "medium"
     fps: float | None = None
     deinterlace: bool = False
+    jpeg_quality: int | None = None
 
 
 def output_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -64,14 +66,14 @@ def output_size(height: int, width: int, short_side: int | None) -> tuple[int, i
 def encode_video(
     video: VideoDecoder, target: str, settings: dict[str, Any], start: float | None = None, end: float | None = None
 ) -> dict[str, Any]:
-    """Encode a video, or its seconds `start` to `end`, as an MP4 file without sound.
+    """Encode a video, or its seconds `start` to `end`, as an MP4 file without sound, or as a folder of JPEG images.
 
     Frames are those that `video.frames` gives, in their order and at their timestamps; where the video is turned or
     mirrored, so are they. 8-bit 4:2:0, whatever the source has; HDR is not mapped to SDR.
 
     Args:
         video (`VideoDecoder`): the open source.
-        target (`str`): absolute path of the file to write; an existing one is replaced.
+        target (`str`): absolute path of the file or folder to write; an existing one is replaced.
         settings (`dict`): fields of [`EncodingSettings`].
         start, end (`float`, *optional*): seconds by the timestamps, counted from the first frame.
 
@@ -84,7 +86,7 @@ def encode_video(
     """
     options = EncodingSettings(**settings)
     indices, stamps, seconds = _schedule(video, options.fps, start, end)
-    writer = _Writer(os.path.abspath(target), options)
+    writer = (_VideoWriter if options.jpeg_quality is None else _ImageWriter)(os.path.abspath(target), options)
     num_damaged = 0
     with writer:
         position = 0
@@ -106,7 +108,7 @@ def encode_video(
         "seconds": round(seconds, 3),
         "height": writer.size[0],
         "width": writer.size[1],
-        "num_bytes": os.path.getsize(target),
+        "num_bytes": writer.num_bytes(),
         "damage": "; ".join(filter(None, damage)) or None,
     }
 
@@ -188,33 +190,29 @@ def _decode(video: PyAVDecoder, packet: int) -> Iterator[Any]:
 
 
 class _Writer:
-    """Writer of one MP4 file: scales frames, turns them upright, encodes them."""
+    """Base of the writers of one video: scales frames and turns them upright; each adds what it makes of them."""
 
     def __init__(self, target: str, settings: EncodingSettings) -> None:
         self.size = (0, 0)
+        self._target = target
         self._settings = settings
         self._source_size: tuple[int, int] | None = None
         self._kind: tuple[Any, ...] | None = None
         self._graph: Any = None
-        self._stream: Any = None
-        self._stay: dict[int, int] = {}  # ticks for which the frame of a timestamp is shown
-        # FFmpeg takes no absolute path for an address. The index goes first, so that a stream can begin with it.
-        muxing = {"movflags": "+faststart", "fflags": "+bitexact"}
-        self._target = target
-        self._container = import_av().open(target, "w", format="mp4", container_options=muxing)
 
     def __enter__(self) -> _Writer:
         return self
 
-    def __exit__(self, kind: type | None, *error: object) -> None:
-        try:
-            if kind is None:
-                self._mux(self._stream.encode())
-        finally:
-            self._container.close()
-        if kind is None:
-            with open(self._target, "rb+") as file:
-                os.fsync(file.fileno())  # before it gets its name: a power cut must not leave an empty file there
+    def __exit__(self, kind: type | None = None, *error: object) -> None:
+        pass
+
+    def write(self, frame: Any, stamp: int, stay: int) -> None:
+        """Take a frame of the output, which is shown from tick `stamp` for `stay` ticks."""
+        raise NotImplementedError
+
+    def num_bytes(self) -> int:
+        """Return the bytes that were written, once all are."""
+        raise NotImplementedError
 
     def scale(self, frame: Any) -> Any:
         """Return a frame in the size, format and direction of the output."""
@@ -258,6 +256,31 @@ class _Writer:
         graph.link_nodes(*nodes, graph.add("buffersink")).configure()
         return graph
 
+
+class _VideoWriter(_Writer):
+    """Writer of an MP4 file."""
+
+    def __init__(self, target: str, settings: EncodingSettings) -> None:
+        super().__init__(target, settings)
+        self._stream: Any = None
+        self._stay: dict[int, int] = {}  # ticks for which the frame of a timestamp is shown
+        # FFmpeg takes no absolute path for an address. The index goes first, so that a stream can begin with it.
+        muxing = {"movflags": "+faststart", "fflags": "+bitexact"}
+        self._container = import_av().open(target, "w", format="mp4", container_options=muxing)
+
+    def __exit__(self, kind: type | None = None, *error: object) -> None:
+        try:
+            if kind is None:
+                self._mux(self._stream.encode())
+        finally:
+            self._container.close()
+        if kind is None:
+            with open(self._target, "rb+") as file:
+                os.fsync(file.fileno())  # before it gets its name: a power cut must not leave an empty file there
+
+    def num_bytes(self) -> int:
+        return os.path.getsize(self._target)
+
     def write(self, frame: Any, stamp: int, stay: int) -> None:
         """Encode a frame that is shown from tick `stamp` for `stay` ticks."""
         if self._stream is None:
@@ -285,6 +308,25 @@ class _Writer:
         for packet in packets:
             packet.duration = self._stay.pop(packet.pts, packet.duration)
             self._container.mux(packet)
+
+
+class _ImageWriter(_Writer):
+    """Writer of a folder of JPEG images, numbered from 1."""
+
+    def __init__(self, target: str, settings: EncodingSettings) -> None:
+        super().__init__(target, settings)
+        self._paths: list[str] = []
+        os.makedirs(target, exist_ok=True)
+
+    def write(self, frame: Any, stamp: int, stay: int) -> None:
+        from PIL import Image
+
+        self._paths.append(os.path.join(self._target, f"img_{len(self._paths) + 1:05d}.jpg"))
+        pixels = frame.to_ndarray(format="rgb24", threads=1)
+        Image.fromarray(pixels).save(self._paths[-1], quality=self._settings.jpeg_quality)
+
+    def num_bytes(self) -> int:
+        return sum(map(os.path.getsize, self._paths))
 
 
 __all__ = ["EncodingSettings", "encode_video", "output_size"]

@@ -4,6 +4,7 @@
     list            videos/[split/]<class>/x.mp4, and <split>.jsonl (`table`)
     webdataset      <split>-00000.tar, with members .mp4, .cls and .video_id
     parquet         data/<split>-00000-of-00002.parquet, with the features of `datasets`
+    frames          frames/<split>/<video_id>/img_00001.jpg, and <split>.txt (`frame_list`)
 
 The metadata holds id and label of each video: names of folders alone would give other ids, and another order.
 """
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 from ..data.datasets.rows import row_features
 from ..data.loading import load_video_dataset
 from .manifest import WORK_NAME
-from .planning import Item
+from .planning import Item, frame_folder
 
 
 LABEL_NAMES = "label_names.txt"
@@ -54,21 +55,27 @@ def file_name(item: Item, format_name: str) -> str:
     """Return the name of a video's file in the output folder; in shards, the one that it has until then."""
     if is_sharded(format_name):
         return f"{WORK_NAME}/{item.split or 'videos'}-{item.index:08d}.mp4"
+    if format_name == "frames":
+        return f"frames/{item.split or 'videos'}/{frame_folder(item.video_id, item.name)}"
     parts = [item.split] if item.split is not None else []
     return "/".join([*(["videos"] if format_name == "list" else []), *parts, item.name])
 
 
 def metadata_name(split: str | None, format_name: str) -> str:
     """Return the name of the file that lists the videos of a split."""
-    if format_name == "list":
-        return f"{split or 'videos'}.jsonl"
+    if format_name in ("list", "frames"):
+        return f"{split or 'videos'}.{'jsonl' if format_name == 'list' else 'txt'}"
     return "metadata.jsonl" if split is None else f"{split}/metadata.jsonl"
 
 
-def metadata_text(items: Sequence[Item], format_name: str) -> str:
-    """Return the lines that list videos: path, label and id of each."""
+def metadata_text(items: Sequence[Item], num_frames: Sequence[int], format_name: str) -> str:
+    """Return the lines that list videos: path, label and id of each; of folders of frames their number."""
     lines = []
-    for item in items:
+    for item, count in zip(items, num_frames, strict=True):
+        if format_name == "frames":
+            label = [] if item.label is None else [item.label]
+            lines.append(" ".join(map(str, (frame_folder(item.video_id, item.name), count, *label))))
+            continue
         if format_name == "list":
             record: dict[str, Any] = {"path": file_name(item, format_name)}
         else:
@@ -86,6 +93,13 @@ def loading_arguments(
     names = {} if label_names is None else {"label_names": str(folder / LABEL_NAMES)}
     if format_name == "list":
         return {"name_or_path": str(folder / metadata_name(split, format_name)), **names}
+    if format_name == "frames":
+        return {
+            "name_or_path": str(folder / metadata_name(split, format_name)),
+            "layout": "frame_list",
+            "root": str(folder / "frames" / (split or "videos")),
+            **names,
+        }
     if format_name == "parquet":  # its columns have the names
         names = {}
     return {"name_or_path": str(folder), **({} if split is None else {"split": split}), **names}
@@ -161,6 +175,10 @@ def read_parquet_labels(folder: Path, split: str | None) -> list[tuple[str, int 
 
 def read_back(folder: Path, format_name: str, items: Sequence[Item], loading: Mapping[str, Any]) -> list[Any]:
     """Return where prepared videos lie, as `open_video` takes it; in shards these are the first of a split."""
+    if format_name == "frames":
+        rows = load_video_dataset(**loading)
+        by_id = dict(zip(rows["video_id"][:], rows["video"][:], strict=True))
+        return [by_id[frame_folder(item.video_id, item.name)] for item in items]
     if not is_sharded(format_name):
         return [{"path": str(folder / file_name(item, format_name)), "bytes": None} for item in items]
     if format_name == "webdataset":

@@ -11,6 +11,7 @@ without its line: it makes it again, and the bytes are the same.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -114,6 +115,8 @@ class Manifest:
         """Return whether a file is there as it was written, by its size."""
         path = self.folder / name
         known = self.files.get(name)
+        if known is not None and path.is_dir():  # of frames: it got its name when it was whole
+            return True
         return known is not None and path.is_file() and path.stat().st_size == known["size"]
 
     def has_video(self, shard: str | None, key: str) -> bool:
@@ -133,14 +136,17 @@ class Manifest:
             ValueError: another file is in the way, or the one that was written has been changed.
         """
         target = self.folder / name
-        written = fingerprint(made)
+        written = _fingerprint(made)
+        assert written is not None
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):
-            there = fingerprint(target) if target.is_file() and not target.is_symlink() else None
+            there = _fingerprint(target)
             known = self.files.get(name)
             is_ours = known is not None and there == {"size": known["size"], "blake2b": known["blake2b"]}
             if there != written and not is_ours:
                 raise ValueError(f"{target} is in the way: it is not what {MADE_BY} has written. Move it away.")
+            if target.is_dir():
+                remove_part(target)
         os.replace(made, target)
         self.note({"file": name, **written, **more})
 
@@ -162,10 +168,36 @@ class Manifest:
         part.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
         os.replace(part, self.folder / JOURNAL_NAME)
         for path in self.work.iterdir():  # left by runs that were killed: nobody else writes here
-            if path.suffix in (".part", ".mp4") and path.is_file() and not path.is_symlink():
-                path.unlink()
+            if path.suffix in (".part", ".mp4") and not path.is_symlink():
+                remove_part(path)
         if not any(self.work.iterdir()):
             self.work.rmdir()
+
+
+def remove_part(path: Path) -> None:
+    """Remove a file, or a folder of images, that this command has made; one that holds other things stays."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for image in path.glob("img_*.jpg"):
+        image.unlink()
+    path.rmdir()
+
+
+def _fingerprint(path: Path) -> dict[str, Any] | None:
+    """Return size and hash of a file, or of all images of a folder; None for what this command does not write."""
+    if path.is_symlink():
+        return None
+    if path.is_file():
+        return fingerprint(path)
+    digest, size = hashlib.blake2b(digest_size=16), 0
+    for image in sorted(path.iterdir()) if path.is_dir() else ():
+        if image.is_symlink() or not image.is_file():
+            return None
+        of_image = fingerprint(image)
+        size += of_image["size"]
+        digest.update(f"{image.name} {of_image['blake2b']}\n".encode("utf-8", "surrogateescape"))
+    return {"size": size, "blake2b": digest.hexdigest()}
 
 
 def _short(value: Any) -> str:
@@ -173,4 +205,4 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:60]}..."
 
 
-__all__ = ["WORK_NAME", "Manifest"]
+__all__ = ["WORK_NAME", "Manifest", "remove_part"]

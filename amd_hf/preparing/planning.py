@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.datasets.own import paths_of
 from ..data.datasets.rows import VIDEO_SUFFIXES
+from ..data.remote.files import is_remote
 from ..data.video.source import VideoReadError
 
 
@@ -100,6 +101,13 @@ def _name(video_id: str, split: str | None, class_name: str | None) -> tuple[str
     return "/".join(_safe(part) for part in (*parts[:-1], stem or "video")), suffix
 
 
+def frame_folder(video_id: str, name: str) -> str:
+    """Return the name of a folder of frames, which becomes the id: that of the video, where systems take it."""
+    parts = video_id.split("/")
+    is_safe = all(part not in ("", ".", "..") and _safe(part) == part for part in parts)
+    return video_id if is_safe else name.removesuffix(".mp4")
+
+
 def _safe(part: str) -> str:
     """Return a name that is one, visible, on every system; others get a hash, so that no two become one."""
     plain = "".join(
@@ -126,13 +134,15 @@ def source_state(video: Mapping[str, Any]) -> dict[str, Any]:
     path = video.get("path") or video.get("archive") or video.get("frame_folder")
     if path is None:
         raise VideoReadError(str(video.get("fault") or "the row names no file"))
+    if is_remote(path):
+        return {"address": path, "offset": video.get("offset")}
     try:
         status = os.stat(path)
     except OSError as error:
         raise VideoReadError(f"there is no {path!r}" if isinstance(error, FileNotFoundError) else str(error)) from None
     state = {"num_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
     if video.get("archive") is not None:
-        state |= {"num_bytes": video["size"], "offset": video["offset"]}
+        state["offset"] = video["offset"]
     if video.get("frame_folder") is not None:
         state["num_frames"] = video["num_frames"]
     return state
@@ -166,4 +176,4 @@ def check_apart(output_dir: Path, folders: Sequence[str], all_rows: Sequence[Any
             )
 
 
-__all__ = ["Item", "check_apart", "plan_items", "source_state"]
+__all__ = ["Item", "check_apart", "frame_folder", "plan_items", "source_state"]

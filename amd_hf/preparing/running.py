@@ -16,7 +16,7 @@ from ..data.video.decoding_process import SupervisedDecoder
 from ..data.video.source import VideoReadError, VideoSource
 from ..video_reading_amd import VideoLimits
 from .arguments import PreparingArguments
-from .manifest import Manifest
+from .manifest import Manifest, remove_part
 from .planning import Item, source_state
 
 
@@ -83,6 +83,7 @@ class Encoder:
         A source that cannot be used gives its `fault` and no `part`.
         """
         part = self._manifest.work / f"{next(self._numbers)}.part"
+        remove_part(part)  # a killed run may have left one of this name
         arguments = {"target": str(part.absolute()), "settings": self._settings, "start": item.start, "end": item.end}
         try:
             video = item.video
@@ -98,9 +99,9 @@ class Encoder:
                 lost = f"{missing} bytes are missing at the end of the file"
                 found["damage"] = "; ".join(filter(None, (found["damage"], lost)))
         except VideoReadError as error:
-            part.unlink(missing_ok=True)
+            remove_part(part)
             return {"fault": error.reason}
-        return {"part": part, "source": state, **found}
+        return {"part": part, "source": state, "bytes_before": _num_bytes(source), **found}
 
     def is_known(self, item: Item, name: str, is_stored: bool) -> bool:
         """Return whether the manifest has what became of this source, and its file, if there is one, `is_stored`."""
@@ -131,11 +132,17 @@ class Encoder:
         if is_kept:
             self._manifest.place(part, name)
         else:
-            part.unlink()
+            remove_part(part)
         self._manifest.note(
             {"key": item.key, "output": name if is_kept else None, "trim": [item.start, item.end], **found}
         )
         return Verdict(item, found["damage"], is_kept, is_new=True)
+
+
+def _num_bytes(source: VideoSource) -> int:
+    if source.data is not None:
+        return len(source.data)
+    return sum(map(os.path.getsize, source.frame_paths or [str(source.path)]))
 
 
 __all__ = ["Encoder", "Verdict"]

@@ -8,6 +8,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from amd_hf.preparing.encoding import encode_video, output_size
 from amd_hf.video_reading_amd import MediaFile, PyAVDecoder, VideoReadError
@@ -134,3 +135,15 @@ def test_frames_that_change_their_size_and_ends_that_are_missing_are_refused(tmp
     source = write_video(tmp_path / "source.mp4", 10, fps=10)
     with pytest.raises(VideoReadError, match=r"nothing of it lies between the seconds 2 and 3: it lasts 1.0 seconds"):
         _encode(source, tmp_path / "made.mp4", 2, 3)
+
+
+def test_images_are_the_frames(kind_files: KindFiles, tmp_path: Path) -> None:
+    found = _encode(kind_files.path("rotated_90_10_bit_mp4"), tmp_path / "images", jpeg_quality=95, fps=5)
+    with _open(kind_files.path("rotated_90_10_bit_mp4")) as source:
+        expected = source.frames(range(0, len(source), 5))  # 25 a second
+    images = sorted((tmp_path / "images").iterdir())
+    assert [image.name for image in images] == [f"img_{number:05d}.jpg" for number in range(1, len(expected) + 1)]
+    assert (found["num_frames"], found["num_bytes"]) == (len(images), sum(image.stat().st_size for image in images))
+    for image, frame in zip(images, expected, strict=True):
+        with Image.open(image) as opened:
+            assert np.abs(np.asarray(opened).astype(int) - frame).mean() < 4

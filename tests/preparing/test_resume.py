@@ -87,7 +87,11 @@ def test_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path, prepare: 
         # In the midst of a line, after a file got its name: what `kill -9` leaves.
         lines = (tmp_path / "out" / _JOURNAL).read_text().splitlines(keepends=True)
         (tmp_path / "out" / _JOURNAL).write_text("".join(lines[:-2]) + lines[-2][:9])
-        (tmp_path / "out" / ".amd_hf_prepare" / "3.part").write_bytes(b"half a video")
+        part = tmp_path / "out" / ".amd_hf_prepare" / "0.part"
+        if format_name == "frames":
+            part.mkdir(exist_ok=True)
+            part = part / "img_00099.jpg"
+        part.write_bytes(b"half a video")
     resumed = prepare(tmp_path / "source", tmp_path / "out", **options)
 
     assert _tree(tmp_path / "out") == _tree(tmp_path / "undisturbed")
