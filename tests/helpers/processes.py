@@ -68,11 +68,12 @@ def _distillation(videos: Path, output: Path, batch_size: int) -> dict[str, Any]
 
 
 def _fine_tuning(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
-    """Training with labels in the batch, evaluation, and the multi-view test."""
+    """Training with labels in the batch, augmented on the device, evaluation, and the multi-view test."""
     model = randomize(AMDForVideoClassification(tiny_config(**_MODEL)))
     args = finetuning_args(
-        output / "fine_tuned", per_device_train_batch_size=batch_size, test_num_segments=2, test_num_crops=1, **_RUN
-    )
+        output / "fine_tuned", per_device_train_batch_size=batch_size, test_num_segments=2, test_num_crops=1,
+        augment_on_device=True, rand_augment="rand-m7-n4-mstd0.5-inc1", flip_probability=0.5, **_RUN,
+    )  # fmt: skip
     trainer = AMDFineTuningTrainer(model, args, train_dataset=load_video_dataset(videos, split="train"))
     trainer.train()
     rows = load_video_dataset(videos, split="test")

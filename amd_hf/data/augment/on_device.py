@@ -66,7 +66,8 @@ class PlannedClips:
             by_frames.setdefault(id(clip.frames), []).append(clip)
         sources, start = [], 0
         for sharing in by_frames.values():
-            box = _hull([_part_needed(clip.plan) for clip in sharing])
+            plans = [clip.plan for clip in sharing]
+            box = _hull([parts_needed(plan.drawn, plan.box, plan.height, plan.width)[0] for plan in plans])
             num_frames = len(sharing[0].frames)
             sources.append(_Source(start, num_frames, box))
             start += num_frames * box[2] * box[3] * 3
@@ -107,10 +108,6 @@ class PlannedClips:
                 frames = torch.stack([frames[own] for own in picked])  # an index tensor would have to be sent
             made.append(_make_clip(frames.permute(0, 3, 1, 2), source.box, plan))
         return torch.stack(made)
-
-
-def _part_needed(plan: ClipPlan) -> Box:
-    return parts_needed(plan.drawn, plan.box, plan.height, plan.width)[0]
 
 
 def _hull(boxes: list[Box]) -> Box:

@@ -155,6 +155,24 @@ def test_frames_that_were_decoded_stay_as_they_are() -> None:
     np.testing.assert_array_equal(frames, before)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_makes_the_clips_of_the_cpu_without_being_waited_for() -> None:
+    frames = _frames(60, 80)
+    clips = []
+    for name in OPERATIONS:
+        drawn = [(name, (_arguments(name, 6, False) or (0,))[0])]
+        plan = replace(_whole(60, 80, drawn), box=(3, 4, 40, 50), resized_to=(32, 32), crop=(0, 0, 32, 32))
+        clips.append(PlannedClip(frames, np.array([0, 1, 3, 3]), plan))
+    planned = PlannedClips.collate(clips).pin_memory()
+    planned.make(torch.device("cuda"))  # kernels are loaded, which waits
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made = planned.make(torch.device("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (made.cpu().int() - planned.make(_CPU).int()).abs().max() <= 1
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches
 # ---------------------------------------------------------------------------------------------------------------------
