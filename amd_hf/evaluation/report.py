@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
 
 from ..outputs.csv_text import csv_line
 from .metrics import likeliest_classes
@@ -23,6 +24,16 @@ MATRIX_FILE = "confusion_matrix.png"
 PREDICTIONS_FILE = "predictions.parquet"
 
 _MAX_CLASSES_WITH_COUNTS = 30
+_MAX_CLASSES_OF_MATPLOTLIB = 100  # it takes 18 s for 1,000, mostly for the text
+_LARGEST_SIDE = 12_000  # pixels of the matrix
+_CELL = 12  # pixels of a class: a line of text
+_BLUES = (  # from few to many; ColorBrewer's, as matplotlib's map of that name
+    (247, 251, 255), (222, 235, 247), (198, 219, 239), (158, 202, 225), (107, 174, 214), (66, 146, 198),
+    (33, 113, 181), (8, 81, 156), (8, 48, 107),
+)  # fmt: skip
+_LIGHT_GRAY = 243
+_MAX_NAME_LENGTH = 100  # characters of a name
+_VIDEOS_PER_ROW_GROUP = 512  # with the logits of 15 views of 400 classes 12 MB
 
 
 def describe_test(
@@ -104,22 +115,6 @@ def write_predictions(result: MultiViewResult, path: str | Path) -> None:
     is null. The names of all classes are in the file's metadata under `label_names`, as JSON.
     """
     names = result.label_names
-    rows = []
-    for outcome in result.outcomes:
-        row = {
-            "video_id": outcome["video_id"],
-            "label": outcome["label"],
-            "label_name": names[outcome["label"]],
-            "readable": "reason" not in outcome,
-            "present": outcome.get("is_present", True),
-            "reason": outcome.get("reason"),
-        }
-        if row["readable"]:
-            scores = outcome["probabilities"]
-            top = likeliest_classes(scores)
-            row |= {"predicted": top[0], "predicted_name": names[top[0]], "top5": top, "scores": scores}
-            row["view_logits"] = list(outcome["view_logits"]) if "view_logits" in outcome else None
-        rows.append(row)
     schema = pa.schema(
         {
             "video_id": pa.string(),
@@ -137,14 +132,52 @@ def write_predictions(result: MultiViewResult, path: str | Path) -> None:
     )
     if any("view_logits" in outcome for outcome in result.outcomes):
         schema = schema.append(pa.field("view_logits", pa.list_(pa.list_(pa.float32()))))
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    with pq.ParquetWriter(path, schema, use_dictionary=["label_name", "predicted_name", "reason"]) as writer:
+        for start in range(0, max(len(result.outcomes), 1), _VIDEOS_PER_ROW_GROUP):
+            outcomes = result.outcomes[start : start + _VIDEOS_PER_ROW_GROUP]
+            writer.write_table(_predictions_table(outcomes, names, schema))
+
+
+def _predictions_table(outcomes: Sequence[Mapping[str, Any]], names: Sequence[str], schema: pa.Schema) -> pa.Table:
+    top = [likeliest_classes(o["probabilities"]) if "reason" not in o else None for o in outcomes]
+    predicted = [classes[0] if classes else None for classes in top]
+    columns: dict[str, Any] = {
+        "video_id": [outcome["video_id"] for outcome in outcomes],
+        "label": [outcome["label"] for outcome in outcomes],
+        "label_name": [names[outcome["label"]] for outcome in outcomes],
+        "readable": ["reason" not in outcome for outcome in outcomes],
+        "present": [outcome.get("is_present", True) for outcome in outcomes],
+        "reason": [outcome.get("reason") for outcome in outcomes],
+        "predicted": predicted,
+        "predicted_name": [None if number is None else names[number] for number in predicted],
+        "top5": top,
+        "scores": _lists([o["probabilities"] if "reason" not in o else None for o in outcomes]),
+    }
+    if "view_logits" in schema.names:
+        logits = [outcome.get("view_logits") for outcome in outcomes]
+        views = _lists([view for of_video in logits if of_video is not None for view in of_video])
+        columns["view_logits"] = _lists(logits, views)
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _lists(values: Sequence[np.ndarray | None], elements: pa.Array | None = None) -> pa.ListArray:
+    """Return a list for each array, None for None, without a Python object for each number.
+
+    `elements` stands for the numbers where each element of an array is a list itself.
+    """
+    if elements is None:
+        known = [np.asarray(value, dtype=np.float32) for value in values if value is not None]
+        elements = pa.array(np.concatenate(known) if known else np.empty(0, dtype=np.float32))
+    ends = np.cumsum([0 if value is None else len(value) for value in values])
+    offsets = [None if value is None else int(end) - len(value) for value, end in zip(values, ends, strict=True)]
+    return pa.ListArray.from_arrays(pa.array([*offsets, len(elements)], pa.int32()), elements)
 
 
 def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
     """Draw the ratios of each class' videos by prediction as a PNG that grows with the number of classes.
 
-    Every class is named on both axes, also 400 of them (then the picture has some 5,000 x 5,000 pixels: zoom in); the
-    counts stand in the cells of up to 30. A last column shows the unreadable videos where there are any.
+    Every class is named on both axes, also 1,000 of them (then the picture has some 13,000 x 13,000 pixels: zoom in);
+    the counts stand in the cells of up to 30. A last column shows the unreadable videos where there are any.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -159,6 +192,11 @@ def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
     columns = [*result.label_names, "(unreadable)"]
     if not counts[:, -1].any():
         counts, columns = counts[:, :-1], columns[:-1]
+    ratios = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    title = f"{len(result.outcomes):,} videos, ratios by row"
+    if len(columns) > _MAX_CLASSES_OF_MATPLOTLIB:
+        _draw_large_matrix(ratios, result.label_names, columns, title, path)
+        return
     cell = min(0.6, max(0.085, 12 / len(columns)))  # inches; 0.085 holds a line of 5 points
     font_size = min(10.0, cell * 72 * 0.8)
     margin = 0.6 + max(map(len, columns)) * font_size * 0.6 / 72
@@ -167,13 +205,12 @@ def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
     # Without pyplot: no display, no global state. Arranged by hand: a layout engine takes minutes for 400 classes.
     figure = Figure(figsize=size)
     axes = figure.add_axes((margin / size[0], margin / size[1], width / size[0], height / size[1]))
-    ratios = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(ratios, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     plain: dict[str, Any] = {"fontsize": font_size, "parse_math": False}  # a name with two dollar signs is no formula
     axes.set_xticks(range(len(columns)), columns, rotation=90, **plain)
     axes.set_yticks(range(len(counts)), result.label_names, **plain)
     axes.tick_params(length=2)
-    axes.set(xlabel="predicted", ylabel="class", title=f"{len(result.outcomes):,} videos, ratios by row")
+    axes.set(xlabel="predicted", ylabel="class", title=title)
     if len(columns) <= _MAX_CLASSES_WITH_COUNTS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if ratios[row, column] > 0.5 else "black"
@@ -187,6 +224,58 @@ def draw_confusion_matrix(result: MultiViewResult, path: str | Path) -> None:
     )
     figure.colorbar(image, cax=bar)
     figure.savefig(path, dpi=150 if len(columns) > _MAX_CLASSES_WITH_COUNTS else 100)
+
+
+def _draw_large_matrix(
+    ratios: np.ndarray, names: Sequence[str], columns: Sequence[str], title: str, path: str | Path
+) -> None:
+    """Draw a matrix of many classes pixel by pixel, a byte for each: 0 to 127 are blue, 128 to 255 black to white."""
+    from matplotlib import get_data_path
+
+    cell = min(_CELL, max(_LARGEST_SIDE // len(columns), 1))
+    font = ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 10)
+    left, below = _names_strip(names, cell, font), _names_strip(columns, cell, font)
+    cells = np.rint(ratios * 127).astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
+    if cell == _CELL:
+        cells[::cell], cells[:, ::cell] = _LIGHT_GRAY, _LIGHT_GRAY
+    head, bar = 3 * _CELL, 20 * _CELL
+    canvas = np.full((head + len(cells) + below.shape[1], left.shape[1] + cells.shape[1] + bar), 255, np.uint8)
+    body = slice(head, head + len(cells))
+    canvas[body, : left.shape[1]] = left
+    canvas[body, left.shape[1] : -bar] = cells
+    canvas[body.stop :, left.shape[1] : -bar] = np.rot90(below)  # read from below, as their ends touch the cells
+    length = min(len(cells), 50 * _CELL)
+    canvas[head : head + length, 2 * _CELL - bar : 3 * _CELL - bar] = np.linspace(127, 0, length)[:, None]
+    for text, row, column in (
+        (f"{title}; down: class, across: predicted", _CELL, left.shape[1]),
+        ("1", head, canvas.shape[1] - bar + 4 * _CELL),
+        ("0", head + length - _CELL, canvas.shape[1] - bar + 4 * _CELL),
+    ):
+        written = _written(text, font)[:, : canvas.shape[1] - column]
+        canvas[row : row + len(written), column : column + written.shape[1]] = written
+    steps = np.linspace(0, len(_BLUES) - 1, 128)
+    blues = np.stack([np.interp(steps, range(len(_BLUES)), channel) for channel in zip(*_BLUES, strict=True)], axis=1)
+    image = Image.fromarray(canvas, "P")
+    image.putpalette([*map(int, blues.ravel()), *(gray for level in range(128) for gray in 3 * [2 * level + 1])])
+    image.save(path, format="PNG", compress_level=1)
+
+
+def _names_strip(names: Sequence[str], cell: int, font: Any) -> np.ndarray:
+    """Return the pixels of names one below the other, their ends at the right; each n-th where lines are too low."""
+    step = -(-_CELL // cell)
+    shown = [(number, _written(names[number][:_MAX_NAME_LENGTH], font)) for number in range(0, len(names), step)]
+    strip = np.full((len(names) * cell, max(pixels.shape[1] for _, pixels in shown) + 8), 255, np.uint8)
+    for number, pixels in shown:
+        rows = strip[number * cell : number * cell + _CELL]
+        rows[: len(pixels), strip.shape[1] - 4 - pixels.shape[1] : -4] = pixels[: len(rows)]
+    return strip
+
+
+def _written(text: str, font: Any) -> np.ndarray:
+    """Return the pixels of a line of text: 128 is black, 255 white; (12, width)."""
+    image = Image.new("L", (max(int(font.getlength(text)), 0) + 2, _CELL), 255)
+    ImageDraw.Draw(image).text((1, 0), text, fill=0, font=font)
+    return 128 + np.asarray(image) // 2
 
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ import pytest
 from PIL import Image
 
 from amd_hf.evaluation.multiview import MultiViewResult
-from amd_hf.evaluation.report import confusion_counts, draw_confusion_matrix, write_report
+from amd_hf.evaluation.report import (
+    confusion_counts,
+    draw_confusion_matrix,
+    write_predictions,
+    write_report,
+)
 
 
 def _outcome(video_id: str, label: int, predicted: int, num_classes: int = 3) -> dict[str, Any]:
@@ -74,6 +80,28 @@ def test_view_logits_go_along_where_they_were_kept(result: MultiViewResult, tmp_
     assert column == [None, None, None, None, [[1, 2, 3], [4, 5, 6]]]
 
 
+def test_logits_of_many_videos_are_written_as_they_are_without_an_object_for_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    outcomes: list[dict[str, Any]] = []
+    for number in range(1200):
+        if number % 7 == 3:
+            outcomes.append({"video_id": str(number), "label": 0, "reason": "broken", "is_present": True})
+        else:
+            logits = rng.standard_normal((15, 100), dtype=np.float32)
+            outcomes.append({**_outcome(str(number), 1, 2, 100), "view_logits": logits})
+    tracemalloc.start()
+    write_predictions(MultiViewResult(outcomes, [f"class {n}" for n in range(100)]), tmp_path / "p.parquet")
+    (_, peak), _ = tracemalloc.get_traced_memory(), tracemalloc.stop()
+    assert peak < 8 * 2**20  # objects of 1,028 x 15 x 100 numbers take 48 MB
+    rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert len(rows) == 1200
+    for outcome, row in zip(outcomes, rows, strict=True):
+        assert (row["video_id"], row["label"]) == (outcome["video_id"], outcome["label"])
+        expected = outcome.get("view_logits")
+        assert row["view_logits"] == (None if expected is None else expected.tolist())
+        assert row["scores"] == (None if expected is None else outcome["probabilities"].tolist())
+
+
 def test_metrics_file_names_the_unreadable(result: MultiViewResult, tmp_path: Path) -> None:
     summary = write_report(result, tmp_path)
     assert json.loads((tmp_path / "test_results.json").read_text()) == summary
@@ -81,7 +109,7 @@ def test_metrics_file_names_the_unreadable(result: MultiViewResult, tmp_path: Pa
     assert summary["unreadable"] == [{"video_id": "c", "reason": "there is no file"}]
 
 
-@pytest.mark.parametrize("num_classes", [8, 40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_classes", [8, 40, 100, 400])
 def test_picture_shows_the_diagonal_and_gives_every_class_a_line_of_text(tmp_path: Path, num_classes: int) -> None:
     outcomes = [_outcome(str(number), number, number, num_classes) for number in range(num_classes)]
     draw_confusion_matrix(MultiViewResult(outcomes, [f"class {n}" for n in range(num_classes)]), tmp_path / "m.png")
