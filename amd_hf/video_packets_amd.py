@@ -17,9 +17,6 @@ from typing import NamedTuple
 import numpy as np
 
 
-_ALWAYS_ONE_FRAME = (
-    "png", "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "dnxhd", "prores", "dvvideo", "v210", "magicyuv",
-)  # fmt: skip
 _DISPLAY_ORIENTATION = 47  # an SEI message that turns or mirrors, beside the container's matrix
 _MESSAGES_OF_ONE_PICTURE = {0, 1, 4, 5}  # buffering, its timing, subtitles, the encoder's own
 
@@ -41,12 +38,14 @@ class PacketLook:
             it, whatever the timestamps; that of the packet that was counted last. None where it is not known.
         num_reordered (`int` or `None`): how many pictures the decoder holds back, as the stream asks it to, for one
             that is shown earlier. None where the decoder finds that out as it goes.
+        may_hold_fields (`bool`): a packet may hold one field of a frame.
     """
 
     uncertain = has_gaps = False
     is_disposable = False
     display_key: tuple[int, int] | None = None
     num_reordered: int | None = None
+    may_hold_fields = False
     _size: bytes = b""
     has_orientation = False
 
@@ -69,20 +68,16 @@ class PacketLook:
         return True
 
 
-def look_for(codec: str, extradata: bytes | None) -> PacketLook:
-    """Return the look for a codec, by FFmpeg's name of its format; an uncertain one for a codec we know nothing of."""
-    if codec in _LOOKS:
-        return _LOOKS[codec](extradata)
-    look = PacketLook(extradata)
-    look.uncertain = codec not in _ALWAYS_ONE_FRAME
-    return look
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What all packets of a stream say together
 # ---------------------------------------------------------------------------------------------------------------------
 
+_MIN_SKIPPED_PACKETS = 2  # fewer are decoded as fast as the decoder starts anew
 NO_PTS = int(np.iinfo(np.int64).min)
+
+
+class UnexpectedFrame(Exception):
+    """The decoder gave another frame than the packets announced, or packets are not those that the header lists."""
 
 
 class PacketFacts(NamedTuple):
@@ -97,6 +92,15 @@ class PacketFacts(NamedTuple):
     exact_keys: list[int]
     num_keys: int
     are_whole: bool
+
+
+class DecodingRun(NamedTuple):
+    """Frames that are decoded one after the other: from the start at `position` of all, packet `start`."""
+
+    position: int
+    is_new: bool  # the decoder begins anew for them
+    start: int
+    indices: list[int]
 
 
 class PacketOrder(NamedTuple):
@@ -122,18 +126,84 @@ class PacketOrder(NamedTuple):
     packets: np.ndarray | None = None
     is_disposable: np.ndarray | None = None
 
+    def runs(self, indices: np.ndarray, start: int, following: int) -> list[DecodingRun]:
+        """Part frames into those that are decoded from one start on.
+
+        Args:
+            indices (`np.ndarray` of shape (n,), int64): frames, increasing.
+            start (`int`): position in `starts` at which the decoder began; -1: it must begin anew.
+            following (`int`): index of the frame that it gives next.
+        """
+        runs: list[DecodingRun] = []
+        starts = np.searchsorted(self.start_ranks, indices, side="right") - 1
+        for index, own in zip(indices.tolist(), starts.tolist(), strict=True):
+            num_skipped = int(self.start_ranks[own]) - following
+            is_new = index < following or start < 0 or (own > start and num_skipped >= _MIN_SKIPPED_PACKETS)
+            start = own if is_new else start
+            if is_new or not runs:
+                runs.append(DecodingRun(start, is_new, int(self.starts[start]), []))
+            runs[-1].indices.append(index)
+            following = index + 1
+        return runs
+
+    def choose_left_out(self, indices: np.ndarray, reads_on: bool) -> np.ndarray | None:
+        """Choose the packets that need not be decoded for these frames, bool (packets,); None: all are decoded.
+
+        Args:
+            indices (`np.ndarray` of shape (n,), int64): frames, increasing.
+            reads_on (`bool`): those behind the last one may be wanted next.
+        """
+        if self.packets is None or self.is_disposable is None:
+            return None
+        is_left_out = self.is_disposable.copy()
+        is_left_out[self.packets[indices]] = False
+        if reads_on:
+            is_left_out[self.packets[indices[-1] + 1 :]] = False
+        return is_left_out
+
+
+def is_out_of_order(stamps: np.ndarray, may_reorder: bool) -> bool:
+    """Return whether frames precede the first one, or are reordered although the decoder does not expect it.
+
+    It drops frames that come too late.
+    """
+    if len(stamps) == 0 or (stamps == NO_PTS).any():
+        return False
+    return stamps.min() < stamps[0] or not (may_reorder or bool((np.diff(stamps) > 0).all()))
+
+
+def find_order(
+    facts: PacketFacts, shown: np.ndarray, shown_pts: np.ndarray | None, shows_all: bool, may_reorder: bool
+) -> PacketOrder | None:
+    """Find where the frames are, by the packets that show one; None where not every frame says when it is shown."""
+    stamps, exact_keys = facts.stamps, facts.exact_keys
+    if shown_pts is None or (stamps == NO_PTS).any():
+        return None
+    if may_reorder and len(stamps) > 2 and bool((np.diff(stamps) > 0).all()):
+        return None  # AVI and the like: the stamps tell the order of decoding, and frames may be shown in another
+    before = np.concatenate([[NO_PTS], np.maximum.accumulate(stamps)[:-1]])
+    starts = np.array([key for key in exact_keys if shown[key] and stamps[key] > before[key]], dtype=np.int64)
+    ranks = np.searchsorted(shown_pts, stamps[starts])
+    num_before = np.concatenate([[0], np.cumsum(shown)])[starts]
+    is_simple = shows_all and len(starts) == len(exact_keys) == facts.num_keys
+    is_simple = is_simple and bool((ranks == num_before).all())
+    if len(starts) == 0 or starts[0] != 0:  # where nothing better is known, decoding starts with the file
+        starts, ranks = np.concatenate([[0], starts]), np.concatenate([[0], ranks])
+        is_simple = False
+    return PacketOrder(shown_pts, starts, ranks, is_simple)
+
 
 def confirms_order(facts: PacketFacts, num_reordered: int) -> bool:
-    """Return whether packets may be left out: the stream itself tells the order that the timestamps tell.
+    """Return whether the stream itself tells the order that the timestamps tell.
 
-    Fewer frames come out then by whose timestamps a wrong order would be noticed.
+    Only then packets are left out: fewer frames come out, by whose timestamps a wrong order would be noticed.
 
     Args:
         facts (`PacketFacts`): of all packets of the stream.
         num_reordered (`int`): how many pictures the decoder holds back for one that is shown earlier.
     """
     stamps, keys = facts.stamps, facts.display_keys
-    if keys is None or not facts.is_disposable.any():
+    if keys is None or len(keys) == 0:
         return False
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     is_twice = (np.diff(keys[order], axis=0) == 0).all(axis=1).any()
@@ -154,13 +224,15 @@ def confirms_order(facts: PacketFacts, num_reordered: int) -> bool:
 class _H264Look(PacketLook):
     """A packet is one coded picture: a frame, or one field of a frame (the other one follows in its own packet)."""
 
+    may_hold_fields = True  # until a header says no
+
     def __init__(self, extradata: bytes | None) -> None:
         super().__init__(extradata)
         start = self.extradata
         # avcC has the length of what stands in front of each NAL unit; without it start codes separate them.
         self._length_size = (start[4] & 3) + 1 if len(start) > 6 and start[0] == 1 else 0
         self._frame_num_bits: int | None = None  # None: no header was seen yet
-        self._has_fields = self._has_planes = False
+        self._has_planes = False
         self._poc_bits: int | None = None  # None: the order of display is not that of `pic_order_cnt_lsb`
         self._follows_decoding = False  # pictures are shown as they are decoded
         self._num_periods = 0  # IDR pictures so far: all before one is shown before it
@@ -206,7 +278,7 @@ class _H264Look(PacketLook):
             self.uncertain = True
             return
         self._note_size(unit)  # also of where the bits of a slice are
-        self._frame_num_bits, self._has_planes, self._has_fields = sequence[:3]
+        self._frame_num_bits, self._has_planes, self.may_hold_fields = sequence[:3]
         order_type, poc_bits, self.num_reordered = sequence[3:]
         self._poc_bits = poc_bits if order_type == 0 else None
         self._follows_decoding = order_type == 2
@@ -220,7 +292,7 @@ class _H264Look(PacketLook):
                 bits.golomb()
             bits.skip(2 if self._has_planes else 0)
             number = bits.read(self._frame_num_bits)
-            is_field = self._has_fields and bits.read(1) == 1
+            is_field = self.may_hold_fields and bits.read(1) == 1
             self._read_order(bits, unit)
         except IndexError:
             self.uncertain = True
@@ -485,188 +557,18 @@ class _Bits:
         return (1 << num_zeros) - 1 + self.read(num_zeros)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# VP8, VP9, AV1: pictures that are only referred to
-# ---------------------------------------------------------------------------------------------------------------------
+NAL_LOOKS: dict[str, type[PacketLook]] = {"h264": _H264Look, "hevc": _HevcLook}
+"""By FFmpeg's names of codecs; `video_codecs_amd.py` has the others."""
 
-
-class _Vp8Look(PacketLook):
-    def count_shown(self, data: memoryview, is_key: bool) -> int:
-        if is_key:
-            self._note_size(bytes(data[6:10]))
-        return data[0] >> 4 & 1
-
-
-class _Vp9Look(PacketLook):
-    def count_shown(self, data: memoryview, is_key: bool) -> int:
-        num_shown = 0
-        for frame in self._frames(data):
-            if len(frame) == 0 or frame[0] >> 6 != 2:
-                self.uncertain = True
-                continue
-            header = int.from_bytes(bytes(frame[:2]).ljust(2, b"\0"), "big")
-            bit = 10 if frame[0] >> 4 & 3 == 3 else 11  # profile 3 has a reserved bit in between
-            if header >> (bit - 1) & 3 == 0 and len(frame) > 8:  # a key frame: sync code, colours, width, height
-                self._note_size(bytes(frame[4:8]) + bytes([frame[8] & 0xF0]))
-            # show_existing_frame, frame_type, show_frame
-            num_shown += 1 if header >> bit & 1 else header >> (bit - 2) & 1
-        if num_shown > 1:
-            self.uncertain = True
-        return num_shown
-
-    def _frames(self, data: memoryview) -> Iterator[memoryview]:
-        """Return the frames of a superframe, whose index is at the end of the packet."""
-        last = data[-1]
-        num_frames, num_bytes = (last & 7) + 1, (last >> 3 & 3) + 1
-        index = len(data) - 2 - num_frames * num_bytes
-        if last & 0xE0 != 0xC0 or index < 0 or data[index] != last:
-            yield data
-            return
-        start = 0
-        for number in range(num_frames):
-            position = index + 1 + number * num_bytes
-            size = int.from_bytes(data[position : position + num_bytes], "little")
-            yield data[start : start + size]
-            start += size
-
-
-class _Av1Look(PacketLook):
-    def count_shown(self, data: memoryview, is_key: bool) -> int:
-        num_shown = 0
-        start = 0
-        while start < len(data):
-            kind, has_extension, has_size = data[start] >> 3 & 15, data[start] & 4, data[start] & 2
-            if has_extension:
-                self.uncertain = True  # layers, of which one is shown
-            start += 2 if has_extension else 1
-            size = len(data) - start
-            if has_size:
-                size, start = _leb128(data, start)
-            content = data[start : start + size]
-            start += size
-            if len(content) == 0:
-                continue
-            if kind == 1:
-                self._note_size(bytes(content))
-                self.uncertain |= bool(content[0] & 8)  # a still picture with a short header
-            elif kind in (3, 6):  # show_existing_frame, frame_type (2 bits), show_frame
-                num_shown += 1 if content[0] & 0x80 else content[0] >> 4 & 1
-        if num_shown > 1:
-            self.uncertain = True
-        return num_shown
-
-
-def _leb128(data: memoryview, start: int) -> tuple[int, int]:
-    """Return a number of up to 8 bytes of 7 bits, and where it ends."""
-    value = 0
-    for number, byte in enumerate(data[start : start + 8]):
-        # Lowest bits first; the highest bit of a byte says whether another one follows.
-        value |= (byte & 0x7F) << 7 * number
-        if not byte & 0x80:
-            return value, start + number + 1
-    return len(data), len(data)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# MPEG-1, MPEG-2, MPEG-4, Motion JPEG
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-_BEHIND_ALL = 1 << 60
-
-
-class _MpegLook(PacketLook):
-    """Pictures start with a code. B pictures in front of the second reference picture are not shown."""
-
-    sequence_code, sequence_bytes = b"\0\0\1\xb3", 3  # 12 bits each
-    picture_code = b"\0\0\1\0"
-    b_picture = 3
-
-    def __init__(self, extradata: bytes | None) -> None:
-        super().__init__(extradata)
-        self._num_references = self._num_since = 0
-
-    def count_shown(self, data: memoryview, is_key: bool) -> int:
-        content = bytes(data)
-        self.is_disposable, self.display_key = False, None
-        if is_key and (sequence := content.find(self.sequence_code)) >= 0:
-            self._note_size(content[sequence + 4 : sequence + 4 + self.sequence_bytes])
-        start = content.find(self.picture_code)
-        if start < 0 or content.find(self.picture_code, start + 4) >= 0 or not self._is_whole(content, start + 4):
-            self.uncertain = True
-            return 1
-        if self._kind(content, start + 4) != self.b_picture:
-            self._num_references += 1
-            self._num_since = 0
-            self.display_key = self._num_references, _BEHIND_ALL
-        else:
-            self.uncertain |= self._num_references < 2
-            # No syntax lets another picture refer to a B picture. It is shown at once, in front of the last reference.
-            self.is_disposable = start == 0 and self._holds_a_picture_alone(content)
-            self._num_since += 1
-            self.display_key = self._num_references, self._num_since
-        return 1
-
-    def _kind(self, content: bytes, start: int) -> int:
-        return content[start + 1] >> 3 & 7
-
-    def _holds_a_picture_alone(self, content: bytes) -> bool:
-        """Return whether no header in it, such as a matrix, counts for later pictures."""
-        start = content.find(b"\0\0\1")
-        while start >= 0:
-            code, kind = (content[start + 3 : start + 5] + b"\0\0")[:2]
-            is_slice = 0x01 <= code <= 0xAF
-            if not (
-                is_slice or code == self.picture_code[3] or code == 0xB2 or (code == 0xB5 and kind >> 4 in (7, 8))
-            ):
-                return False
-            start = content.find(b"\0\0\1", start + 3)
-        return True
-
-    def _is_whole(self, content: bytes, start: int) -> bool:
-        """Return whether it is a frame, no field, and coded."""
-        if start + 2 > len(content):
-            return False
-        extension = content.find(b"\0\0\1\xb5", start)
-        while extension >= 0 and extension + 7 < len(content):
-            if content[extension + 4] >> 4 == 8:
-                return content[extension + 6] & 3 == 3
-            extension = content.find(b"\0\0\1\xb5", extension + 4)
-        return True  # MPEG-1, which has no fields
-
-
-class _Mpeg4Look(_MpegLook):
-    sequence_code, sequence_bytes = b"\0\0\1\x20", 12  # the head of a video object layer
-    picture_code = b"\0\0\1\xb6"
-    b_picture = 2
-    _MIN_BYTES = 24
-    """Pictures that are not coded end after a few bytes; a small one may be coded all the same, but only decoding
-    tells."""
-
-    def _kind(self, content: bytes, start: int) -> int:
-        return content[start] >> 6
-
-    def _is_whole(self, content: bytes, start: int) -> bool:
-        return len(content) - start >= self._MIN_BYTES
-
-
-class _MjpegLook(PacketLook):
-    def count_shown(self, data: memoryview, is_key: bool) -> int:
-        if bytes(data[:2]) != b"\xff\xd8":
-            self.uncertain = True
-        return 1
-
-
-_LOOKS: dict[str, type[PacketLook]] = {
-    "h264": _H264Look,
-    "hevc": _HevcLook,
-    "vp8": _Vp8Look,
-    "vp9": _Vp9Look,
-    "av1": _Av1Look,
-    "mpeg1video": _MpegLook,
-    "mpeg2video": _MpegLook,
-    "mpeg4": _Mpeg4Look,
-    "mjpeg": _MjpegLook,
-}
-
-__all__ = ["NO_PTS", "PacketFacts", "PacketLook", "PacketOrder", "confirms_order", "look_for"]
+__all__ = [
+    "NAL_LOOKS",
+    "NO_PTS",
+    "DecodingRun",
+    "PacketFacts",
+    "PacketLook",
+    "PacketOrder",
+    "UnexpectedFrame",
+    "confirms_order",
+    "find_order",
+    "is_out_of_order",
+]

@@ -14,24 +14,34 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .video_packets_amd import NO_PTS, PacketFacts, PacketLook, PacketOrder, confirms_order, look_for
+from .video_packets_amd import (
+    NAL_LOOKS,
+    NO_PTS,
+    DecodingRun,
+    PacketFacts,
+    PacketLook,
+    PacketOrder,
+    UnexpectedFrame,
+    confirms_order,
+    find_order,
+    is_out_of_order,
+)
 
 
 _INSPECTED_AT_ONCE = 8
-_MIN_SKIPPED_PACKETS = 2  # fewer are decoded as fast as the decoder starts anew
 KEPT_BYTES = 64 * 1024**2
 """Packets of a video up to this size stay in memory; a larger file is read again."""
+INDEXED_BYTES = 16 * 1024**2
+"""From this size on an MP4 file is not read whole to count its frames, where its header tells enough."""
 
-_MISSING_FRACTION = 0.02  # headers are rounded
 _STAMP_ROUNDING = 0.002  # seconds between two stamps, each rounded to a millisecond
-_MISSING_SECONDS = 0.2  # a last frame's time on the screen
 
 # After a key packet of these nothing that is shown later depends on what came before (H.264 is looked at closer).
 _CODECS_WITH_EXACT_KEYS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "png")
@@ -69,6 +79,10 @@ class MediaFile:
 
     def __str__(self) -> str:
         return self.path if self.path is not None else f"{len(self.data or b'')} bytes"
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.data or b"") if self.path is None else os.path.getsize(self.path)
 
     def check_exists(self, video_id: str | None = None) -> None:
         """Raise `VideoReadError` for a missing or empty file before a decoder words it in its own way."""
@@ -123,7 +137,7 @@ def import_av() -> Any:
 
 
 @contextmanager
-def open_container(source: MediaFile) -> Iterator[Any]:
+def open_container(source: MediaFile, wrap: Callable[[Any], Any] | None = None) -> Iterator[Any]:
     """Open a file with PyAV: the only place where FFmpeg is given one. It sees this file's bytes and nothing else.
 
     FFmpeg picks a demuxer by the bytes, and some demuxers open what the bytes name: other files, network addresses.
@@ -132,6 +146,7 @@ def open_container(source: MediaFile) -> Iterator[Any]:
 
     Args:
         source (`MediaFile`): a path or bytes.
+        wrap (callable, *optional*): from the open file to one that FFmpeg reads instead.
 
     Yields:
         `av.container.InputContainer`, closed afterwards.
@@ -149,8 +164,9 @@ def open_container(source: MediaFile) -> Iterator[Any]:
         "use_absolute_path": "0",
     }
     with ExitStack() as stack:
-        file = _open_bytes(source, stack)
+        file = stack.enter_context(open_bytes(source))
         _refuse_playlists(source, file)
+        file = file if wrap is None else wrap(file)
         try:
             # Names and comments in the file may be in any encoding: they are of no interest here.
             opened = av.open(file, container_options=options, metadata_errors="ignore", io_open=_refuse_to_open)
@@ -161,11 +177,11 @@ def open_container(source: MediaFile) -> Iterator[Any]:
         yield stack.enter_context(opened)
 
 
-def _open_bytes(source: MediaFile, stack: ExitStack) -> Any:
+def open_bytes(source: MediaFile) -> Any:
     if source.path is None:
         return io.BytesIO(source.data or b"")
     try:
-        return stack.enter_context(open(source.path, "rb"))
+        return open(source.path, "rb")
     except OSError as error:
         raise VideoReadError(f"it cannot be opened: {error}", source=source.path) from error
 
@@ -378,6 +394,8 @@ class VideoPackets:
         max_frames (`int`): reading stops with one packet more.
 
     Attributes:
+        container, stream: PyAV's own objects.
+        num_packets, num_indexed (`int`): packets that were read, and those that an index listed beforehand.
         format_name (`str`): FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
         num_streams (`int`): video streams in the file.
         header_size (`tuple[int, int]`): height and width in the header, before rotation.
@@ -387,6 +405,7 @@ class VideoPackets:
         shows_all (`bool`): every packet shows one frame, beyond doubt.
         has_orientation (`bool`): packets say how to turn the picture.
         order (`PacketOrder` or `None`): None if the file does not give the order of display.
+        is_indexed (`bool`): all this is taken from the file's header, see `video_index_amd.py`.
         num_given (`int`): packets of the file up to the last one that `decode_from` gave to the decoder or left out.
 
     Raises:
@@ -394,14 +413,17 @@ class VideoPackets:
         av.FFmpegError, OSError: as PyAV raises them.
     """
 
+    is_indexed = False
+    _wrap: Callable[[Any], Any] | None = None  # of the file, on its way to FFmpeg
+
     def __init__(self, source: MediaFile, num_threads: int, max_frame_pixels: int, max_frames: int) -> None:
         self._source = source
         self._num_threads = num_threads
         self._max_frame_pixels = max_frame_pixels
         self._opened = ExitStack()
-        self._container: Any = None
+        self.container: Any = None
         self._kept: list[Any] | None = None
-        self.num_frames = self._num_packets = self._num_indexed = self._last_duration = self.num_given = 0
+        self.num_frames = self.num_packets = self.num_indexed = self._last_duration = self.num_given = 0
         self.shows_all = self.has_orientation = False
         self._shown_pts: np.ndarray | None = None
         self.order: PacketOrder | None = None
@@ -415,52 +437,23 @@ class VideoPackets:
     @property
     def times(self) -> np.ndarray | None:
         """Seconds at which frames are shown, float64 (num_frames,), increasing; None where not every frame says."""
-        if self._shown_pts is None or self._stream.time_base is None:
+        if self._shown_pts is None or self.stream.time_base is None:
             return None
-        return self._shown_pts * float(self._stream.time_base)
+        return self._shown_pts * float(self.stream.time_base)
 
     @property
     def last_stay(self) -> float | None:
         """Seconds for which the last frame is shown by its packet, which may hold one field of it; None if unknown."""
-        is_told = self._last_duration > 0 and self._stream.time_base is not None
-        return self._last_duration * float(self._stream.time_base) if is_told else None
+        is_told = self._last_duration > 0 and self.stream.time_base is not None
+        return self._last_duration * float(self.stream.time_base) if is_told else None
 
     @property
     def promised_frames(self) -> float:
         """How many frames the header promises: by its count, or by duration and rate, whichever is more."""
-        seconds = (self._container.duration or 0) / 1_000_000  # of the container, in microseconds
-        if self._stream.duration is not None and self._stream.time_base is not None:
-            seconds = max(seconds, float(self._stream.duration * self._stream.time_base))
-        return max(self._stream.frames, seconds * float(self._stream.average_rate or 0))
-
-    def find_loss(self) -> str | None:
-        """Say what is absent of the video that the file tells of; None where nothing is, or where it does not tell.
-
-        MP4 files with something absent are not opened at all. AVI has an index of its packets, which leaves out the
-        frames that were dropped when it was made (its count of frames does not), and Matroska tells how long it lasts.
-        """
-        if self.format_name == "avi":
-            if self._num_packets < self._num_indexed:
-                return f"its index lists {self._num_indexed} packets, the file holds {self._num_packets}"
-            # Dropped frames count, and behind the last one that is there may be many: of a screen that stands still.
-            if self._stream.frames > 4 * self._num_packets + 1000:
-                return f"the header tells of {self._stream.frames} frames, the file holds {self._num_packets}"
-        times, promised = self.times, self._seconds_by_header()
-        if self.format_name.startswith("matroska") and times is not None and promised is not None:
-            # How long the last frame stays is not told: films of one frame a second, and of pictures that stand still.
-            stay = float(np.diff(times).max()) if len(times) > 1 else 1 / (self.header_rate or 1)
-            if promised > (times[-1] + stay) * (1 + _MISSING_FRACTION) + _MISSING_SECONDS:
-                return f"the header tells of {promised:.1f} seconds, the last frame is at {times[-1]:.1f}"
-        return None
-
-    def _seconds_by_header(self) -> float | None:
-        tag = self._stream.metadata.get("DURATION", "")
-        try:
-            hours, minutes, seconds = tag.strip("\0").split(":")
-            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        except ValueError:  # no such tag: the container's own is that of its longest stream
-            is_alone = len(self._container.streams) == 1
-            return self._container.duration / 1_000_000 if is_alone and self._container.duration else None
+        seconds = (self.container.duration or 0) / 1_000_000  # of the container, in microseconds
+        if self.stream.duration is not None and self.stream.time_base is not None:
+            seconds = max(seconds, float(self.stream.duration * self.stream.time_base))
+        return max(self.stream.frames, seconds * float(self.stream.average_rate or 0))
 
     def decode_from(
         self, number: int, stop: int | None = None, is_left_out: np.ndarray | None = None
@@ -477,15 +470,7 @@ class VideoPackets:
             is_left_out (`np.ndarray` of shape (packets,), bool, *optional*): packets that the decoder does not get.
                 May be changed from the packet `num_given` on while frames are taken.
         """
-        if self._kept is not None:
-            packets: Iterator[Any] = iter(self._kept[number:])
-            if self._context.is_open:
-                self._context.flush_buffers()
-        else:
-            self._open()  # the decoder is a new one
-            packets = self._demux()
-            for _ in range(number):
-                next(packets, None)
+        packets = self._packets_from(number)
         context = self._context
         fault: Exception | None = None
         is_started = False
@@ -506,6 +491,26 @@ class VideoPackets:
         if fault is not None and not is_started:
             raise fault
 
+    def _packets_from(self, number: int) -> Iterator[Any]:
+        """Make the decoder ready for packet `number`, and return it and those that follow."""
+        if self._kept is not None:
+            if self._context.is_open:
+                self._context.flush_buffers()
+            return iter(self._kept[number:])
+        self._open()  # the decoder is a new one
+        return itertools.islice(self._demux(), number, None)
+
+    def examine(self, runs: Sequence[tuple[int, int]], reads_on: bool) -> bool:
+        """Look at packets that are to be decoded, each run from a start to in front of a stop.
+
+        Returns:
+            Whether the decoder must begin anew, perhaps by another `order`. Here all was looked at before.
+        """
+        return False
+
+    def distrust(self) -> None:
+        """Note that the header is wrong."""
+
     def first_frame(self) -> Any:
         """Return the frame of the first packet, given to the decoder alone: the next ones would be decoded too."""
         if self._kept:
@@ -518,52 +523,64 @@ class VideoPackets:
 
     def close(self) -> None:
         self._kept = None
-        self._container = None
+        self.container = None
         self._opened.close()
 
     def _open(self) -> None:
         self._opened.close()
-        self._container = self._opened.enter_context(open_container(self._source))
-        self._stream = best_stream(self._container)
-        self._context = self._stream.codec_context
+        self.container = self._opened.enter_context(open_container(self._source, self._wrap))
+        self.stream = best_stream(self.container)
+        self._context = self.stream.codec_context
         if self._context is None:
             raise ValueError("there is no decoder for its video stream")
-        self.format_name: str = self._container.format.name
+        self.format_name: str = self.container.format.name
         self._context.thread_count = self._num_threads
         self._context.options = {"max_pixels": str(self._max_frame_pixels)}
 
     def _demux(self) -> Iterator[Any]:
-        return (packet for packet in self._container.demux(self._stream) if packet.size)
+        return (packet for packet in self.container.demux(self.stream) if packet.size)
 
     def _scan(self, max_frames: int) -> None:
         codec = self._context.codec.canonical_name  # of the format, not of the decoder (libdav1d)
-        look = look_for(codec, self._context.extradata)
+        look = self._look_for(codec)
         facts = self._read_packets(look, max_frames)
         stamps = facts.stamps
-        self._num_packets = len(stamps)
+        self.num_packets = len(stamps)
         self._last_duration = int(facts.durations[np.argmax(stamps)]) if len(stamps) else 0
         # MP4 lists its packets in the header (those that an edit list cuts off are taken from that list).
-        promised = len(self._stream.index_entries) if self.format_name.startswith("mov") else 0
+        promised = len(self.stream.index_entries) if self.format_name.startswith("mov") else 0
         if len(stamps) < min(promised, max_frames):
             raise ValueError(f"its header promises {promised} frames, but the file ends after {len(stamps)}")
         self.has_orientation = look.has_orientation
         if look.has_gaps:
             self._kept = None  # a decoder that was used before fills gaps in another way: each time it is a new one
         is_sound = facts.are_whole and not look.uncertain and facts.exact_keys[:1] == [0]
-        is_sound = is_sound and not self._is_out_of_order(stamps[facts.num_shown == 1])
+        is_sound = is_sound and not is_out_of_order(stamps[facts.num_shown == 1], bool(self._context.has_b_frames))
         shown = self._count(facts, is_sound, max_frames)
         if codec in _CODECS_WITH_EXACT_KEYS and not look.has_gaps:
             may_reorder = codec in _CODECS_WITH_LEADING_FRAMES and bool(self._context.has_b_frames)
-            self.order = self._find_order(facts, shown, may_reorder)
-        num_reordered = int(self._context.has_b_frames) if look.num_reordered is None else look.num_reordered
-        if self.order is not None and is_sound and confirms_order(facts, num_reordered):
+            self.order = find_order(facts, shown, self._shown_pts, self.shows_all, may_reorder)
+        if self.order is not None and is_sound and confirms_order(facts, self._num_reordered(look)):
             of_frames = np.flatnonzero(shown)
             of_frames = of_frames[np.argsort(stamps[of_frames])]
             self.order = self.order._replace(packets=of_frames, is_disposable=facts.is_disposable)
-        # At the end: of some files FFmpeg learns these from the packets.
-        self.num_streams = len(self._container.streams.video)
+        self._note_header()
+
+    def _look_for(self, codec: str) -> PacketLook:
+        if codec in NAL_LOOKS:
+            return NAL_LOOKS[codec](self._context.extradata)
+        from .video_codecs_amd import look_for
+
+        return look_for(codec, self._context.extradata)
+
+    def _num_reordered(self, look: PacketLook) -> int:
+        return int(self._context.has_b_frames) if look.num_reordered is None else look.num_reordered
+
+    def _note_header(self) -> None:
+        """Note what the header says. At the end: of some files FFmpeg learns that from the packets."""
+        self.num_streams = len(self.container.streams.video)
         self.header_size: tuple[int, int] = (self._context.height, self._context.width)
-        rate = self._stream.average_rate or self._stream.guessed_rate
+        rate = self.stream.average_rate or self.stream.guessed_rate
         self.header_rate = float(rate) if rate else None
 
     def _read_packets(self, look: PacketLook, max_frames: int) -> PacketFacts:
@@ -575,7 +592,7 @@ class VideoPackets:
         exact_keys: list[int] = []
         num_keys = 0
         are_whole = True
-        self._num_indexed = len(self._stream.index_entries)  # at first; FFmpeg adds those that it comes across
+        self.num_indexed = len(self.stream.index_entries)  # at first; FFmpeg adds those that it comes across
         for number, packet in enumerate(self._demux()):
             num_shown = look.count_shown(memoryview(packet), packet.is_keyframe)
             stamp = NO_PTS if packet.pts is None else packet.pts
@@ -617,32 +634,6 @@ class VideoPackets:
         self._shown_pts = shown_pts if has_stamps else None
         return shown
 
-    def _find_order(self, facts: PacketFacts, shown: np.ndarray, may_reorder: bool) -> PacketOrder | None:
-        stamps, exact_keys = facts.stamps, facts.exact_keys
-        if self._shown_pts is None or (stamps == NO_PTS).any():
-            return None
-        if may_reorder and len(stamps) > 2 and bool((np.diff(stamps) > 0).all()):
-            return None  # AVI and the like: the stamps tell the order of decoding, and frames may be shown in another
-        before = np.concatenate([[NO_PTS], np.maximum.accumulate(stamps)[:-1]])
-        starts = np.array([key for key in exact_keys if shown[key] and stamps[key] > before[key]], dtype=np.int64)
-        ranks = np.searchsorted(self._shown_pts, stamps[starts])
-        num_before = np.concatenate([[0], np.cumsum(shown)])[starts]
-        is_simple = self.shows_all and len(starts) == len(exact_keys) == facts.num_keys
-        is_simple = is_simple and bool((ranks == num_before).all())
-        if len(starts) == 0 or starts[0] != 0:  # where nothing better is known, decoding starts with the file
-            starts, ranks = np.concatenate([[0], starts]), np.concatenate([[0], ranks])
-            is_simple = False
-        return PacketOrder(self._shown_pts, starts, ranks, is_simple)
-
-    def _is_out_of_order(self, stamps: np.ndarray) -> bool:
-        """Return whether frames precede the first one, or are reordered although the decoder does not expect it.
-
-        It drops frames that come too late.
-        """
-        if len(stamps) == 0 or (stamps == NO_PTS).any():
-            return False
-        return stamps.min() < stamps[0] or not (self._context.has_b_frames or bool((np.diff(stamps) > 0).all()))
-
     def _count_by_decoding(self, max_frames: int) -> np.ndarray:
         """Decode everything and return the timestamps of the frames, increasing; empty if not all have one."""
         stamps: list[int | None] = []
@@ -672,7 +663,12 @@ class PyAVDecoder(VideoDecoder):
     """
 
     def __init__(
-        self, source: MediaFile, video_id: str | None, limits: VideoLimits | None = None, num_threads: int = 1
+        self,
+        source: MediaFile,
+        video_id: str | None,
+        limits: VideoLimits | None = None,
+        num_threads: int = 1,
+        uses_index: bool = True,
     ) -> None:
         super().__init__(source, video_id, limits, num_threads)
         import_av()  # its absence is no fault of the file
@@ -684,9 +680,7 @@ class PyAVDecoder(VideoDecoder):
         self._last_index = -1  # of the call of `frames` before this one
         self._reads_on = False
         with self._faults_of_the_file("pyav"):
-            self.packets = VideoPackets(
-                source, num_threads, self.limits.max_frame_pixels, max_frames=self.limits.max_frames
-            )
+            self.packets = self._open_packets(uses_index)
         self.order = self.packets.order
         try:
             self._check_length(len(self))
@@ -765,8 +759,12 @@ class PyAVDecoder(VideoDecoder):
 
     def inspect(self) -> Inspection:
         """Decode the whole video, without turning frames into RGB, and look for what FFmpeg conceals."""
+        from .video_index_amd import find_loss
+
         num_frames = num_damaged = height = width = 0
         with self._faults_of_the_file("pyav"):
+            if self.packets.is_indexed:
+                self._look_at_all()
             for frame in self.packets.decode_from(0):
                 if num_frames == 0:
                     height, width = frame.height, frame.width
@@ -781,23 +779,55 @@ class PyAVDecoder(VideoDecoder):
         damage = [
             f"{num_damaged} of {num_frames} frames are damaged" if num_damaged else None,
             f"{len(self) - num_frames} of {len(self)} frames are missing" if num_frames < len(self) else None,
-            self.packets.find_loss(),
+            find_loss(self.packets),
         ]
         return Inspection(num_frames, height, width, "; ".join(filter(None, damage)) or None)
+
+    def _open_packets(self, uses_index: bool) -> VideoPackets:
+        arguments = self.source, self.num_threads, self.limits.max_frame_pixels, self.limits.max_frames
+        packets: VideoPackets | None = None
+        if uses_index and self.source.num_bytes >= INDEXED_BYTES:
+            from .video_index_amd import IndexedPackets, read_mp4_index
+
+            class Indexed(IndexedPackets, VideoPackets):
+                """Packets of which those far from the wanted frames are not read."""
+
+            with open_bytes(self.source) as file:
+                index = read_mp4_index(file, self.source)
+            with suppress(UnexpectedFrame):
+                packets = None if index is None else Indexed(index, *arguments)
+        return VideoPackets(*arguments) if packets is None else packets
+
+    def _look_at_all(self) -> None:
+        """Read the whole file, of which the header was believed so far."""
+        self.packets.close()
+        self.packets = self._open_packets(False)
+        self.order, self._start = self.packets.order, -1
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         av = import_av()
         with self._faults_of_the_file("pyav"):
+            if self.packets.is_indexed:
+                try:
+                    return self._collect(self._announced_frames(indices), indices)
+                except (av.FFmpegError, UnexpectedFrame):
+                    announced = len(self)
+                    self.packets.distrust()
+                    self._look_at_all()
+                    if len(self) != announced:
+                        raise self._error(
+                            f"its header lists {announced} frames, but it has {len(self)}: open it again"
+                        ) from None
             if self.order is not None and self.order.packets is not None:
                 try:
                     return self._collect(self._announced_frames(indices), indices)
-                except (av.FFmpegError, _UnexpectedFrame):
+                except (av.FFmpegError, UnexpectedFrame):
                     self.order = self.order._replace(packets=None)  # from now on every packet is decoded
                     self._start = -1
             if self.order is not None:
                 try:
                     return self._collect(self._announced_frames(indices), indices)
-                except (av.FFmpegError, _UnexpectedFrame):
+                except (av.FFmpegError, UnexpectedFrame):
                     self.order = None  # for good: the packets do not show what the decoder makes of them
                     self._start = -1
             return self._collect(map(self._counted_frame, indices.tolist()), indices)
@@ -816,39 +846,32 @@ class PyAVDecoder(VideoDecoder):
         return frames
 
     def _announced_frames(self, indices: np.ndarray) -> Iterator[Any]:
-        order = self.order
-        assert order is not None
         # Who reads on behind the last frame will do so again: then the decoder goes on where it is. Else it gets no
         # packet behind the last one that is wanted.
         self._reads_on |= 0 <= self._last_index < indices[0]
         self._last_index = int(indices[-1])
-        is_left_out = self._choose_left_out(indices)
-        starts = np.searchsorted(order.start_ranks, indices, side="right") - 1
-        for position, (index, start) in enumerate(zip(indices.tolist(), starts.tolist(), strict=True)):
-            if index < self._next_index or self._start < 0 or self._is_worth_skipping_to(start, self._next_index):
-                self._start, self._next_index = start, int(order.start_ranks[start])
-                self._begin(indices[position:], starts[position:], is_left_out)
-            elif position == 0 and is_left_out is not None and self._is_left_out is not None:
+        assert self.order is not None
+        while self.order.packets is not None:
+            runs = [
+                (run.start, int(self.order.packets[run.indices].max()) + 1)
+                for run in self.order.runs(indices, self._start, self._next_index)
+            ]
+            if not self.packets.examine(runs, self._reads_on):
+                break
+            self.order, self._start = self.packets.order, -1
+            assert self.order is not None
+        is_left_out = self.order.choose_left_out(indices, self._reads_on)
+        for run in self.order.runs(indices, self._start, self._next_index):
+            if run.is_new:
+                self._begin(run, is_left_out)
+            elif is_left_out is not None and self._is_left_out is not None:
                 given = self.packets.num_given
                 self._is_left_out[given:] = is_left_out[given:]
-            yield self._announced_frame(index)
+            yield from map(self._announced_frame, run.indices)
         if is_left_out is not None and not self._reads_on:
             self._start = -1  # what the decoder held back is used up
 
-    def _choose_left_out(self, indices: np.ndarray) -> np.ndarray | None:
-        """Choose the packets that need not be decoded for these frames, bool (packets,); None: all are decoded."""
-        order = self.order
-        assert order is not None
-        if order.packets is None or order.is_disposable is None:
-            return None
-        is_left_out = order.is_disposable.copy()
-        is_left_out[order.packets[indices]] = False
-        if self._reads_on:  # and may want those next
-            is_left_out[order.packets[indices[-1] + 1 :]] = False
-        return is_left_out
-
-    def _begin(self, indices: np.ndarray, starts: np.ndarray, is_left_out: np.ndarray | None) -> None:
-        """Begin to decode for as many of the frames as are read from where the decoder starts now."""
+    def _begin(self, run: DecodingRun, is_left_out: np.ndarray | None) -> None:
         order = self.order
         assert order is not None
         stop = None
@@ -856,11 +879,10 @@ class PyAVDecoder(VideoDecoder):
         if is_left_out is not None and order.packets is not None:
             self._is_left_out = is_left_out.copy()
             if not self._reads_on:
-                jumps = map(self._is_worth_skipping_to, starts[1:].tolist(), (indices[:-1] + 1).tolist())
-                num_read = next((number for number, jumps_here in enumerate(jumps, 1) if jumps_here), len(indices))
-                stop = int(order.packets[indices[:num_read]].max()) + 1
+                stop = int(order.packets[run.indices].max()) + 1
                 self._is_left_out[stop:] = True
-        self._decoded = self.packets.decode_from(int(order.starts[self._start]), stop, self._is_left_out)
+        self._start, self._next_index = run.position, int(order.start_ranks[run.position])
+        self._decoded = self.packets.decode_from(run.start, stop, self._is_left_out)
 
     def _announced_frame(self, index: int) -> Any:
         order, is_left_out = self.order, self._is_left_out
@@ -869,24 +891,18 @@ class PyAVDecoder(VideoDecoder):
         for frame in self._decoded:
             # What a decoder puts in the place of damaged parts may depend on packets that were left out.
             if frame.pts is None or (is_left_out is not None and frame.is_corrupt):
-                raise _UnexpectedFrame
+                raise UnexpectedFrame
             if frame.pts < first_pts and self._start > 0:
                 continue  # shown before the start, made of packets that were left out
             if is_left_out is not None and order.packets is not None:
                 while self._next_index < len(order.packets) and is_left_out[order.packets[self._next_index]]:
                     self._next_index += 1
             if self._next_index >= len(order.shown_pts) or frame.pts != order.shown_pts[self._next_index]:
-                raise _UnexpectedFrame
+                raise UnexpectedFrame
             self._next_index += 1
             if self._next_index > index:
                 return frame
-        raise _UnexpectedFrame
-
-    def _is_worth_skipping_to(self, start: int, index: int) -> bool:
-        """Return whether decoding starts anew at a later start, rather than going on at frame `index`."""
-        order = self.order
-        assert order is not None
-        return start > self._start and int(order.start_ranks[start]) - index >= _MIN_SKIPPED_PACKETS
+        raise UnexpectedFrame
 
     def _counted_frame(self, index: int) -> Any:
         if index < self._next_index or self._start < 0:
@@ -904,10 +920,6 @@ def _size_change(old: tuple[int, ...], new: tuple[int, ...], index: int) -> Vide
         f"the size of its frames changes from {old[0]} x {old[1]} to {new[0]} x {new[1]} at frame {index}: cut it "
         "there, or encode it in one size"
     )
-
-
-class _UnexpectedFrame(Exception):
-    """The decoder gave another frame than the packets announced."""
 
 
 class _RgbConverter:

@@ -24,7 +24,9 @@ _LAYERS = (
         "moved_modules",
         "configuration_amd",
         "outputs",
+        "video_codecs_amd",
         "video_fetching_amd",
+        "video_index_amd",
         "view_settings",
         "video_packets_amd",
         "video_reading_amd",
@@ -59,10 +61,12 @@ _SELF_CONTAINED = {  # they travel with checkpoints as Hub remote code
     "configuration_amd": set(),
     "modeling_amd": {"configuration_amd"},
     "modeling_amd_detection": {"configuration_amd", "modeling_amd"},
+    "video_codecs_amd": {"video_packets_amd"},
+    "video_index_amd": {"video_packets_amd"},
     "video_packets_amd": set(),
     "video_fetching_amd": {"video_reading_amd"},
     "video_processing_amd": {"video_fetching_amd", "video_reading_amd", "video_sampling_amd"},
-    "video_reading_amd": {"video_packets_amd"},
+    "video_reading_amd": {"video_codecs_amd", "video_index_amd", "video_packets_amd"},
     "video_sampling_amd": set(),
 }
 

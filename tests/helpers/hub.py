@@ -18,7 +18,9 @@ from tests.helpers.models import randomize, tiny_config
 CODE = {
     "configuration_amd.py",
     "modeling_amd.py",
+    "video_codecs_amd.py",
     "video_fetching_amd.py",
+    "video_index_amd.py",
     "video_packets_amd.py",
     "video_processing_amd.py",
     "video_reading_amd.py",

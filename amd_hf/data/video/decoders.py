@@ -46,7 +46,7 @@ class GuardedDecoder(VideoDecoder):
         self._expected_size: tuple[int, int] | None = None
         # PyAV looks at the packets first. What it cannot read nobody can, and it says which files are safe to hand on:
         # the other decoders' FFmpeg would open whatever a playlist names.
-        probe = PyAVDecoder(source, video_id, limits, num_threads)
+        probe = PyAVDecoder(source, video_id, limits, num_threads, uses_index=False)
         self._substitute: PyAVDecoder | None = probe
         self._num_frames = len(probe)
         if not (self._is_mp4_or_matroska(probe.packets.format_name) and self._is_right_on(probe)):
