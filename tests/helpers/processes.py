@@ -31,6 +31,7 @@ from amd_hf import (
 from amd_hf.options.programs import run_program
 from amd_hf.training.launching import shard_module
 from tests.helpers.detection_scene import detection
+from tests.helpers.encoders import tiny_encoder
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import (
     StackRows,
@@ -202,6 +203,26 @@ def _sharded_teacher(videos: Path, output: Path, batch_size: int) -> dict[str, A
     return _outcome(trainer) | {"metrics": metrics, "identity": identity, "share_held": _share_held(trainer.teacher)}
 
 
+def _vjepa2_teacher(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """Training with V-JEPA 2 shared out over two processes, or whole on one."""
+    is_shared = batch_size < GLOBAL_BATCH
+    return _taught_by("vjepa2", videos, output, batch_size, shard_teacher=is_shared)
+
+
+def _dinov2_teacher(videos: Path, output: Path, batch_size: int) -> dict[str, Any]:
+    """Training with an encoder of images, whole on each process."""
+    return _taught_by("dinov2", videos, output, batch_size)
+
+
+def _taught_by(model_type: str, videos: Path, output: Path, batch_size: int, **options: Any) -> dict[str, Any]:
+    student = randomize(AMDForPreTraining(tiny_config(**_MODEL)))
+    args = pretraining_args(output / model_type, per_device_train_batch_size=batch_size, **_RUN, **options)
+    rows = load_video_dataset(videos, split="train")
+    trainer = AMDTrainer(student, args, teacher_model=tiny_encoder(model_type), train_dataset=rows)
+    trainer.train()
+    return _outcome(trainer) | {"share_held": _share_held(trainer.teacher)}
+
+
 def _share_held(module: torch.nn.Module | None) -> float:
     """The share of its weights that this process holds."""
     assert module is not None
@@ -270,6 +291,8 @@ SCENES: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
     "detection": detection,
     "sharded_teacher": _sharded_teacher,
     "sharded_student": _sharded_student,
+    "vjepa2_teacher": _vjepa2_teacher,
+    "dinov2_teacher": _dinov2_teacher,
     "refusals": _refusals,
 }
 

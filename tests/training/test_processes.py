@@ -20,6 +20,7 @@ from tests.helpers.warm import run_warm_group
 
 _COMPARED = (
     "distillation", "fine_tuning", "equal_masks", "uneven_step", "detection", "sharded_teacher", "sharded_student",
+    "vjepa2_teacher", "dinov2_teacher",
 )  # fmt: skip
 
 
@@ -60,7 +61,10 @@ def test_two_processes_know_of_each_other(two: list[dict[str, Any]]) -> None:
     assert [found["distillation"]["world_size"] for found in two] == [2, 2]
 
 
-@pytest.mark.parametrize("scene", ["distillation", "fine_tuning", "equal_masks", "detection", "sharded_teacher"])
+@pytest.mark.parametrize(
+    "scene",
+    ["distillation", "fine_tuning", "equal_masks", "detection", "sharded_teacher", "vjepa2_teacher", "dinov2_teacher"],
+)
 def test_same_videos_in_a_step_give_the_same_losses_and_weights(
     one: dict[str, Any], two: list[dict[str, Any]], scene: str
 ) -> None:
@@ -71,6 +75,12 @@ def test_same_videos_in_a_step_give_the_same_losses_and_weights(
             assert found[scene]["logs"][name] == pytest.approx(values, rel=1e-5), name
         for name, value in expected["weights"].items():
             torch.testing.assert_close(found[scene]["weights"][name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_encoder_of_transformers_is_shared_out_or_whole(two: list[dict[str, Any]]) -> None:
+    for found in two:
+        assert 0.4 < found["vjepa2_teacher"]["share_held"] < 0.6
+        assert found["dinov2_teacher"]["share_held"] == 1
 
 
 @pytest.mark.parametrize("scene", ["distillation", "fine_tuning", "detection"])
