@@ -18,6 +18,7 @@ from .. import (
     AMDTrainer,
 )
 from ..finetuning.recipe_check import departures
+from ..hub.cards import licence_of
 from ..models import load_pretraining_start
 from ..options.commands import parse_command
 from ..options.parsing import check_model_source, is_on_command_line
@@ -79,10 +80,13 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
         train_dataset=data.load_training(),
         eval_dataset=evaluation,
     )
+    del teacher  # and with it the layers that are not aligned
     if args.process_index == 0:
         lines = {"teacher": "none: plain masked autoencoding"}
         if trainer.teacher is not None:
             lines["teacher"] = trainer.teacher.describe()
+            licence = licence_of(options.teacher)
+            lines["its licence"] = f"{licence}: no commercial use" if "BY-NC" in licence.upper() else licence
             lines["fitted to it"] = ", ".join(f"`model.{name}` {value}" for name, value in fitted.items()) or "nothing"
         print(describe_run(trainer, **lines), flush=True)
         for departure in [*data.notes, *departures(trainer, read_recipe(argv, "pretrain"))]:

@@ -50,9 +50,15 @@ UNKNOWN_LICENCE = "weights-licence-not-stated"
 
 TEACHER_LICENCES = {
     "MCG-NJU/videomae-large": "CC-BY-NC 4.0 (its Hub page and the VideoMAE repository)",
+    "MCG-NJU/videomae-base": "CC-BY-NC 4.0 (its Hub page and the VideoMAE repository)",
     "facebook/vit-mae-large": "CC-BY-NC 4.0 (facebookresearch/mae), apache-2.0 on the Hub page",
+    "OpenGVLab/VideoMAEv2-Base": "CC-BY-NC 4.0 (its Hub page)",
+    "OpenGVLab/VideoMAEv2-Huge": "CC-BY-NC 4.0 (its Hub page)",
+    "facebook/vjepa2-vitg-fpc64-384": "Apache 2.0 (its Hub page)",
+    "facebook/dinov3-vitb16-pretrain-lvd1689m": "DINOv3 License, to be accepted on its Hub page",
+    "google/siglip-base-patch16-224": "Apache 2.0 (its Hub page)",
 }
-"""Licences of the paper's teachers by their Hub ids."""
+"""Licences of teachers by their Hub ids, as their pages and repositories state them."""
 
 # What the run sets by itself, or where it was written.
 _UNTOLD_ARGUMENTS = {"output_dir", "hub_token", "disable_tqdm", "logging_dir", "run_name", "local_rank"}

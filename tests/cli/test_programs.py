@@ -227,6 +227,7 @@ def test_teacher_alone_is_enough_and_what_was_fitted_to_it_is_printed(
 ) -> None:
     """A recipe for another teacher, of which only the student's side stays."""
     tiny_encoder("vjepa2").save_pretrained(tmp_path / "teacher")
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     recipe = (
         (work.root / "pretrain.yaml")
         .read_text()
@@ -243,6 +244,7 @@ def test_teacher_alone_is_enough_and_what_was_fitted_to_it_is_printed(
     assert (config.teacher_hidden_size, config.teacher_direct_layers, config.image_size) == (48, [2, 4], 16)
     said = capsys.readouterr().out
     assert "sees 4 frames of 32 x 32 as 2 x 4 x 4 tokens, the student's grid" in said
+    assert "its licence: cc-by-nc-4.0: no commercial use" in said
     line = next(line for line in said.splitlines() if line.strip().startswith("fitted to it"))
     assert "`model.teacher_hidden_size` 48, `model.teacher_direct_layers` [2, 4]" in line
     # A student that was pre-trained without a teacher, and then gets one.

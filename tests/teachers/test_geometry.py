@@ -12,7 +12,7 @@ from amd_hf import AMDConfig, AMDModel
 from amd_hf.teachers.frozen import FrozenTeacher
 from amd_hf.teachers.geometry import area_weights, student_options
 from amd_hf.teachers.loading import read_teacher
-from tests.helpers.encoders import raw_hidden_states, tiny_encoder
+from tests.helpers.encoders import ENCODERS, raw_hidden_states, tiny_encoder
 from tests.helpers.models import (
     nested_masks,
     normalized,
@@ -218,6 +218,22 @@ def test_mae_of_images_teaches_a_student_of_clips_frame_by_frame() -> None:
 def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FrozenTeacher.fit(AMDModel(tiny_teacher_config(image_size=32)), tiny_config(), **options)
+
+
+@pytest.mark.parametrize("model_type", [*ENCODERS, "amd"])
+def test_teacher_in_bfloat16_gives_nearly_the_features_of_float32(model_type: str) -> None:
+    config = tiny_config(image_size=32)
+    is_ours = model_type == "amd"
+    # Ours at another size, so that its clips are prepared as those of the others are.
+    sizes = {"image_size": 64, "patch_size": 16}
+    model = randomize(AMDModel(tiny_teacher_config(**sizes))).eval() if is_ours else tiny_encoder(model_type)
+    clips, masks = random_clips(config), _tubes(16, (11, 6), 2)
+    exact, half = (
+        FrozenTeacher.fit(model, config, dtype=dtype)(clips, token_split(*masks)) for dtype in (None, torch.bfloat16)
+    )
+    for ours, theirs in zip([*half[0], *half[1]], [*exact[0], *exact[1]], strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert F.cosine_similarity(ours.float(), theirs, dim=-1).min() > 0.98
 
 
 # ---------------------------------------------------------------------------------------------------------------------
