@@ -19,6 +19,7 @@ import numpy as np
 
 from .datasets.label_names import near_name, read_label_names
 from .datasets.layouts import LAYOUTS, NAMES_ANY_FILE, guess_layout, has_splits
+from .datasets.listing_cache import cached_listing, listing_key
 from .datasets.own import as_video_rows
 from .datasets.problems import Problems
 from .datasets.rows import MEDIA_SUFFIXES, VideoRows
@@ -110,11 +111,17 @@ def load_video_dataset(
     problems = Problems()
     with _here(name_or_path, given, problems) as here:
         layout = choose_layout(here, split, layout, unlabelled)
-        rows = _read(here, layout, given, streaming, problems)
-        problems.raise_if_any()
-    if not isinstance(rows, VideoRows):
+        key = None if here is not name_or_path else listing_key(here, layout, given)
+
+        def read() -> Any:
+            rows = _read(here, layout, given, streaming, problems)
+            problems.raise_if_any()
+            return rows
+
+        rows = read() if key is None else cached_listing(key, lambda: read().to_dataset())
+    if key is None and not isinstance(rows, VideoRows):
         return rows
-    dataset = rows.to_dataset()
+    dataset = rows.to_dataset() if isinstance(rows, VideoRows) else rows
     if not streaming:
         return dataset
     mixed = datasets.Dataset(dataset.data.table.take(_mixed_order(dataset)), info=dataset.info)

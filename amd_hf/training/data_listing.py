@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,27 +44,33 @@ class DataListing:
 
 def list_data(rows: Any) -> DataListing:
     """Make the listing of a training set, map-style or streaming."""
-    entries: list[list[str]] = []
+    entries: Iterable[list[str]] = ()
     kind, num_rows = "sequence", None
     if isinstance(rows, IterableDataset):
         kind, num_rows = "stream", stream_length(rows)
         entries = noted_entries(rows) or [[f"{rows.num_shards} shards", ""]]
     elif isinstance(rows, Dataset) and "video_id" in rows.column_names:
         kind, num_rows = "rows", len(rows)
-        names = [name for name in _COLUMNS if name in rows.column_names]
-        columns = rows.select_columns(names)
-        for batch in columns.iter(batch_size=10_000):
-            for values in zip(*(batch[name] for name in names), strict=True):
-                entries.append([str(values[0]), json.dumps(values[1:], default=str)])
+        entries = _entries_of_rows(rows)
     elif hasattr(rows, "__len__"):
         num_rows = len(rows)
     digest = hashlib.blake2b(digest_size=16)
+    kept: list[list[str]] | None = []
     for entry in entries:
         digest.update("\0".join(entry).encode("utf-8", "surrogatepass") + b"\n")
-    kept = entries if len(entries) <= _MOST_ENTRIES else None
+        if kept is not None:
+            kept.append(entry)
+            kept = kept if len(kept) <= _MOST_ENTRIES else None  # not held to be thrown away at the end
     label = (getattr(rows, "features", None) or {}).get("label")
     label_names = getattr(label, "names", None)
     return DataListing(kind, num_rows, digest.hexdigest(), label_names and list(label_names), kept)
+
+
+def _entries_of_rows(rows: Dataset) -> Iterator[list[str]]:
+    names = [name for name in _COLUMNS if name in rows.column_names]
+    for batch in rows.select_columns(names).iter(batch_size=10_000):
+        for values in zip(*(batch[name] for name in names), strict=True):
+            yield [str(values[0]), json.dumps(values[1:], default=str)]
 
 
 def save_listing(checkpoint: Path, listing: DataListing) -> None:
