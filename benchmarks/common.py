@@ -75,6 +75,7 @@ def take_turns(
     for arm, make in makers.items():
         channels[arm], theirs = context.Pipe()
         context.Process(target=_live, args=(make, device, threads, theirs), daemon=True).start()
+        theirs.close()  # or nobody would notice that an arm died
     turns = Turns({arm: [] for arm in makers})
     for number in tqdm(range(warmup + rounds), desc="rounds"):
         if between is not None:
