@@ -1,7 +1,7 @@
 """The image operations of RandAugment on whole clips, with the results of PIL, which timm calls frame by frame.
 
 They take and give a `Part` of the frames, whose pixels they may change. What depends on a picture's statistics
-(`auto_contrast`, `equalize`, `contrast`) takes those of each frame, and so needs whole ones.
+(`auto_contrast`, `equalize`, `contrast`) takes those of each frame: it needs whole ones, and gives a part of them.
 """
 
 from __future__ import annotations
@@ -90,18 +90,19 @@ def _write_levels(values: torch.Tensor, levels: np.ndarray) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def contrast(part: Part, factor: float) -> Part:
+def contrast(part: Part, factor: float, box: Box) -> Part:
     """Move each whole frame away from (`factor` above 1) or towards its mean grey."""
+    counts = np.array([_image(frame).convert("L").histogram() for frame in part.pixels])
+    means = iter((counts @ np.arange(256) / counts.sum(1) + 0.5).astype(int).tolist())
 
     def move(frame: np.ndarray, values: torch.Tensor) -> torch.Tensor:
-        counts = np.array(_image(frame).convert("L").histogram())
-        mean = int(counts @ np.arange(256) / counts.sum() + 0.5)
+        mean = next(means)
         return values.sub_(mean).mul_(factor).add_(mean)
 
-    return _by_frame(part, move)
+    return _by_frame(part.cut(box), move)
 
 
-def auto_contrast(part: Part) -> Part:
+def auto_contrast(part: Part, box: Box) -> Part:
     """Stretch each channel of each whole frame to 0..255."""
     num_frames, height, width, _ = part.pixels.shape
     # Rows first: numpy compares whole rows at once, and four channels one by one.
@@ -113,10 +114,11 @@ def auto_contrast(part: Part) -> Part:
     is_flat = highest <= lowest
     scale = 255 / np.where(is_flat, 1, highest - lowest)
     levels = np.arange(256)
-    return _look_up(part, np.where(is_flat, levels, (levels * scale - lowest * scale).clip(0, 255)).astype(np.uint8))
+    tables = np.where(is_flat, levels, (levels * scale - lowest * scale).clip(0, 255)).astype(np.uint8)
+    return _look_up(part.cut(box), tables)
 
 
-def equalize(part: Part) -> Part:
+def equalize(part: Part, box: Box) -> Part:
     """Make the levels of each channel of each whole frame equally frequent."""
     counts = np.array([_image(frame).histogram() for frame in part.pixels]).reshape(-1, SIZE_OF_PIXEL, 256)
     levels = np.arange(256)
@@ -125,7 +127,7 @@ def equalize(part: Part) -> Part:
     step = (counts.sum(-1, keepdims=True) - np.take_along_axis(counts, brightest, -1)) // 255
     below = np.cumsum(counts, -1) - counts
     tables = ((step // 2 + below) // np.maximum(step, 1)).clip(0, 255)
-    return _look_up(part, np.where(step > 0, tables, levels).astype(np.uint8))
+    return _look_up(part.cut(box), np.where(step > 0, tables, levels).astype(np.uint8))
 
 
 def _image(frame: np.ndarray) -> Image.Image:
@@ -153,13 +155,14 @@ def sharpness(part: Part, factor: float) -> Part:
     step = SIZE_OF_PIXEL  # rows are flat: the neighbour's channel is four values away
 
     def move(frame: np.ndarray, values: torch.Tensor) -> torch.Tensor:
-        levels = values.flatten(1)
+        levels = frame.reshape(len(frame), -1).astype(np.int16)  # sums stay below 256 * 13
         rows = levels[:-2] + levels[1:-1]
         rows += levels[2:]
-        smooth = rows[:, : -2 * step] + rows[:, step:-step]
-        smooth += rows[:, 2 * step :]
-        inner = levels[1:-1, step:-step]
-        smooth.add_(inner, alpha=4).div_(13).add_(0.5).floor_()
+        sums = rows[:, : -2 * step] + rows[:, step:-step]
+        sums += rows[:, 2 * step :]
+        sums += levels[1:-1, step:-step] << 2
+        smooth = torch.from_numpy(sums).float().div_(13).add_(0.5).floor_()
+        inner = values.flatten(1)[1:-1, step:-step]
         inner.sub_(smooth).mul_(factor).add_(smooth)
         return values
 
@@ -183,7 +186,6 @@ def warp(part: Part, affine: Affine, box: Box) -> Part:
     """
     if affine == (1, 0, 0, 0, 1, 0):
         return part.cut(box)
-    part = part.cut(source_region(affine, *part.size, box))
     if is_shift_of_rows(affine):
         moved = _shift_rows(part, affine[1], affine[2], box)
     elif is_shift_of_columns(affine):
@@ -244,8 +246,8 @@ def _weigh(taps: np.ndarray, places: list[tuple[slice, slice]], weights: torch.T
 
 
 def _fill(words: np.ndarray, is_outside: np.ndarray) -> np.ndarray:
-    if is_outside.any():
-        words[:, is_outside] = _FILL_WORD
+    for frame in words if is_outside.any() else ():
+        np.copyto(frame, _FILL_WORD, where=is_outside)
     return words
 
 
@@ -257,27 +259,29 @@ def _warp_freely(part: Part, affine: Affine, box: Box) -> np.ndarray:
     """Move frames by any map; return words (T, h, w)."""
     # All frames move alike: each result is the same weighted sum of pixels of T * 4 values. As a sum of embeddings it
     # takes a tenth of the time of `grid_sample`.
-    num_frames = len(part.pixels)
-    by_pixel = np.ascontiguousarray(part.words().reshape(num_frames, -1).T)  # a row for each pixel
+    region = source_region(affine, *part.size, box)
+    top, left = region[0] - part.box[0], region[1] - part.box[1]
+    by_frame = part.words()[:, top : top + region[2], left : left + region[3]]
+    by_pixel = np.ascontiguousarray(by_frame.transpose(1, 2, 0)).reshape(-1, len(by_frame))
     table = torch.from_numpy(by_pixel.view(np.uint8)).float()
-    moved = np.empty((num_frames, box[2], box[3]), np.uint32)
+    moved = np.empty((len(by_frame), box[2], box[3]), np.uint32)
     for start in range(0, box[2], _WARP_ROWS):
         rows = moved[:, start : start + _WARP_ROWS]
-        rows[:] = _warp_rows(table, part, affine, (box[0] + start, box[1], *rows.shape[1:]))
+        rows[:] = _warp_rows(table, region, affine, part.size, (box[0] + start, box[1], *rows.shape[1:]))
     return moved
 
 
-def _warp_rows(table: torch.Tensor, part: Part, affine: Affine, box: Box) -> np.ndarray:
-    """Compute a part of the result from the pixels of `part`; return words (T, h, w)."""
+def _warp_rows(table: torch.Tensor, region: Box, affine: Affine, size: tuple[int, int], box: Box) -> np.ndarray:
+    """Compute a part of the result from the pixels of `region`, float32 (pixels, T * 4); return words (T, h, w)."""
     top, left, height, width = box
     a, b, c, d, e, f = affine
     y, x = np.arange(top, top + height)[:, None] + 0.5, np.arange(left, left + width) + 0.5
     source_x, source_y = a * x + b * y + c, d * x + e * y + f
-    is_outside = (source_x < 0) | (source_x >= part.size[1]) | (source_y < 0) | (source_y >= part.size[0])
-    columns, column_weights = _cubic_taps(source_x, part.size[1], part.box[1])
-    rows, row_weights = _cubic_taps(source_y, part.size[0], part.box[0])
+    is_outside = (source_x < 0) | (source_x >= size[1]) | (source_y < 0) | (source_y >= size[0])
+    columns, column_weights = _cubic_taps(source_x, size[1], region[1])
+    rows, row_weights = _cubic_taps(source_y, size[0], region[0])
     # (16, h * w), then in the order that `embedding_bag` takes.
-    indices = (rows[:, None] * part.box[3] + columns).reshape(16, -1).T
+    indices = (rows[:, None] * region[3] + columns).reshape(16, -1).T
     weights = (row_weights[:, None] * column_weights).reshape(16, -1).T
     moved = torch.nn.functional.embedding_bag(
         torch.from_numpy(np.ascontiguousarray(indices)), table, mode="sum",

@@ -171,8 +171,11 @@ def apply_operations(part: Part, drawn: Sequence[tuple[str, float]], boxes: Sequ
         part = part.cut(before)
         if name in AFFINES:
             part = operations.warp(part, AFFINES[name](argument, *part.size), after)
-        elif name in ("invert", "auto_contrast", "equalize"):
-            part = getattr(operations, name)(part)
+        elif name in _OF_WHOLE_FRAMES:
+            arguments = (argument,) if name == "contrast" else ()
+            part = getattr(operations, name)(part, *arguments, after)
+        elif name == "invert":
+            part = operations.invert(part)
         else:
             part = getattr(operations, name)(part, argument)
     return part.cut(boxes[-1])
