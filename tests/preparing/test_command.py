@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from amd_hf.data.arguments import DataArguments
 from amd_hf.data.loading import load_video_dataset
+from amd_hf.preparing.arguments import PreparingArguments
+from amd_hf.preparing.data_set import Preparation
+from benchmarks.videos import make_videos
 from tests.helpers.hub import hub_stand_in
 from tests.helpers.training import ends_with_one_line, load_script
 from tests.helpers.videos import text_file, write_video
@@ -99,3 +103,14 @@ def test_paths_of_this_machine_are_not_published(source: Path, tmp_path: Path) -
                 "me/x",
             ]
         )
+
+
+@pytest.mark.slow
+def test_output_loads_at_least_two_and_a_half_times_as_fast_as_1080p(tmp_path: Path) -> None:
+    make_videos(tmp_path / "source", 1, seconds=3, height=1080, width=1920)
+    arguments = PreparingArguments(output_dir=str(tmp_path / "out"), num_workers=1)
+    preparation = Preparation(DataArguments(data=str(tmp_path / "source")), arguments)
+    outcome = preparation.run(lambda verdicts, total: verdicts)
+    before, after = preparation.measure_speed(outcome)
+    assert after > 2.5 * before  # CPU seconds; measured: 20 to 33 times
+    assert outcome.bytes_after < outcome.bytes_before / 2.5
