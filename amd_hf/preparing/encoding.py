@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..video_index_amd import find_loss
 from ..video_reading_amd import PyAVDecoder, VideoDecoder, VideoReadError, import_av, orientation_of
 
 
@@ -84,6 +85,10 @@ def encode_video(
     Raises:
         VideoReadError: the source cannot be decoded to its end, or has nothing between `start` and `end`.
     """
+    if isinstance(video, PyAVDecoder) and video.packets.is_indexed:
+        # A long film is opened by its header, which may be wrong; nearly all of it is read here anyway.
+        with PyAVDecoder(video.source, video.video_id, video.limits, video.num_threads, uses_index=False) as whole:
+            return encode_video(whole, target, settings, start, end)
     options = EncodingSettings(**settings)
     indices, stamps, seconds = _schedule(video, options.fps, start, end)
     writer = (_VideoWriter if options.jpeg_quality is None else _ImageWriter)(os.path.abspath(target), options)
@@ -98,10 +103,9 @@ def encode_video(
                     following = stamps[position + 1] if position + 1 < len(stamps) else round(seconds * _TICKS)
                     writer.write(scaled, int(stamps[position]), max(int(following - stamps[position]), 1))
                     position += 1
-    is_whole = isinstance(video, PyAVDecoder)
     damage = [
         f"{num_damaged} frames are damaged" if num_damaged else None,
-        video.packets.find_loss() if is_whole else None,  # type: ignore[attr-defined]
+        find_loss(video.packets) if isinstance(video, PyAVDecoder) else None,
     ]
     return {
         "num_frames": len(indices),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amd_hf import video_reading_amd
 from amd_hf.preparing.encoding import encode_video, output_size
 from amd_hf.video_reading_amd import MediaFile, PyAVDecoder, VideoReadError
 from tests.helpers.video_kinds import KindFiles
@@ -147,3 +148,14 @@ def test_images_are_the_frames(kind_files: KindFiles, tmp_path: Path) -> None:
     for image, frame in zip(images, expected, strict=True):
         with Image.open(image) as opened:
             assert np.abs(np.asarray(opened).astype(int) - frame).mean() < 4
+
+
+def test_long_film_is_read_whole_not_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_video(tmp_path / "source.mp4", 20, fps=10)
+    monkeypatch.setattr(video_reading_amd, "INDEXED_BYTES", 1)
+    with _open(source) as video:
+        assert video.packets.is_indexed
+    _encode(source, tmp_path / "made.mp4", 1.0)
+    monkeypatch.undo()
+    with _open(tmp_path / "made.mp4") as made:
+        assert frame_numbers(made.frames(range(len(made)))) == list(range(10, 20))
