@@ -1,6 +1,7 @@
 """Clips per second, memory and arithmetic of the pre-training step, beside a step that works like the released code.
 
     python benchmarks/train_step.py --student small --teacher large --batch_size 8
+    python benchmarks/train_step.py --student small --teacher vjepa2-large --batch_size 8 --arms fp32 bf16
 
     python benchmarks/train_step.py --device cuda --arms bf16 "bf16 compiled" --warmup 3 --batch_size 64 \\
         --data videos/ --num_workers 15                             # and the same steps fed from videos
@@ -41,6 +42,7 @@ from common import (
     take_turns,
 )
 from reference_step import ReferenceStep
+from transformers import VJEPA2Config, VJEPA2Model
 
 from amd_hf import AMDConfig, AMDForPreTraining, AMDModel, AMDTrainer, AMDTrainingArguments
 from amd_hf.data.arguments import PreTrainingDataArguments
@@ -54,13 +56,15 @@ SIZES = {
     "tiny": (64, 12, 1, 64, 1),  # for trials
     "small": (384, 12, 6, 192, 3), "base": (768, 12, 12, 384, 6), "large": (1024, 24, 16, 512, 8),
 }  # fmt: skip
+TEACHERS = (*SIZES, "vjepa2-large")
 ARMS = ("reference fp32", "fp32", "bf16", "fp32 compiled", "bf16 compiled", "reference fp16")
 
 
 def configs(student: str, teacher: str, image_size: int = 224) -> tuple[AMDConfig, AMDConfig]:
     """The configs of the paper's models at 16 x 224 x 224, or at another size of image."""
     width, layers, heads, decoder_width, decoder_heads = SIZES[student]
-    teacher_width, teacher_layers, teacher_heads, *_ = SIZES[teacher]
+    # V-JEPA 2's blocks are as wide and as many as VideoMAE's: the same products.
+    teacher_width, teacher_layers, teacher_heads, *_ = SIZES[teacher.removeprefix("vjepa2-")]
     student_config = AMDConfig(
         image_size=image_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=4 * width,
@@ -100,7 +104,9 @@ class _OurStep:
             torch_compile=compiled, gradient_checkpointing=options.gradient_checkpointing,
             num_repetitions=options.repetitions, decoder=options.decoder,
         )  # fmt: skip
-        student, teacher = AMDForPreTraining(configs[0]), AMDModel(configs[1])
+        student = AMDForPreTraining(configs[0])
+        is_vjepa2 = options.teacher.startswith("vjepa2")  # whose config is that of its ViT-L
+        teacher = VJEPA2Model(VJEPA2Config()) if is_vjepa2 else AMDModel(configs[1])
         if options.gradient_checkpointing:
             student.gradient_checkpointing_enable()
         if options.attn_implementation:
@@ -263,7 +269,7 @@ def table(options: argparse.Namespace, turns: Turns, rates: dict[str, float], fe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", choices=list(SIZES), default="small")
-    parser.add_argument("--teacher", choices=list(SIZES), default="large")
+    parser.add_argument("--teacher", choices=TEACHERS, default="large")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["reference fp32", "fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -283,6 +289,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.batch_size % options.repetitions:
         parser.error(f"--batch_size must be a multiple of --repetitions, {options.repetitions}")
+    if options.teacher.startswith("vjepa2") and any(arm.startswith("reference") for arm in options.arms):
+        parser.error("the released code has no V-JEPA 2: leave the arms `reference ...` out (`--arms fp32 bf16`)")
     if options.threads:
         torch.set_num_threads(options.threads)
     rates = MatrixProductRates(options.device, {_precision(arm) for arm in options.arms})

@@ -261,6 +261,16 @@ def test_layers_are_half_and_full_depth_of_both_or_as_deep_as_those_given(
     AMDConfig(**found, **given)
 
 
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_every_family_fits_the_default_student_with_no_option_at_all(model_type: str) -> None:
+    model = tiny_encoder(model_type)
+    config = AMDConfig(**student_options(read_teacher(model).facts, {}))
+    frozen = FrozenTeacher.fit(model, config)
+    assert (config.hidden_size, config.grid_size) == (384, (8, 14, 14))
+    assert (frozen.direct_layers, frozen.generation_layers) == ((2, 4), (2, 4))
+    assert "sees 16 frames of 112 x 112 as 8 x 14 x 14 tokens, the student's grid, what its mask" in frozen.describe()
+
+
 def test_frames_and_size_follow_a_teacher_whose_positions_are_of_one_grid() -> None:
     teacher = AMDModel(tiny_teacher_config(hidden_size=200, num_attention_heads=2))
     found = student_options(read_teacher(teacher).facts, {"num_hidden_layers": 3})
