@@ -551,9 +551,10 @@ class _Bits:
 
     def golomb(self) -> int:
         """Return an Exp-Golomb code: as many zeros as there are bits behind the one."""
-        num_zeros = 0
-        while not self.read(1):
-            num_zeros += 1
+        num_zeros = self._left - (self._value & ((1 << self._left) - 1)).bit_length()
+        if num_zeros == self._left:
+            raise IndexError("the header ends early")
+        self._left -= num_zeros + 1
         return (1 << num_zeros) - 1 + self.read(num_zeros)
 
 

@@ -786,6 +786,7 @@ class PyAVDecoder(VideoDecoder):
     def _open_packets(self, uses_index: bool) -> VideoPackets:
         arguments = self.source, self.num_threads, self.limits.max_frame_pixels, self.limits.max_frames
         packets: VideoPackets | None = None
+        self.source.check_exists(self.video_id)
         if uses_index and self.source.num_bytes >= INDEXED_BYTES:
             from .video_index_amd import IndexedPackets, read_mp4_index
 
