@@ -64,7 +64,7 @@ class Encoder:
             names (sequence of `str`): name of each one's file in the output folder.
             is_done (sequence of `bool`): whether what the manifest says of it still holds.
         """
-        num_workers = self._arguments.num_workers or len(os.sched_getaffinity(0))
+        num_workers = self._arguments.num_workers or os.cpu_count() or 1
         waiting: deque[tuple[Item, str, Future[dict[str, Any]] | None]] = deque()
         with ThreadPoolExecutor(num_workers, thread_name_prefix="prepare") as pool:
             try:
