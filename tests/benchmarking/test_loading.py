@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from amd_hf.benchmarking.loading import STAGES, describe_videos, measure_workers, profile_loading
+from amd_hf.data.augment.transforms import resize_short_side
 from amd_hf.data.clips import ClassificationCollator, ClipLoader
 from tests.helpers.videos import textured_rows, write_video
 
@@ -48,6 +50,18 @@ def test_time_of_the_collator_itself_is_that_of_the_batch(rows: list[dict[str, A
     assert profile.ratio("batch") > 0.95
     assert 200 < profile.clips_per_core < 301  # 3 clips in each hundredth of a second
     assert set(profile.stages) == set(STAGES)
+
+
+def test_one_long_call_counts_as_long_as_many_short_ones(rows: list[dict[str, Any]]) -> None:
+    clip = torch.zeros(8, 3, 360, 640, dtype=torch.uint8)
+
+    def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        start = time.process_time()
+        resize_short_side(clip, 224, "bilinear")
+        _burn(time.process_time() - start)
+        return {"unreadable": []}
+
+    assert 0.4 < profile_loading(collate, rows, 1, 0.5).ratio("crop and resize") < 0.6
 
 
 def test_unreadable_videos_are_counted_and_no_clips(rows: list[dict[str, Any]], tmp_path: Path) -> None:

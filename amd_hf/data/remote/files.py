@@ -206,11 +206,6 @@ class Identity(NamedTuple):
     size: int
     version: str
 
-    @property
-    def is_strong(self) -> bool:
-        """Whether `version` is an ETag that an http server compares bytes by."""
-        return self.version.startswith('"')
-
 
 def read_identity(address: str, access: RemoteAccess) -> Identity:
     """Ask for size and version of a file.
@@ -222,7 +217,7 @@ def read_identity(address: str, access: RemoteAccess) -> Identity:
     for attempt in _attempts(address, access):
         with attempt:
             if _is_http(address):
-                return _open_http(address, 0, 1, None, access.timeout, is_closed=True)[0]
+                return _open_http(address, 0, 1, access.timeout, is_closed=True)[0]
             return _fsspec_identity(address)
     raise AssertionError("the last attempt raises")
 
@@ -286,7 +281,7 @@ class RemoteStream:
     def _connection(self) -> Iterator[bytes]:
         """Yield chunks from the position on until the end or until the connection breaks."""
         open_stream = _open_http if _is_http(self.address) else _open_fsspec
-        identity, chunks = open_stream(self.address, self._position, self._end, self.identity, self._access.timeout)
+        identity, chunks = open_stream(self.address, self._position, self._end, self._access.timeout)
         with closing(chunks):
             if self.identity is not None and identity != self.identity:
                 raise FileChanged
@@ -411,13 +406,11 @@ def _is_http(address: str) -> bool:
 
 
 def _open_http(
-    address: str, start: int, end: int | None, known: Identity | None, timeout: float, is_closed: bool = False
+    address: str, start: int, end: int | None, timeout: float, is_closed: bool = False
 ) -> tuple[Identity, Generator[bytes, None, None]]:
     """Ask for bytes from `start` on. A server that knows no ranges sends all: what was had is read over."""
     url = quote(address.partition("#")[0], safe="/:?&=%+,;@!$'()*~[]")
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{'' if end is None else end - 1}"}
-    if known is not None and known.is_strong:
-        headers["If-Range"] = known.version  # or the server would add the end of another file to what was had
     try:
         response = open_address(url, headers, timeout)
     except HTTPError as error:
@@ -507,7 +500,7 @@ def _fsspec_identity(address: str) -> Identity:
 
 
 def _open_fsspec(
-    address: str, start: int, end: int | None, known: Identity | None, timeout: float
+    address: str, start: int, end: int | None, timeout: float
 ) -> tuple[Identity, Generator[bytes, None, None]]:
     identity = _fsspec_identity(address)
     system, path = file_system(address)
