@@ -161,22 +161,33 @@ class AMDTrainer(VideoTrainer):
     # ---- Resuming ----
 
     def save_extras(self, checkpoint: Path) -> None:
-        """Add who the teacher is: its source and a hash of its weights, which are not saved themselves."""
+        """Add who the teacher is: its source, what it sees and a hash of its weights, which are not saved."""
         super().save_extras(checkpoint)
         if self.args.should_save:
             (checkpoint / TEACHER_NAME).write_text(json.dumps(self._teacher_identity(), indent=2))
 
     def check_resumable(self, checkpoint: Path) -> None:
-        """Raise `ValueError` if the checkpoint's run had another teacher."""
+        """Raise `ValueError` if the checkpoint's run had another teacher, or one that saw clips in another way."""
         super().check_resumable(checkpoint)
         file = checkpoint / TEACHER_NAME
-        before = json.loads(file.read_text()) if file.is_file() else None
-        now = self._teacher_identity()
-        if before is not None and before["fingerprint"] != now["fingerprint"]:
+        if not file.is_file():
+            return
+        before, now = json.loads(file.read_text()), self._teacher_identity()
+        # Those of checkpoints of earlier releases do not say what the teacher saw.
+        settings = {name: value for name, value in now.items() if name.startswith("teacher_") and name in before}
+        changed = {name: value for name, value in settings.items() if before[name] != value}
+        # Weights of another type have another hash, whoever the teacher is.
+        if before["fingerprint"] != now["fingerprint"] and "teacher_dtype" not in changed:
             raise ValueError(
                 f"{checkpoint} is of a run with another teacher: {before['source']} (weights "
                 f"{before['fingerprint']}), now {now['source']} ({now['fingerprint']}). Resume with the teacher of "
                 "before, or start a new run with `--init_from`."
+            )
+        if changed:
+            differences = "; ".join(f"`{name}`: {before[name]}, now {value}" for name, value in changed.items())
+            raise ValueError(
+                f"{checkpoint} is of a run whose teacher was used in another way ({differences}). Resume with the "
+                "options of before, or start a new run with `--init_from`."
             )
 
     def _teacher_identity(self) -> dict[str, str | None]:
@@ -184,7 +195,11 @@ class AMDTrainer(VideoTrainer):
             return {"source": "no teacher", "fingerprint": None}
         if self._teacher_fingerprint is None:
             self._teacher_fingerprint = self.teacher.fingerprint()
-        return {"source": self.teacher.source, "fingerprint": self._teacher_fingerprint}
+        return {
+            "source": self.teacher.source,
+            "fingerprint": self._teacher_fingerprint,
+            **self.teacher.settings(),
+        }
 
     # ---- Evaluation ----
 

@@ -195,6 +195,17 @@ class FrozenTeacher(nn.Module):
         num_tokens = time * rows * columns if self.view.is_full else self.num_seen
         return self.model.flops_per_clip(num_tokens, len(self.view.frames), time)
 
+    def settings(self) -> dict[str, str]:
+        """Return how clips reach the teacher and the type of its weights, by the names of the options."""
+        dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in self.model.parameters()})
+        found = {"teacher_dtype": ", ".join(dtypes)}
+        if self.view is not None:
+            (height, width), grid = self.view.size, " x ".join(map(str, self.view.grid))
+            found["teacher_view"] = "full" if self.view.is_full else "asymmetric"
+            found["teacher_grid"] = f"{grid} tokens of {height} x {width} pixels"
+            found["teacher_frames"] = ", ".join(map(str, self.view.frames))
+        return found
+
     def fingerprint(self) -> str:
         """Return the BLAKE2b hash of the weights in use, with names, dtypes and shapes: it identifies the teacher."""
         digest = hashlib.blake2b(digest_size=16)

@@ -366,4 +366,9 @@ def test_resuming_with_another_teacher_is_refused(motion_videos: Path, tmp_path:
         with pytest.raises(ValueError, match="is of a run with another teacher: given as a module"):
             _trainer("pretraining", config, rows, tmp_path, teacher=wrong).train(resume_from_checkpoint=checkpoint)
     assert not any("teacher" in name for name in load_file(tmp_path / "checkpoint-1" / "model.safetensors"))
+    for name, value in (("teacher_view", "full"), ("teacher_dtype", "bfloat16")):
+        with pytest.raises(
+            ValueError, match=f"teacher was used in another way .`{name}`: .*, now {value}.*Resume with"
+        ):
+            _trainer("pretraining", config, rows, tmp_path, teacher=teacher, **{name: value}).train(checkpoint)
     _trainer("pretraining", config, rows, tmp_path, teacher=teacher, max_steps=2).train(checkpoint)
