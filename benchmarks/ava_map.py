@@ -10,7 +10,6 @@ clock shows on a quiet machine, and what counts here. Exit code 1 above 120 seco
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ import numpy as np
 
 from amd_hf.detection.evaluation import DetectionResult
 from amd_hf.detection.mean_average_precision import FrameMeanAveragePrecision
+from amd_hf.export.measuring import peak_mebibytes
 
 
 _LIMIT_SECONDS, _LIMIT_BYTES = 120, 6e9
@@ -77,7 +77,7 @@ def main() -> int:
         found = run()
         wall, seconds = time.perf_counter() - start, time.process_time() - start_cpu
         worst, means = max(worst, seconds), means | {round(found["map"], 12)}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_mebibytes() * 2**20
         print(
             f"{name:>16}: {seconds:6.1f} s of one core ({wall:.1f} s by the clock), "
             f"peak memory {peak / 1e9:.2f} GB, mAP {found['map']:.6f}",

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from typing import Any
 
 import torch
 from float32_products import Float32Products
+
+from amd_hf.export.measuring import peak_mebibytes
 
 
 MODELS = {"ViT-S": (384, 6), "ViT-B": (768, 12)}
@@ -45,7 +46,7 @@ def measure(model_name: str, batch_size: int, checkpointing: bool, use_cpu: bool
             raise
         return {"peak_gib": None}
     if use_cpu:
-        return {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        return {"peak_gib": peak_mebibytes() / 2**10}
     return {"peak_gib": torch.cuda.max_memory_reserved() / 2**30}
 
 
