@@ -347,7 +347,7 @@ class IndexedPackets:
 
     def examine(self, runs: Sequence[tuple[int, int]], reads_on: bool) -> bool:
         self._has_sought = False
-        # Pictures that are shown before the last one follow it within 16 packets, and show that its timestamp is right.
+        # Pictures shown before the last one follow it within 16 packets, and show that its timestamp is right.
         # Who reads on needs besides what the decoder's threads want before it gives the last frame.
         margin = 17 + ((self._num_threads or os.cpu_count() or 1) if reads_on else 0)
         inexact = [start for start, stop in runs if not self._is_exact(start, min(stop + margin, self.num_packets))]
