@@ -126,6 +126,33 @@ def test_going_on_in_a_tar_reads_no_video_that_was_consumed(tmp_path: Path, monk
     assert num_bytes < sum(row["video"]["size"] for row in load_video_dataset(tmp_path, split="train"))
 
 
+def test_start_with_parquet_that_has_ids_reads_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos: list[Any] = [
+        {"bytes": b"a", "path": "a.mp4"},
+        {"bytes": b"b", "path": "b.mp4"},
+        {"bytes": b"c", "path": None},
+    ]
+    features = datasets.Features({"video": datasets.Video(decode=False), "video_id": datasets.Value("string")})
+    columns = {"video": videos, "video_id": ["x", "y", "z"]}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "a.parquet"))
+    seen: list[Any] = []
+
+    class SeeingMaker(parquet_reader.RowMaker):
+        def __call__(self, row: Any) -> dict[str, Any]:
+            seen.append(row["video"]["bytes"])
+            return super().__call__(row)
+
+    monkeypatch.setattr(parquet_reader, "RowMaker", SeeingMaker)
+    rows = load_video_dataset(tmp_path / "a.parquet")
+    assert seen == [b""] * 3
+    assert [row["video"] for row in rows] == videos
+    assert rows["video_id"][:] == ["x", "y", "z"]
+    columns["video"][1] = None
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "b.parquet"))
+    with pytest.raises(ValueError, match=r"1 of 3 rows of .*b\.parquet cannot be used: row 2; .*holds no video"):
+        load_video_dataset(tmp_path / "b.parquet")
+
+
 def _parquet_of_groups(path: Path, num_groups: int) -> Path:
     rows = {"video": [f"{number}.mp4".encode() for number in range(2 * num_groups)], "other": [0] * 2 * num_groups}
     datasets.Dataset.from_dict(rows).to_parquet(str(path), batch_size=2)
