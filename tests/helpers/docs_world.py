@@ -395,6 +395,8 @@ def _small_options(program: str, arguments: list[str], is_detection: bool) -> li
         if not is_detection:
             options += ["--test_num_segments", "1", "--test_num_crops", "1"]
         return [*_TRAINING, *options, *(f"--model.{name}={sizes[name]}" for name in named)]
+    if program == "benchmark":
+        return ["--seconds", "1", "--workers", "1", "--decoders", "pyav"]
     if program == "ablate":
         return ["--max_steps", "2", "--num_processes", "1"]
     if program in ("make_model_cards", "make_api_reference"):
