@@ -378,6 +378,14 @@ def _make_room(path: Path) -> None:
         shutil.rmtree(path)
 
 
+_SMALL = {
+    "ablate": ["--max_steps", "2", "--num_processes", "1"],
+    "benchmark": ["--seconds", "1", "--workers", "1", "--decoders", "pyav"],
+    "make_api_reference": ["--root", "."],
+    "make_model_cards": ["--root", "."],
+}
+
+
 def _small_options(program: str, arguments: list[str], is_detection: bool) -> list[str]:
     if program == "pretrain":
         is_image = any("in1k" in word for word in arguments)
@@ -395,12 +403,8 @@ def _small_options(program: str, arguments: list[str], is_detection: bool) -> li
         if not is_detection:
             options += ["--test_num_segments", "1", "--test_num_crops", "1"]
         return [*_TRAINING, *options, *(f"--model.{name}={sizes[name]}" for name in named)]
-    if program == "benchmark":
-        return ["--seconds", "1", "--workers", "1", "--decoders", "pyav"]
-    if program == "ablate":
-        return ["--max_steps", "2", "--num_processes", "1"]
-    if program in ("make_model_cards", "make_api_reference"):
-        return ["--root", "."]
+    if program in _SMALL:
+        return _SMALL[program]
     if program == "convert" and "--output_dir" in arguments:
         return [f"--model.{name}={_OFFICIAL[name]}" for name in ("image_size", "num_frames")]
     if program == "export":
