@@ -39,6 +39,9 @@ STORED_VIDEO_FEATURE = {
 _SOURCE = "the data set"
 _HASHED_BYTES = 1 << 16
 
+MAX_ID_LENGTH = 1000
+"""Characters of an id that are kept."""
+
 
 def as_video_rows(
     rows: Any,
@@ -211,7 +214,7 @@ class RowMaker:
                 label = self._label(row)
             except ValueError as error:
                 fault, label = fault or printable(str(error), 500), -1
-        video_id = printable(_video_id(row, data, path), 1000)
+        video_id = printable(_video_id(row, data, path), MAX_ID_LENGTH)
         return {"video": {"bytes": data, "path": path, "fault": fault}, "label": label, "video_id": video_id}
 
     def _label(self, row: Mapping[str, Any]) -> int:

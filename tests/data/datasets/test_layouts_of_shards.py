@@ -133,8 +133,8 @@ def test_start_with_parquet_that_has_ids_reads_no_video(tmp_path: Path, monkeypa
         {"bytes": b"c", "path": None},
     ]
     features = datasets.Features({"video": datasets.Video(decode=False), "video_id": datasets.Value("string")})
-    columns = {"video": videos, "video_id": ["x", "y", "z"]}
-    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "a.parquet"))
+    columns = {"video": videos, "video_id": ["x", "y\n", "z"]}  # only one that is not plain is looked at by itself
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "a.parquet"), batch_size=9)
     seen: list[Any] = []
 
     class SeeingMaker(parquet_reader.RowMaker):
@@ -144,13 +144,68 @@ def test_start_with_parquet_that_has_ids_reads_no_video(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(parquet_reader, "RowMaker", SeeingMaker)
     rows = load_video_dataset(tmp_path / "a.parquet")
-    assert seen == [b""] * 3
+    assert seen == [b""]
     assert [row["video"] for row in rows] == videos
-    assert rows["video_id"][:] == ["x", "y", "z"]
+    assert rows["video_id"][:] == ["x", "y\\n", "z"]
     columns["video"][1] = None
     datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "b.parquet"))
     with pytest.raises(ValueError, match=r"1 of 3 rows of .*b\.parquet cannot be used: row 2; .*holds no video"):
         load_video_dataset(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ([0, 1, 1, 0, 1, 0], datasets.Value("int32")),
+        ([0, 1, 1, 0, 1, 0], datasets.ClassLabel(names=OWN_LABELS)),
+        (["right", "left", "left", "right", "left", "left"], datasets.Value("string")),
+        (["1", "left", "0", "right", "left", " 1 "], datasets.Value("string")),
+        ([1.0, 0.0, 1.0, 1.0, 0.0, 0.0], datasets.Value("float32")),
+    ],
+)
+@pytest.mark.parametrize(
+    "ids", [["a", "b c", "\u00e9", "x" * 1001, "", "t\tb"], [7, 3, 5, -1, 0, 2], ["a", None, "b", "c", "d", "e"]]
+)
+def test_rows_of_parquet_are_those_of_its_stream(tmp_path: Path, labels: list[Any], kind: Any, ids: list[Any]) -> None:
+    """The stream makes row by row what a start makes of whole columns."""
+    videos = [{"bytes": b"video", "path": None if number == 1 else f"{number}.mp4"} for number in range(6)]
+    videos[4]["bytes"] = None
+    features = datasets.Features(
+        {
+            "video": datasets.Video(decode=False),
+            "label": kind,
+            "video_id": datasets.Value("int64" if ids[0] == 7 else "string"),
+        }
+    )
+    rows = datasets.Dataset.from_dict({"video": videos, "label": labels, "video_id": ids}, features=features)
+    rows.to_parquet(str(tmp_path / "a.parquet"), batch_size=4)
+    names = OWN_LABELS if kind.dtype == "string" else None
+    started, streamed = (
+        list(load_video_dataset(tmp_path / "a.parquet", streaming=streaming, label_names=names))
+        for streaming in (False, True)
+    )
+    assert [row["video"] for row in started] == videos
+    for name in ("label", "video_id"):
+        assert [row[name] for row in started] == [row[name] for row in streamed]
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [(-1, "int64"), (2, "int64"), (10**6, "int64"), (None, "int64"), ("up", "string"), (0.5, "float64")],
+)
+def test_label_of_parquet_that_is_none_is_said_with_its_row(tmp_path: Path, label: Any, kind: str) -> None:
+    good = OWN_LABELS if kind == "string" else [0, 1]
+    features = datasets.Features(
+        {"video": datasets.Video(decode=False), "label": datasets.Value(kind), "video_id": datasets.Value("string")}
+    )
+    columns = {
+        "video": [{"bytes": None, "path": f"{number}.mp4"} for number in range(3)],
+        "label": [good[0], label, good[1]],
+        "video_id": ["a", "b", "c"],
+    }
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "a.parquet"), batch_size=9)
+    with pytest.raises(ValueError, match=r"1 of 3 rows of .* cannot be used: row 2; the first is .b: the label"):
+        load_video_dataset(tmp_path / "a.parquet", label_names=OWN_LABELS)
 
 
 def _parquet_of_groups(path: Path, num_groups: int) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import datasets.table
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,7 +22,8 @@ from ....video_reading_amd import VideoReadError
 from ...remote.cache import open_cached, open_file
 from ...remote.files import current_access, expand_addresses, is_of_split, is_remote, shown
 from ...streams import note_entries, noted_entries
-from ..own import MEDIA_TYPES, STORED_VIDEO_FEATURE, RowMaker, find_labels, label_names_in, video_column
+from ..label_names import MAX_LABEL
+from ..own import MAX_ID_LENGTH, MEDIA_TYPES, STORED_VIDEO_FEATURE, RowMaker, find_labels, label_names_in, video_column
 from ..problems import Kind, Problems
 from ..rows import row_features
 from .class_folders import SPLIT_NAMES
@@ -261,29 +263,6 @@ def _entry(file: str) -> tuple[str, str]:
     return (Path(name).name, f"{os.path.getsize(file)} bytes") if os.path.exists(file) else (name, "")
 
 
-def _without_bytes(dataset: datasets.Dataset, column: str) -> Iterable[Mapping[str, Any]]:
-    """Return stored rows with empty bytes in the place of those of videos, where ids are not made of the bytes.
-
-    Whether a row has bytes stands in the bitmap of the column: not a page of the videos is read.
-    """
-    videos = dataset.data.column(column)
-    kind = videos.type
-    has_parts = pa.types.is_struct(kind) and {"bytes", "path"} == {field.name for field in kind}
-    if not has_parts or "video_id" not in dataset.column_names or dataset.data.column("video_id").null_count:
-        return dataset
-    bytes_given = pc.is_valid(pc.struct_field(videos, "bytes"))
-    light = pa.table({"given": bytes_given, "path": pc.struct_field(videos, "path")})
-    parts = (
-        part
-        for batch in light.to_batches()
-        for part in zip(batch["given"].to_pylist(), batch["path"].to_pylist(), strict=True)
-    )
-    return (
-        {**row, column: {"bytes": b"" if given else None, "path": path}}
-        for (given, path), row in zip(parts, dataset.remove_columns(column), strict=True)
-    )
-
-
 def _check_rows(
     dataset: Any,
     make_row: RowMaker,
@@ -295,17 +274,103 @@ def _check_rows(
     """Check the rows of a map-style dataset: videos stay where they are, labels and ids become columns beside them."""
     problems.start(source, len(dataset), "row")
     column = make_row.video_column
-    columns: dict[str, list[Any]] = {"label": [], "video_id": []}
-    for number, stored in enumerate(_without_bytes(dataset, column), start=1):
+    parts = _video_parts(dataset, column)
+    columns, is_plain = _plain_columns(dataset, make_row, parts)
+    odd = np.flatnonzero(~is_plain)
+    found: dict[str, list[Any]] = {name: [] for name in columns}
+    for number, stored in zip(odd, _stored_rows(dataset, make_row, parts, odd), strict=True):
         row = make_row(stored)
         if row["video"]["fault"] is not None:
-            problems.add(source, number, _BAD_ROW, f"{row['video_id']}: {row['video']['fault']}")
-        for name, values in columns.items():
+            problems.add(source, int(number) + 1, _BAD_ROW, f"{row['video_id']}: {row['video']['fault']}")
+        for name, values in found.items():
             values.append(row[name])
+    if len(odd):
+        mask = pa.array(~is_plain)
+        for name, array in columns.items():
+            columns[name] = pc.replace_with_mask(array, mask, pa.array(found[name], array.type))
     videos = dataset.select_columns([column])
     if column != "video":
         videos = videos.rename_column(column, "video")
     if not isinstance(videos.features["video"], type(feature)):
         videos = videos.cast_column("video", feature)
-    beside = datasets.Dataset.from_dict(columns, features=datasets.Features({n: features[n] for n in columns}))
+    kinds = datasets.Features({name: features[name] for name in columns})
+    table = datasets.table.InMemoryTable(pa.table(columns).cast(kinds.arrow_schema))
+    beside = datasets.Dataset(table, info=datasets.DatasetInfo(features=kinds))
     return datasets.concatenate_datasets([videos, beside], axis=1)
+
+
+def _video_parts(dataset: Any, column: str) -> pa.Table | None:
+    """Return whether each video has bytes, and its path; None where the column holds other things than these two.
+
+    Whether a row has bytes stands in the bitmap of the column: not a page of the videos is read.
+    """
+    videos = dataset.data.column(column)
+    if not pa.types.is_struct(videos.type) or {"bytes", "path"} != {field.name for field in videos.type}:
+        return None
+    return pa.table({"given": pc.is_valid(pc.struct_field(videos, "bytes")), "path": pc.struct_field(videos, "path")})
+
+
+def _plain_columns(dataset: Any, make_row: RowMaker, parts: pa.Table | None) -> tuple[dict[str, pa.Array], np.ndarray]:
+    """Return labels and ids of all rows, and a mask of the rows that these are right for: `make_row` makes the others.
+
+    A million rows one by one take half a minute. Plain are rows with a video, a label that is a number or a name of a
+    class, and an id that is printable ASCII.
+    """
+    num_rows = len(dataset)
+    columns = {"label": pa.nulls(num_rows, pa.int64()), "video_id": pa.nulls(num_rows, pa.string())}
+    path = make_row.label_path
+    if parts is None or len(path) > 1 or "video_id" not in dataset.column_names:
+        return columns, np.zeros(num_rows, dtype=bool)
+    ids = dataset.data.column("video_id")
+    if not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type) or pa.types.is_integer(ids.type)):
+        return columns, np.zeros(num_rows, dtype=bool)
+    ids = _one_array(ids.cast(pa.string()))
+    columns["video_id"] = ids
+    has_video = pc.or_(parts["given"], pc.is_valid(parts["path"]))
+    tests = [pc.ascii_is_printable(ids), pc.less_equal(pc.binary_length(ids), MAX_ID_LENGTH), has_video]
+    if path:
+        labels = _plain_labels(dataset.data.column(path[0]), make_row.names)
+        if labels is None:
+            return columns, np.zeros(num_rows, dtype=bool)
+        columns["label"] = labels
+        tests.append(pc.is_valid(labels))
+    return columns, np.logical_and.reduce(
+        [pc.fill_null(test, False).to_numpy(False) for test in map(_one_array, tests)]
+    )
+
+
+def _plain_labels(stored: pa.ChunkedArray, names: Sequence[str] | None) -> pa.Array | None:
+    """Return labels as numbers of classes, null where one is none; None where none can be read as they stand."""
+    if names is not None and (pa.types.is_string(stored.type) or pa.types.is_large_string(stored.type)):
+        number_of = {name: number for number, name in enumerate(names)}
+        known = pa.array(number_of, stored.type)
+        found = pc.index_in(stored, known, skip_nulls=True)
+        return _one_array(pa.array(number_of.values(), pa.int64()).take(found))
+    if not pa.types.is_integer(stored.type):
+        return None
+    largest = min(MAX_LABEL, len(names) - 1) if names is not None else MAX_LABEL
+    is_label = pc.and_(pc.greater_equal(stored, 0), pc.less_equal(stored, largest))
+    return _one_array(pc.if_else(is_label, stored, None).cast(pa.int64()))
+
+
+def _one_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def _stored_rows(
+    dataset: Any, make_row: RowMaker, parts: pa.Table | None, numbers: np.ndarray
+) -> Iterable[Mapping[str, Any]]:
+    """Return some stored rows, with empty bytes in place of those of videos where ids are not made of the bytes."""
+    if not len(numbers):
+        return ()
+    column = make_row.video_column
+    used = {column, *make_row.label_path[:1], "video_id", "__key__", "__url__"}
+    rows = dataset.select_columns([name for name in dataset.column_names if name in used]).select(numbers)
+    if parts is None or "video_id" not in dataset.column_names or dataset.data.column("video_id").null_count:
+        return rows
+    batches = (batch.to_pydict() for batch in parts.take(pa.array(numbers)).to_batches())
+    videos = (video for batch in batches for video in zip(batch["given"], batch["path"], strict=True))
+    return (
+        {**row, column: {"bytes": b"" if given else None, "path": path}}
+        for (given, path), row in zip(videos, rows.remove_columns(column), strict=True)
+    )
