@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> AMDTrainer:
             lines["teacher"] = trainer.teacher.describe()
             licence = licence_of(options.teacher)
             lines["its licence"] = f"{licence}: no commercial use" if "BY-NC" in licence.upper() else licence
+            if trainer.teacher_cache is not None:
+                lines["its cache"] = trainer.teacher_cache.describe(trainer.num_cached_clips)
             lines["fitted to it"] = ", ".join(f"`model.{name}` {value}" for name, value in fitted.items()) or "nothing"
         print(describe_run(trainer, **lines), flush=True)
         for departure in [*data.notes, *departures(trainer, read_recipe(argv, "pretrain"))]:

@@ -98,6 +98,8 @@ class ClipLoader:
         repetitions_share_frames (`bool`, defaults to `True`): the repetitions show the same frames, as in the
             released code, so that fewer are decoded; each has its own crop, augmentation and masks. False draws
             each repetition's frames anew.
+        view_epochs (`int`, *optional*): draw the training clips of this many epochs, and show them again in the next
+            ones, so that a video has this many times K views. By default each epoch draws its own.
         seed (`int`, defaults to 0): the run's seed.
         decoder (`str`, *optional*): see `decoding.open_video`.
         decode_time_limit (`float`, *optional*): seconds a video may take: `time_limit` of `decoding.open_video`.
@@ -120,6 +122,7 @@ class ClipLoader:
     augment_on_device: bool = False
     repetitions: int = 1
     repetitions_share_frames: bool = True
+    view_epochs: int | None = None
     seed: int = 0
     decoder: str | None = None
     decode_time_limit: float | None = None
@@ -208,7 +211,10 @@ class ClipLoader:
 
     def generator(self, row: Mapping[str, Any], repetition: int, purpose: str) -> np.random.Generator:
         """Make the random generator of one repetition of a row for one purpose."""
-        return sample_generator(self.seed, row.get("epoch", 0), row["video_id"], repetition, purpose)
+        epoch = row.get("epoch", 0)
+        if self.view_epochs is not None:
+            epoch %= self.view_epochs
+        return sample_generator(self.seed, epoch, row["video_id"], repetition, purpose)
 
     def _decode(
         self, row: Mapping[str, Any], repetitions: Sequence[int], training: bool
@@ -364,22 +370,30 @@ class PreTrainingCollator:
             None)`, bool (N,), True = masked, with the attributes `num_masked` and `num_teacher_masked`.
         training (`bool`, defaults to `True`): False takes the middle clip, the centre crop, and masks that stay the
             same from epoch to epoch, and does not replace unreadable videos.
+        with_keys (`bool`, defaults to `False`): add `teacher_keys`, for a cache of the teacher's features.
 
     Calling it on rows returns a dict:
         - `pixel_values`: (B * K, T, C, H, W), uint8, or with `augment_on_device` the `PlannedClips` that `make` them.
           None when no video could be read; then only the counts follow.
         - `bool_masked_pos`: (B * K, N), bool; `teacher_bool_masked_pos` likewise, absent without a teacher.
         - `num_masked`, `num_teacher_masked`: `int`, masked tokens in each row of the masks.
+        - `teacher_keys`: with `with_keys`, a hash of each clip with its masks.
         - `num_tried`: `int`, videos tried. `unreadable`: list of (video_id, reason).
     """
 
     loader: ClipLoader
     mask_generator: MaskFunction
     training: bool = True
+    with_keys: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         batch = load_batch(self.loader, rows, self.training)
-        return batch.outcome() | (self._masks(batch.samples) if batch.samples else {})
+        outcome = batch.outcome() | (self._masks(batch.samples) if batch.samples else {})
+        if self.with_keys and batch.samples:
+            names = ("pixel_values", "bool_masked_pos", "teacher_bool_masked_pos")
+            clips = zip(*(outcome[name] for name in names), strict=True)
+            outcome["teacher_keys"] = [_hash(parts) for parts in clips]
+        return outcome
 
     def _masks(self, samples: list[Sample]) -> dict[str, Any]:
         # In evaluation masks stay the same from epoch to epoch.
@@ -398,6 +412,14 @@ class PreTrainingCollator:
         _check_count("teacher_bool_masked_pos", masks["teacher_bool_masked_pos"], masks["num_teacher_masked"])
         _check_nested(masks["bool_masked_pos"], masks["teacher_bool_masked_pos"])
         return masks
+
+
+def _hash(tensors: Sequence[torch.Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _check_count(name: str, masks: torch.Tensor, num_masked: int) -> None:

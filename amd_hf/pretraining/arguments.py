@@ -17,7 +17,8 @@ class AMDTrainingArguments(VideoTrainingArguments):
     with 10 epochs of warm-up, AdamW betas (0.9, 0.95), gradients clipped to norm 0.02, 4 repetitions of each video.
 
     Raises:
-        ValueError: For an unknown `alignment_loss`, a negative weight, or no weight above 0.
+        ValueError: For an unknown `alignment_loss`, a negative weight, or no weight above 0; `teacher_cache_views`
+            that are no multiple of `num_repetitions`; or options that `teacher_cache` does not go with.
     """
 
     reconstruction_weight: float = field(default=1.0, metadata={"help": "Weight of the pixel loss."})
@@ -72,6 +73,21 @@ class AMDTrainingArguments(VideoTrainingArguments):
             "needed: less memory, more communication. By default each process has all of it."
         },
     )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps the teacher's features of every training clip (float16), so that the teacher "
+            "sees each clip once. Clips are then drawn for as many views as `teacher_cache_views` and shown again."
+        },
+    )
+    teacher_cache_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "Training clips with their masks that are drawn of each video, and shown again when all were "
+            "seen: a multiple of `num_repetitions`. By default new ones in every epoch; with `teacher_cache` as many "
+            "as `num_repetitions`."
+        },
+    )
     sampling_mode: str = field(
         default="dense",
         metadata={
@@ -104,3 +120,32 @@ class AMDTrainingArguments(VideoTrainingArguments):
         weights = {name: getattr(self, f"{name}_weight") for name in LOSS_PARTS}
         if min(weights.values()) < 0 or max(weights.values()) == 0:
             raise ValueError(f"Loss weights must be at least 0 and not all 0, got {weights}.")
+        self._check_teacher_cache()
+
+    @property
+    def view_epochs(self) -> int | None:
+        """Return the number of epochs whose clips are drawn, the others show them again; `None` for all."""
+        views = self.teacher_cache_views
+        if views is None:
+            return None if self.teacher_cache is None else 1
+        return views // self.num_repetitions
+
+    def _check_teacher_cache(self) -> None:
+        views = self.teacher_cache_views
+        if views is not None and (views < 1 or views % self.num_repetitions):
+            raise ValueError(
+                f"`teacher_cache_views` must be a multiple of `num_repetitions` {self.num_repetitions}, the clips of "
+                f"a video in an epoch, got {views}."
+            )
+        if self.teacher_cache is None:
+            return
+        if self.augment_on_device:
+            raise ValueError(
+                "`teacher_cache` finds features by the clips that the loading processes make: leave "
+                "`augment_on_device` out."
+            )
+        if self.shard_teacher:
+            raise ValueError(
+                "`shard_teacher` needs the teacher on all processes at once, and with `teacher_cache` each asks it "
+                "only for clips that are new to it: leave one of them out."
+            )

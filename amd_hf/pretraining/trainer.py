@@ -16,6 +16,7 @@ from ..configuration_amd import AMDConfig
 from ..data.clips import PreTrainingCollator
 from ..flops import pretraining_flops
 from ..modeling_amd import AMDForPreTraining, AMDForPreTrainingOutput, AMDModel
+from ..teachers.cache import TeacherCache
 from ..teachers.encoders import TeacherEncoder
 from ..teachers.frozen import FrozenTeacher
 from ..teachers.loading import ReadTeacher
@@ -95,13 +96,36 @@ class AMDTrainer(VideoTrainer):
             **kwargs,
         )
         self._alignment_loss = alignment_loss
+        self.teacher_cache: TeacherCache | None = None
+        if self.teacher is None and args.teacher_cache is not None:
+            raise ValueError("`teacher_cache` needs a teacher: name one, or leave the option out.")
         if self.teacher is not None:
+            self.teacher_cache = self._open_teacher_cache(self.teacher)
             self._place_teacher(self.teacher)
             if args.torch_compile:  # the rest of the step, with the options by which accelerate compiles the student
                 options = self.accelerator.state.dynamo_plugin.to_kwargs()
                 self._alignment_loss = torch.compile(alignment_loss, **options)
                 if not args.shard_teacher:  # gathering its weights is not for the compiler
                     self.teacher.compile(**options)
+
+    def _open_teacher_cache(self, teacher: FrozenTeacher) -> TeacherCache | None:
+        if self.args.teacher_cache is None:
+            return None
+        if not (isinstance(self.data_collator, PreTrainingCollator) and self.data_collator.with_keys):
+            raise ValueError(
+                "`teacher_cache` needs the built-in collator, which names each clip: leave `data_collator` out, or "
+                "give a `PreTrainingCollator` with `with_keys=True`."
+            )
+        fingerprint = str(self._teacher_identity()["fingerprint"])
+        cache = TeacherCache(self.args.teacher_cache, teacher, fingerprint, self.args.precision.name)
+        logger.info(f"Teacher cache: {cache.describe(self.num_cached_clips)}")
+        return cache
+
+    @property
+    def num_cached_clips(self) -> int | None:
+        """Return the number of clips that the cache will hold; `None` for a stream of unknown length."""
+        views = self.args.num_repetitions * (self.args.view_epochs or 0)
+        return None if self.num_train_videos is None else self.num_train_videos * views
 
     def _place_teacher(self, teacher: FrozenTeacher) -> None:
         """Move the teacher to the device, whole or, with `shard_teacher`, a part of it to each process."""
@@ -130,10 +154,15 @@ class AMDTrainer(VideoTrainer):
             inputs = {name: value for name, value in inputs.items() if "teacher" not in name}
         elif inputs.get("teacher_bool_masked_pos") is None:
             raise ValueError("Distillation needs `teacher_bool_masked_pos` in the batch: the collator left it out.")
-        outputs = model(**inputs)
-        if self.teacher is not None:
+        keys = inputs.get("teacher_keys")
+        outputs = model(**{name: value for name, value in inputs.items() if name != "teacher_keys"})
+        if (teacher := self.teacher) is not None:
+            clips, split = inputs["pixel_values"], outputs.token_split
             with torch.no_grad(), self.accelerator.autocast():
-                direct, generation = self.teacher(inputs["pixel_values"], outputs.token_split)
+                if self.teacher_cache is None or keys is None:
+                    direct, generation = teacher(clips, split)
+                else:
+                    direct, generation = self.teacher_cache.features(keys, split, lambda: teacher(clips, split))
             options = (self.args.alignment_loss, self._teacher_feature_norm)
             outputs.losses |= {
                 "direct": self._alignment_loss(outputs.direct_features or (), direct, *options),
@@ -145,14 +174,22 @@ class AMDTrainer(VideoTrainer):
         return (total, outputs) if return_outputs else total
 
     def flops_per_clip(self) -> int | None:
-        """Return [`~amd_hf.flops.pretraining_flops`]; `None` if the teacher is your own module."""
+        """Return [`~amd_hf.flops.pretraining_flops`]; `None` if the teacher is your own module, or has a cache."""
         config, encoder = self.model.config, self._encoder
+        if self.teacher_cache is not None:  # it works on new clips only
+            return None
         if isinstance(encoder, TeacherEncoder):
             assert self.teacher is not None
             return pretraining_flops(config, teacher_flops=self.teacher.flops_per_clip())
         if isinstance(encoder, AMDModel):
             return pretraining_flops(config, encoder.config)
         return pretraining_flops(config) if encoder is None else None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.teacher_cache is not None:
+            ratio = self.teacher_cache.found_ratio()
+            logs = logs if ratio is None else {**logs, "teacher_cached": ratio}
+        super().log(logs, start_time)
 
     @property
     def _encoder(self) -> nn.Module | None:
@@ -292,5 +329,7 @@ def pretraining_collator(
         sampling_mode=args.sampling_mode,
         augmentation=args.train_crop,
         flip_probability=args.flip_probability,
+        view_epochs=args.view_epochs,
     )
-    return PreTrainingCollator(loader, MaskGenerator(config, has_teacher), training=training)
+    with_keys = has_teacher and training and args.teacher_cache is not None
+    return PreTrainingCollator(loader, MaskGenerator(config, has_teacher), training=training, with_keys=with_keys)

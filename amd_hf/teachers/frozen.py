@@ -52,6 +52,9 @@ class FrozenTeacher(nn.Module):
         self.num_seen = student_config.num_patches - student_config.num_masked_patches(
             student_config.teacher_mask_ratio
         )
+        self.num_visible = student_config.num_patches - student_config.num_masked_patches(
+            student_config.student_mask_ratio
+        )
         self.facts = facts_of(model)
         self.view = None
         if self.facts is None:
