@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-_DISPLAY_ORIENTATION = 47  # an SEI message that turns or mirrors, beside the container's matrix
+DISPLAY_ORIENTATION = 47  # an SEI message that turns or mirrors, beside the container's matrix
 _MESSAGES_OF_ONE_PICTURE = {0, 1, 4, 5}  # buffering, its timing, subtitles, the encoder's own
 
 
@@ -55,6 +55,10 @@ class PacketLook:
     def count_shown(self, data: memoryview, is_key: bool) -> int:
         """Count the frames that come out of the decoder for this packet, sooner or later."""
         return 1
+
+    def confirm_disposable(self, is_disposable: np.ndarray) -> np.ndarray:
+        """Return which packets are disposable, bool (packets,), once all were counted."""
+        return is_disposable
 
     def _note_size(self, size: bytes) -> None:
         """Note what defines the size of the pictures: if it changes, each frame must be checked."""
@@ -217,7 +221,7 @@ def confirms_order(facts: PacketFacts, num_reordered: int) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# H.264 and HEVC: packets are rows of NAL units
+# H.264, of which packets are rows of NAL units, as of HEVC
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +243,7 @@ class _H264Look(PacketLook):
         self._last_poc = 0  # of the last picture that others refer to
         self._is_idr = False
         self._last_number: int | None = None  # `frame_num` of the last picture that others refer to
-        headers = _sets_of_avcc(start) if self._length_size else _nal_units(memoryview(start), 0)
+        headers = _sets_of_avcc(start) if self._length_size else nal_units(memoryview(start), 0)
         for unit in headers:
             if unit and unit[0] & 0x1F == 7:
                 self._read_sequence(bytes(unit))
@@ -249,7 +253,7 @@ class _H264Look(PacketLook):
         self._is_idr = False
         self.is_disposable = True
         self.display_key = None
-        for unit in _nal_units(data, self._length_size):
+        for unit in nal_units(data, self._length_size):
             kind = unit[0] & 0x1F if len(unit) > 1 else 0
             if kind in (1, 2, 5) and unit[1] & 0x80:  # the slice starts with the picture's first macroblock
                 num_pictures += 1
@@ -258,8 +262,8 @@ class _H264Look(PacketLook):
             elif kind == 7:
                 self._read_sequence(bytes(unit))
             elif kind == 6:
-                messages = _kinds_of_messages(bytes(unit[1:]))
-                self.has_orientation |= _DISPLAY_ORIENTATION in messages
+                messages = kinds_of_messages(bytes(unit[1:]))
+                self.has_orientation |= DISPLAY_ORIENTATION in messages
                 self.is_disposable &= messages <= _MESSAGES_OF_ONE_PICTURE
             # A slice of a picture that others refer to, or whatever else may be of use to another one.
             if kind not in (1, 6, 9, 12) or (kind == 1 and unit[0] & 0x60):
@@ -273,7 +277,7 @@ class _H264Look(PacketLook):
 
     def _read_sequence(self, unit: bytes) -> None:
         try:
-            sequence = _parse_h264_sequence(_Bits(unit[1:]))
+            sequence = _parse_h264_sequence(Bits(unit[1:]))
         except IndexError:
             self.uncertain = True
             return
@@ -286,7 +290,7 @@ class _H264Look(PacketLook):
     def _read_slice(self, unit: bytes) -> None:
         if self._frame_num_bits is None:
             return
-        bits = _Bits(unit[1:])
+        bits = Bits(unit[1:])
         try:
             for _ in ("first_mb_in_slice", "slice_type", "pic_parameter_set_id"):
                 bits.golomb()
@@ -308,7 +312,7 @@ class _H264Look(PacketLook):
         if unit[0] & 0x60:  # others refer to it
             self._last_number = number
 
-    def _read_order(self, bits: _Bits, unit: bytes) -> None:
+    def _read_order(self, bits: Bits, unit: bytes) -> None:
         """Read when the picture is shown: the rest of what stands in front of the references in a slice's header."""
         is_idr = unit[0] & 0x1F == 5
         self._num_periods += is_idr
@@ -327,7 +331,7 @@ class _H264Look(PacketLook):
                 self._last_poc = poc
 
 
-def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool, int, int, int | None]:
+def _parse_h264_sequence(bits: Bits) -> tuple[int, bool, bool, int, int, int | None]:
     """Parse a sequence parameter set.
 
     Returns:
@@ -371,7 +375,7 @@ def _parse_h264_sequence(bits: _Bits) -> tuple[int, bool, bool, int, int, int | 
     return frame_num_bits, has_planes, has_fields, order_type, poc_bits, num_reordered
 
 
-def _parse_h264_reordering(bits: _Bits, has_fields: bool) -> int | None:
+def _parse_h264_reordering(bits: Bits, has_fields: bool) -> int | None:
     """Parse the rest of a sequence parameter set up to `max_num_reorder_frames`, which is nearly its end."""
     bits.skip(2 if has_fields else 1)
     if bits.read(1):  # edges that are cut off
@@ -399,7 +403,7 @@ def _parse_h264_reordering(bits: _Bits, has_fields: bool) -> int | None:
     return bits.golomb()
 
 
-def _skip_h264_buffers(bits: _Bits) -> bool:
+def _skip_h264_buffers(bits: Bits) -> bool:
     """Skip the sizes of the decoder's buffers, and return whether there are any."""
     if not bits.read(1):
         return False
@@ -413,7 +417,7 @@ def _skip_h264_buffers(bits: _Bits) -> bool:
     return True
 
 
-def _skip_scaling_list(bits: _Bits, size: int) -> None:
+def _skip_scaling_list(bits: Bits, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:
@@ -423,63 +427,7 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
         last = following or last
 
 
-class _HevcLook(PacketLook):
-    """A packet is one picture, but some are never shown: leading ones after a cut, and those that say so."""
-
-    def __init__(self, extradata: bytes | None) -> None:
-        super().__init__(extradata)
-        start = self.extradata
-        self._length_size = (start[21] & 3) + 1 if len(start) > 22 and start[0] == 1 else 0
-        self._num_seen = 0
-        self._is_cut = True  # leading pictures of the next random access point lack what they refer to
-        self._drops_leading = True
-        headers = _sets_of_hvcc(start) if self._length_size else _nal_units(memoryview(start), 0)
-        for unit in headers:
-            self._read_unit(unit)
-
-    def count_shown(self, data: memoryview, is_key: bool) -> int:
-        num_pictures = sum(self._read_unit(unit) for unit in _nal_units(data, self._length_size))
-        if num_pictures != 1:
-            self.uncertain = True
-        return num_pictures
-
-    def _read_unit(self, unit: memoryview) -> bool:
-        """Take note of a NAL unit, and say whether a picture starts in it."""
-        if len(unit) < 3 or (unit[0] & 1) << 5 | unit[1] >> 3:  # of another layer
-            return False
-        kind = unit[0] >> 1 & 0x3F
-        if kind in (36, 37):  # end of sequence
-            self._is_cut = True
-        elif kind in (39, 40):
-            self.has_orientation |= _DISPLAY_ORIENTATION in _kinds_of_messages(bytes(unit[2:]))
-        elif kind == 33:
-            self._note_size(bytes(unit))
-        elif kind == 34:
-            self._read_picture_set(bytes(unit[2:]))
-        if kind > 31 or not unit[2] & 0x80:  # no slice, or not the first one of a picture
-            return False
-        if 16 <= kind <= 23:
-            if self._num_seen and unit[2] & 0x40:  # pictures that wait to be shown are thrown away
-                self.uncertain = True
-            self._drops_leading = self._is_cut or kind <= 18
-            self._is_cut = False
-        elif kind in (8, 9) and self._drops_leading:
-            self.uncertain = True
-        self._num_seen += 1
-        return True
-
-    def _read_picture_set(self, content: bytes) -> None:
-        bits = _Bits(content)
-        try:
-            bits.golomb()
-            bits.golomb()
-            bits.skip(1)
-            self.uncertain |= bits.read(1) == 1  # slices say whether they are shown
-        except IndexError:
-            self.uncertain = True
-
-
-def _nal_units(data: memoryview, length_size: int) -> Iterator[memoryview]:
+def nal_units(data: memoryview, length_size: int) -> Iterator[memoryview]:
     if length_size:
         start = 0
         while start + length_size < len(data):
@@ -504,18 +452,7 @@ def _sets_of_avcc(extradata: bytes) -> Iterator[memoryview]:
         start = stop
 
 
-def _sets_of_hvcc(extradata: bytes) -> Iterator[memoryview]:
-    start = 23
-    for _ in range(extradata[22]):
-        num_units = int.from_bytes(extradata[start + 1 : start + 3], "big")
-        start += 3
-        for _ in range(num_units):
-            stop = start + 2 + int.from_bytes(extradata[start : start + 2], "big")
-            yield memoryview(extradata)[start + 2 : stop]
-            start = stop
-
-
-def _kinds_of_messages(messages: bytes) -> set[int]:
+def kinds_of_messages(messages: bytes) -> set[int]:
     """Return the kinds of the messages in an SEI unit."""
     kinds = set()
     start = 0
@@ -532,7 +469,7 @@ def _kinds_of_messages(messages: bytes) -> set[int]:
     return kinds
 
 
-class _Bits:
+class Bits:
     """The bits of a NAL unit, without the bytes that keep start codes out; IndexError at the end."""
 
     def __init__(self, data: bytes) -> None:
@@ -558,12 +495,14 @@ class _Bits:
         return (1 << num_zeros) - 1 + self.read(num_zeros)
 
 
-NAL_LOOKS: dict[str, type[PacketLook]] = {"h264": _H264Look, "hevc": _HevcLook}
+NAL_LOOKS: dict[str, type[PacketLook]] = {"h264": _H264Look}
 """By FFmpeg's names of codecs; `video_codecs_amd.py` has the others."""
 
 __all__ = [
+    "DISPLAY_ORIENTATION",
     "NAL_LOOKS",
     "NO_PTS",
+    "Bits",
     "DecodingRun",
     "PacketFacts",
     "PacketLook",
@@ -572,4 +511,6 @@ __all__ = [
     "confirms_order",
     "find_order",
     "is_out_of_order",
+    "kinds_of_messages",
+    "nal_units",
 ]

@@ -614,9 +614,9 @@ class VideoPackets:
         columns = np.array(table, dtype=np.int64).reshape(len(table), 5).T
         keys = None if None in display_keys else np.array(display_keys, dtype=np.int64).reshape(len(table), 2)
         stamps, num_shown_of, is_hidden, durations, is_disposable = columns
-        return PacketFacts(
-            stamps, num_shown_of, is_hidden == 1, durations, is_disposable == 1, keys, exact_keys, num_keys, are_whole
-        )
+        is_disposable = look.confirm_disposable(is_disposable == 1)
+        columns_read = stamps, num_shown_of, is_hidden == 1, durations, is_disposable
+        return PacketFacts(*columns_read, keys, exact_keys, num_keys, are_whole)
 
     def _count(self, facts: PacketFacts, is_sound: bool, max_frames: int) -> np.ndarray:
         """Set how many frames there are and when they are shown, and return which packets show one."""
