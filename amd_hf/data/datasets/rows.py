@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from ..remote.files import (
@@ -166,16 +167,27 @@ def _check_files(paths: list[str], entries: Sequence[Entry], file: Path, root: s
                 if fault is not None:
                     problems.add(file, entry.number, MISSING, path)
         return
-    # A wrong root makes every video unreadable; single missing files are the data loader's to count.
+    check_first_files(paths, len(paths), file, root)
+
+
+def check_first_files(paths: Sequence[str] | pa.Array, num_paths: int, file: Path, root: str) -> None:
+    """Check that any of the first videos is there: a wrong root makes every video unreadable.
+
+    Single missing files are the data loader's to count.
+
+    Raises:
+        FileNotFoundError: none is.
+    """
     first_fault = None
-    for path in paths[:_NUM_PATHS_TRIED]:
+    first = [str(path) for path in paths[:_NUM_PATHS_TRIED]]
+    for path in first:
         fault = _why_missing(path)
         if fault is None:
             return
         first_fault = fault if first_fault is None else first_fault
     if first_fault is not None:
         raise FileNotFoundError(
-            f"None of the first {min(len(paths), _NUM_PATHS_TRIED)} videos of {file} exists; the first is {paths[0]!r}"
+            f"None of the first {min(num_paths, _NUM_PATHS_TRIED)} videos of {file} exists; the first is {first[0]!r}"
             f"{first_fault}. Relative paths start from {root!r}: set `root` to the folder they are relative to."
         )
 
@@ -235,8 +247,8 @@ class VideoRows:
     """The rows of a data set as columns.
 
     Args:
-        paths (sequence of `str`): absolute paths of the videos, or of their folders of frames.
-        video_ids (sequence of `str`): unique names.
+        paths (sequence of `str` or Arrow array): absolute paths of the videos, or of their folders of frames.
+        video_ids (sequence of `str` or Arrow array): unique names.
         labels (sequence of `int`, *optional*): None where no video has a label.
         label_names (sequence of `str`, *optional*): name of each label, in their order.
         num_frames (sequence of `int`, *optional*): image files of each folder; None where the paths are video files.
@@ -244,9 +256,9 @@ class VideoRows:
         columns (mapping, *optional*): further columns by name, as Arrow arrays.
     """
 
-    paths: Sequence[str]
-    video_ids: Sequence[str]
-    labels: Sequence[int] | None = None
+    paths: Sequence[str] | pa.ChunkedArray
+    video_ids: Sequence[str] | pa.ChunkedArray
+    labels: Sequence[int] | np.ndarray | None = None
     label_names: Sequence[str] | None = None
     num_frames: Sequence[int] | None = None
     frame_pattern: str | None = None
@@ -256,7 +268,7 @@ class VideoRows:
         """Make a dataset of `video`, `label` (a `ClassLabel` where it has names), `video_id` and `columns`."""
         video_feature: Any = datasets.Video(decode=False)
         num_rows = len(self.paths)
-        fields: dict[str, Any] = {"bytes": pa.nulls(num_rows, pa.binary()), "path": pa.array(self.paths, pa.string())}
+        fields: dict[str, Any] = {"bytes": pa.nulls(num_rows, pa.binary()), "path": _texts(self.paths)}
         if self.num_frames is not None:
             video_feature = FRAME_FOLDER_FEATURES
             fields = {
@@ -269,11 +281,15 @@ class VideoRows:
         columns = self.columns or {}
         features |= datasets.Features.from_arrow_schema(pa.schema([(n, array.type) for n, array in columns.items()]))
         # Not `Dataset.from_dict`: that would look for each video on the disk.
-        videos = pa.StructArray.from_arrays(list(fields.values()), list(fields))
-        arrays = [videos, labels, pa.array(self.video_ids, pa.string()), *columns.values()]
+        videos = pa.table(fields).to_struct_array()
+        arrays = [videos, labels, _texts(self.video_ids), *columns.values()]
         table = pa.table(arrays, names=list(features))
         table = table.cast(features.arrow_schema)
         return datasets.Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
+
+
+def _texts(values: Sequence[str] | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
 
 
 def row_features(video_feature: Any, label_names: Sequence[str] | None) -> datasets.Features:

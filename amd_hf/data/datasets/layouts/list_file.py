@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from ..label_names import MAX_LABEL
+from ..list_columns import list_columns
 from ..problems import Kind, Problems
 from ..rows import VIDEO_SUFFIXES, Entry, VideoRows, is_video_file, make_rows
 from ..text_files import read_lines
@@ -51,6 +52,12 @@ def read_list_file(
         FileNotFoundError: the list file, the root or all of the first videos are missing.
         ValueError: an empty list.
     """
+    if not problems.check_files and list_file.is_file():
+        quick = list_columns(list_file, root, label_names, _video_entry, lambda text: _number(text, MAX_LABEL))
+        if quick is not None:
+            rows, num_lines = quick
+            problems.start(list_file, num_lines)
+            return rows
     return make_rows(_parse(list_file, None, problems), list_file, root, label_names, problems)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..label_names import as_label, check_label_column
+from ..list_columns import csv_columns
 from ..problems import Kind, Problems, shorten
 from ..rows import Entry, VideoRows, make_rows
-from ..text_files import csv_records, is_text, json_records
+from ..text_files import csv_header, csv_records, is_text, json_records
 
 
 NO_PATH = Kind("has no path", "have no path", "Give the path of the video in the column `path`.")
@@ -53,6 +54,16 @@ def read_table(
         raise FileNotFoundError(f"There is no table {str(file)!r}.")
     records: list[tuple[int, dict[str, Any]]]
     is_json = file.suffix == ".jsonl"
+    if not is_json and not problems.check_files:
+        header = csv_header(file)
+        is_known = label_column in (None, *header)
+        quick = csv_columns(file, header, label_column or "label", root, label_names) if is_known else None
+        if quick is not None:
+            rows, num_rows = quick
+            problems.start(file, num_rows)
+            if label_column is None:
+                warn_of_other_labels(header, file)
+            return rows
     records = list(json_records(file, problems) if is_json else csv_records(file, {"path"}, problems))
     columns = list(dict.fromkeys(name for _, record in records for name in record))
     check_label_column(label_column, set(columns), file)
