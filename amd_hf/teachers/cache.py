@@ -140,10 +140,11 @@ class TeacherCache:
                 )
             for index, row in enumerate(rows):
                 if row is None:
-                    rows[index] = computed[index]
+                    rows[index] = computed[index].numpy()
                     _write_whole(self._file(names[index]), computed[index].numpy().tobytes())
-        # One transfer for all layers: (B, layers * tokens * D).
-        flat = torch.stack([row for row in rows if row is not None]).to(split.visible.device)
+        # One transfer for all layers: (B, layers * tokens * D). NumPy, since under autocast to bfloat16 torch refuses
+        # to stack float16 on the CPU.
+        flat = torch.from_numpy(np.stack([row for row in rows if row is not None])).to(split.visible.device)
         counts = [num_visible] * len(teacher.direct_layers) + [num_more] * len(teacher.generation_layers)
         parts = flat.unflatten(1, (-1, teacher.width)).split(counts, dim=1)
         return [*parts[: len(teacher.direct_layers)]], [*parts[len(teacher.direct_layers) :]]
@@ -177,13 +178,13 @@ def _other_facts(teacher: FrozenTeacher) -> dict[str, Any]:
     }
 
 
-def _read_whole(file: Path, size: int) -> torch.Tensor | None:
+def _read_whole(file: Path, size: int) -> np.ndarray | None:
     """Return the numbers of a file; `None` if it is not there or was cut short by a crash of the machine."""
     try:
         content = np.fromfile(file, dtype=np.float16)
     except FileNotFoundError:
         return None
-    return torch.from_numpy(content) if content.nbytes == size else None
+    return content if content.nbytes == size else None
 
 
 def _write_whole(file: Path, content: bytes) -> None:

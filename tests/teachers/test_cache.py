@@ -136,6 +136,18 @@ def test_files_cut_short_and_left_behind_are_made_anew(make_trainer: MakeTrainer
         torch.testing.assert_close(weights[name], value, atol=1e-5, rtol=0, msg=name)
 
 
+def test_a_run_in_bfloat16_fills_its_cache_and_reads_it(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    options = {"teacher_cache": str(tmp_path / "cache"), "bf16": True, "max_steps": 1}
+    filled = _train(make_trainer(**options))
+    again = make_trainer(**options)
+    read = _train(again)
+    assert logged(again, "teacher_cached") == [1.0]
+    for name, value in filled.items():
+        assert torch.equal(read[name], value), name
+    with pytest.raises(ValueError, match="precision: bf16, now no"):
+        make_trainer(teacher_cache=options["teacher_cache"])
+
+
 def test_another_teacher_or_use_of_it_is_refused(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     options = {"teacher_cache": str(tmp_path / "cache")}
     make_trainer(**options)
