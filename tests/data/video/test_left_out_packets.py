@@ -147,7 +147,7 @@ def test_frames_have_the_bits_of_decoding_everything(
         assert video.order.packets is not None  # never had to fall back
 
 
-@pytest.mark.parametrize("name", ["deep.mp4", "mpeg2.ts"])
+@pytest.mark.parametrize("name", slow_but(["deep.mp4", "mpeg2.ts"], ["deep.mp4", "mpeg2.ts", "hevc_open_groups.mp4"]))
 def test_several_decoder_threads_give_the_same_bits(film: Callable[[str], Path], name: str) -> None:
     _check_equal(film(name), _read_all(film(name)), num_threads=3)
 
@@ -297,15 +297,18 @@ def _check_as_decoded_whole(path: Path) -> None:
     _check_equal(path, expected)
 
 
+@pytest.mark.parametrize("name", slow_but(["default.mp4"], ["default.mp4", "hevc_default.mp4"]))
 @pytest.mark.parametrize("which", [5, 6, 21])
-def test_damaged_picture_makes_all_be_decoded(film: Callable[[str], Path], tmp_path: Path, which: int) -> None:
+def test_damaged_picture_makes_all_be_decoded(
+    film: Callable[[str], Path], tmp_path: Path, which: int, name: str
+) -> None:
     def change(number: int, content: bytearray) -> None:
         if number == which:
             start = max(_units(content))
             middle = (start + len(content)) // 2
             content[middle : middle + 8] = bytes(byte ^ 0x5A for byte in content[middle : middle + 8])
 
-    _check_as_decoded_whole(_with_packets(tmp_path / "damaged.mp4", film("default.mp4"), change))
+    _check_as_decoded_whole(_with_packets(tmp_path / "damaged.mp4", film(name), change))
 
 
 @pytest.mark.parametrize("name", ["no_pyramid.mp4", "mpeg4.avi"])
