@@ -118,7 +118,7 @@ def load_video_dataset(
             problems.raise_if_any()
             return rows
 
-        rows = read() if key is None else cached_listing(key, lambda: read().to_dataset())
+        rows = read() if key is None else cached_listing(key, lambda: read().to_dataset(key), shown(str(here)))
     if key is None and not isinstance(rows, VideoRows):
         return rows
     dataset = rows.to_dataset() if isinstance(rows, VideoRows) else rows

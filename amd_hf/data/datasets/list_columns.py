@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +30,7 @@ from .text_files import MAX_LINE_LENGTH, is_text
 _BLOCK = 8 << 20
 _BOM = b"\xef\xbb\xbf"
 _NEWLINE, _SPACE, _COMMA = b"\n ,"
+_LONGEST_HASHED = 4096
 _MOST_SPACES = 64  # beside each other, that are taken off one by one
 # Python takes these off the ends of a text, and numpy here only spaces; of the first kind some end a line for csv.
 _ODD_BYTES = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
@@ -144,8 +146,12 @@ def _checked(is_so: bool) -> bool:
 
 def _blocks(file: Path) -> Iterator[bytes]:
     """Yield the bytes of a file in blocks of whole lines, each with a newline at its end."""
-    with open(file, "rb") as stream:
-        is_first = True
+    is_first = True
+    bar = datasets.utils.tqdm(
+        desc=f"Reading {file.name}", total=file.stat().st_size, unit="B", unit_scale=True, delay=2, leave=False,
+        disable=None if os.environ.get("RANK", "0") == "0" else True,
+    )  # fmt: skip
+    with bar, open(file, "rb") as stream:
         while block := stream.read(_BLOCK):
             block += stream.readline(4 * MAX_LINE_LENGTH + 1)
             if is_first:
@@ -154,6 +160,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
                 _checked(not stream.read(1))  # else a line without end
                 block += b"\n"
             yield block
+            bar.update(stream.tell() - bar.n)
 
 
 def _decoded(block: bytes) -> str:
@@ -324,7 +331,25 @@ def _placed(paths: pa.Array, top: str) -> tuple[pa.Array, pa.Array]:
 
 
 def _are_unique(texts: pa.ChunkedArray) -> bool:
-    return pc.count_distinct(texts).as_py() == len(texts)
+    """Return whether all texts, none of them empty, differ.
+
+    By hashes of 8 bytes, sums of random numbers: a table of the texts themselves takes 120 bytes each.
+    """
+    if not len(texts) or pc.max(pc.binary_length(texts)).as_py() > _LONGEST_HASHED:
+        return pc.count_distinct(texts).as_py() == len(texts)
+    random = np.random.default_rng(0)
+    of_byte, of_index = (random.integers(1 << 64, size=size, dtype=np.uint64) for size in (256, _LONGEST_HASHED))
+    hashes = []
+    for chunk in texts.chunks:
+        _, offsets, data = chunk.buffers()
+        starts = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        lengths = np.diff(starts)
+        letters = np.frombuffer(data, np.uint8)[starts[0] : starts[-1]]
+        index = np.arange(len(letters), dtype=np.int32) - np.repeat(starts[:-1] - starts[0], lengths)
+        hashes.append(np.add.reduceat(of_byte[letters] * of_index[index], starts[:-1] - starts[0]))
+    found = np.concatenate(hashes)
+    found.sort()
+    return bool((found[1:] != found[:-1]).all()) or pc.count_distinct(texts).as_py() == len(texts)
 
 
 def _numbered(values: Sequence[int | str | None], names: Sequence[str] | None) -> tuple[list[int], Any]:

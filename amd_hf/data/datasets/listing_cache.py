@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import datasets
 import pyarrow as pa
@@ -34,6 +34,8 @@ _SMALLEST_LIST = 4 << 20  # bytes: some 60,000 lines, read in half a second
 _CLOCK_TICK = 2_000_000_000  # nanoseconds in which a list may change and keep its time
 _FOLDER = "amd_hf_listings"
 _NUM_PATHS_TRIED = 10
+_SILENT_SECONDS = 2
+_LARGEST_CACHE = 8 << 30  # bytes: some hundred million rows
 
 
 def listing_key(path: Any, layout: str, options: Mapping[str, Any]) -> str | None:
@@ -73,8 +75,11 @@ def listing_key(path: Any, layout: str, options: Mapping[str, Any]) -> str | Non
     ).hexdigest()
 
 
-def cached_listing(key: str, build: Callable[[], datasets.Dataset]) -> datasets.Dataset:
-    """Return the rows of `key`, mapped from the cache; `build` makes them where they are not there yet."""
+def cached_listing(key: str, build: Callable[[], datasets.Dataset], source: str) -> datasets.Dataset:
+    """Return the rows of `key`, mapped from the cache; `build` makes them where they are not there yet.
+
+    `source` is named to whoever waits for another process that reads it.
+    """
     folder = Path(datasets.config.HF_DATASETS_CACHE, _FOLDER)
     file = folder / f"{key}.arrow"
     if (found := _mapped(file)) is not None:
@@ -82,7 +87,7 @@ def cached_listing(key: str, build: Callable[[], datasets.Dataset]) -> datasets.
     with contextlib.ExitStack() as turn:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            turn.enter_context(_taking_turns(folder / f"{key}.lock"))
+            turn.enter_context(_taking_turns(folder / f"{key}.lock", source))
         except OSError as error:
             _warn_of_cache(folder, error)
             return build()
@@ -94,6 +99,7 @@ def cached_listing(key: str, build: Callable[[], datasets.Dataset]) -> datasets.
         except OSError as error:
             _warn_of_cache(folder, error)
             return rows
+        _remove_old(folder, file)
     found = _mapped(file)
     return rows if found is None else found
 
@@ -105,6 +111,7 @@ def _warn_of_cache(folder: Path, error: OSError) -> None:
 def _mapped(file: Path) -> datasets.Dataset | None:
     """Return the rows of a file of the cache; None where there is none, or none of its first videos is there."""
     try:
+        _hold(file)
         rows = datasets.Dataset.from_file(str(file))
     except (OSError, pa.ArrowInvalid):
         return None
@@ -127,16 +134,67 @@ def _write(rows: datasets.Dataset, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _taking_turns(path: Path) -> Iterator[None]:
+def _taking_turns(path: Path, source: str) -> Iterator[None]:
     """Wait until no other process holds a lock; without one where the disk has no locks."""
     with open(path, "w") as file:
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+            begun, is_said = time.monotonic(), False
+            while not _try_lock(file, is_shared=False):
+                if not is_said and time.monotonic() - begun > _SILENT_SECONDS:
+                    logger.warning("Waiting for another process, which is reading %s.", source)
+                    is_said = True
+                time.sleep(0.05)
         except (ImportError, OSError) as error:
             logger.info("No lock in the cache of lists: %s.", error)
         yield
+
+
+def _try_lock(file: IO[Any], is_shared: bool) -> bool:
+    """Lock an open file if no other process keeps it from that; return whether it is locked.
+
+    Raises:
+        ImportError, OSError: there are no locks here.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+_held: dict[Path, IO[bytes]] = {}
+
+
+def _hold(file: Path) -> None:
+    """Keep an entry from being removed while this process runs: its workers may open it at any time."""
+    with contextlib.suppress(OSError):  # the cache may be another user's
+        os.utime(file)  # the entries that were used longest ago are removed first
+    opened = open(file, "rb")  # noqa: SIM115 - the lock lasts as long as it is open
+    with contextlib.suppress(ImportError, OSError):
+        _try_lock(opened, is_shared=True)
+    if (before := _held.pop(file, None)) is not None:
+        before.close()
+    _held[file] = opened
+
+
+def _remove_old(folder: Path, newest: Path) -> None:
+    """Remove the entries that were used longest ago where all together are too large, but none that is in use."""
+    entries = []
+    for file in folder.glob("*.arrow"):
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            entries.append((status.st_mtime_ns, status.st_size, file))
+    excess = sum(size for _, size, _ in entries) - _LARGEST_CACHE
+    for _, size, file in sorted(entries):
+        if excess <= 0:
+            break
+        if file != newest:
+            with contextlib.suppress(ImportError, OSError), open(file, "rb") as opened:
+                if _try_lock(opened, is_shared=False):
+                    file.unlink()
+                    excess -= size
 
 
 __all__ = ["cached_listing", "listing_key"]

@@ -264,8 +264,11 @@ class VideoRows:
     frame_pattern: str | None = None
     columns: Mapping[str, pa.Array] | None = None
 
-    def to_dataset(self) -> datasets.Dataset:
-        """Make a dataset of `video`, `label` (a `ClassLabel` where it has names), `video_id` and `columns`."""
+    def to_dataset(self, fingerprint: str | None = None) -> datasets.Dataset:
+        """Make a dataset of `video`, `label` (a `ClassLabel` where it has names), `video_id` and `columns`.
+
+        `fingerprint` names its content; without one `datasets` makes a copy of all rows to hash them.
+        """
         video_feature: Any = datasets.Video(decode=False)
         num_rows = len(self.paths)
         fields: dict[str, Any] = {"bytes": pa.nulls(num_rows, pa.binary()), "path": _texts(self.paths)}
@@ -285,7 +288,8 @@ class VideoRows:
         arrays = [videos, labels, _texts(self.video_ids), *columns.values()]
         table = pa.table(arrays, names=list(features))
         table = table.cast(features.arrow_schema)
-        return datasets.Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
+        info = datasets.DatasetInfo(features=features)
+        return datasets.Dataset(datasets.table.InMemoryTable(table), info=info, fingerprint=fingerprint)
 
 
 def _texts(values: Sequence[str] | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

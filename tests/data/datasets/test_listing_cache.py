@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import datasets
 import pytest
 
 from amd_hf.data import loading
+from amd_hf.data.datasets import listing_cache
 from amd_hf.data.loading import load_video_dataset
 
 
@@ -135,3 +137,42 @@ def test_list_whose_videos_have_gone_is_an_error_as_without_a_cache(tmp_path: Pa
         video.unlink()
     with pytest.raises(FileNotFoundError, match="None of the first 10 videos of .* exists"):
         load_video_dataset(path)
+
+
+def test_entries_used_longest_ago_are_removed_but_none_in_use(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = [_write(tmp_path / f"{name}.txt") for name in "abc"]
+    monkeypatch.setattr(listing_cache, "_LARGEST_CACHE", 1)
+    monkeypatch.setattr(listing_cache, "_held", {})
+    held = load_video_dataset(lists[0])
+    (of_first,) = cache.rglob("*.arrow")
+    load_video_dataset(lists[1])
+    of_second = next(file for file in cache.rglob("*.arrow") if file != of_first)
+    listing_cache._held.pop(of_second).close()  # as its process ends
+    load_video_dataset(lists[2])
+    assert of_first.exists()
+    assert not of_second.exists()
+    assert len(list(cache.rglob("*.arrow"))) == 2
+    assert held[3]["label"] == 0
+
+
+def test_who_waits_says_once_for_what(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listing_cache, "_SILENT_SECONDS", 0.1)
+    lock = tmp_path / "a.lock"
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def reader() -> None:
+        with listing_cache._taking_turns(lock, "list.txt"):
+            has_begun.set()
+            may_end.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(reader)
+        assert has_begun.wait(20)
+        threading.Timer(0.5, may_end.set).start()
+        with listing_cache._taking_turns(lock, "list.txt"):
+            assert may_end.is_set()
+    assert caplog.text.count("Waiting for another process, which is reading list.txt") == 1
