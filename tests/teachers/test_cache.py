@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from amd_hf import AMDForPreTraining, AMDModel, AMDTrainer, load_video_dataset
+from amd_hf.pretraining.distillation import MaskGenerator
 from amd_hf.teachers.cache import TeacherCache
 from tests.helpers.models import randomize, tiny_config, tiny_teacher_config
 from tests.helpers.training import logged, pretraining_args
@@ -111,6 +113,18 @@ def test_views_are_shown_again_and_differ_from_one_another(make_trainer: MakeTra
         assert not torch.equal(clips[0][name], clips[1][name])
     new = make_trainer(teacher_cache_views=None).data_collator([{**row, "epoch": 2}])
     assert not torch.equal(new["bool_masked_pos"], clips[2]["bool_masked_pos"])
+
+
+def test_the_same_pixels_under_other_masks_are_another_clip(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(teacher_cache=str(tmp_path / "cache"))
+    collator, rows = trainer.data_collator, [trainer.train_dataset[0]]
+    assert collator(rows)["teacher_keys"] == collator(rows)["teacher_keys"]
+    ratios = {"student_mask_ratio": 0.9, "teacher_mask_ratio": 0.2}  # of 4 patches 3 instead of 2, 0 instead of 1
+    for ratio in ratios:
+        config = tiny_config(image_size=16, **{ratio: ratios[ratio]})
+        other = replace(collator, mask_generator=MaskGenerator(config))(rows)
+        assert torch.equal(other["pixel_values"], collator(rows)["pixel_values"])
+        assert not {*other["teacher_keys"]} & {*collator(rows)["teacher_keys"]}
 
 
 def test_files_cut_short_and_left_behind_are_made_anew(make_trainer: MakeTrainer, tmp_path: Path) -> None:
