@@ -133,7 +133,7 @@ def list_folder(folder: str | os.PathLike[str], media: str = "video") -> Listing
                 metadata.append((*parts, name))
             elif name.lower() not in _JUNK:
                 account.add(SIDE_FILE if suffix in _SIDE_SUFFIXES else OTHER_KIND, shown, suffix or "without suffix")
-        elif not is_utf8("/".join((*parts, name))):
+        elif not is_utf8(name):  # the walk enters no folder of another name
             account.add(BAD_NAME, shown)
         elif entry.is_symlink() and not os.path.exists(entry.path):
             account.add(LOOP, shown)

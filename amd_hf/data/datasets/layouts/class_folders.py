@@ -203,7 +203,8 @@ def _rows(root: Path, listing: Listing, label_names: list[str] | None = None) ->
     top = os.path.abspath(listing.folder)
     inside = os.path.relpath(listing.folder, root).replace(os.sep, "/")
     prefix = "" if inside == "." else f"{inside}/"
-    paths = [os.path.join(top, *parts) for parts in listing.files]
+    above = os.path.join(top, "")
+    paths = [above + os.sep.join(parts) for parts in listing.files]  # half the time of `join`
     return VideoRows(paths, [prefix + "/".join(parts) for parts in listing.files], labels, label_names)
 
 
