@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..remote.files import is_remote
 from .label_names import as_label
+from .listing import listing_bar
+from .problems import printable
 from .rows import VIDEO_SUFFIXES, VideoRows, check_first_files, find_root
 from .text_files import MAX_LINE_LENGTH, is_text
 
@@ -147,10 +148,8 @@ def _checked(is_so: bool) -> bool:
 def _blocks(file: Path) -> Iterator[bytes]:
     """Yield the bytes of a file in blocks of whole lines, each with a newline at its end."""
     is_first = True
-    bar = datasets.utils.tqdm(
-        desc=f"Reading {file.name}", total=file.stat().st_size, unit="B", unit_scale=True, delay=2, leave=False,
-        disable=None if os.environ.get("RANK", "0") == "0" else True,
-    )  # fmt: skip
+    size = file.stat().st_size
+    bar = listing_bar(f"Reading {printable(file.name)}", total=size, unit="B", unit_scale=True)
     with bar, open(file, "rb") as stream:
         while block := stream.read(_BLOCK):
             block += stream.readline(4 * MAX_LINE_LENGTH + 1)

@@ -7,7 +7,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import datasets
 
 from .problems import printable
 from .rows import MEDIA_SUFFIXES, is_video_file
@@ -29,6 +31,7 @@ METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Files beside the videos of a `videofolder`, as `datasets` names them."""
 
 _MAX_EXAMPLES = 3
+_BAR_DELAY = 2.0  # seconds
 _SIDE_SUFFIXES = frozenset(
     ".txt .md .rst .json .jsonl .csv .tsv .xml .yaml .yml .toml .ini .cfg .log .html .pdf .srt .vtt .ass .sub .url "
     ".nfo .md5 .sha1 .sha256 .py .sh".split()
@@ -122,7 +125,7 @@ def list_folder(folder: str | os.PathLike[str], media: str = "video") -> Listing
     files: list[_Parts] = []
     metadata: list[_Parts] = []
     suffixes = frozenset(MEDIA_SUFFIXES[media])
-    for parts, name, entry in _walk(top, account):
+    for parts, name, entry in listing_bar(f"Listing {printable(top)}", _walk(top, account), unit=" files"):
         suffix = os.path.splitext(name)[1].lower()
         shown = "/".join((*parts, name))
         if name.startswith("."):
@@ -143,6 +146,14 @@ def list_folder(folder: str | os.PathLike[str], media: str = "video") -> Listing
             files.append((*parts, name))
     files.sort()
     return Listing(top, files, folder_names(top), sorted(metadata), account)
+
+
+def listing_bar(name: str, *args: Any, **options: Any) -> Any:
+    """Return a progress bar of `tqdm` for what takes more than two seconds, shown by the first process alone."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    # None: not where the output is no terminal.
+    disable = None if is_first else True
+    return datasets.utils.tqdm(*args, desc=name, delay=_BAR_DELAY, leave=False, disable=disable, **options)
 
 
 class _Folder(NamedTuple):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from amd_hf.data.datasets import list_columns
+from amd_hf.data.datasets import list_columns, listing
 from amd_hf.data.datasets.layouts import list_file, table
 from amd_hf.data.datasets.layouts.list_file import read_list_file
 from amd_hf.data.datasets.layouts.table import read_table
@@ -126,3 +128,25 @@ def test_most_lists_take_the_quick_way(folder: Path, monkeypatch: pytest.MonkeyP
     assert rows[1] == {
         "video": {"bytes": None, "path": str(folder / "a b" / "1.mp4")}, "label": 0, "video_id": "id 1"
     }  # fmt: skip
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("rank", "delay", "is_shown"), [("0", 0.0, True), ("1", 0.0, False), ("0", 60.0, False)])
+def test_what_takes_long_shows_a_bar_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, delay: float, is_shown: bool
+) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(listing, "_BAR_DELAY", delay)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    (tmp_path / "left").mkdir()
+    (tmp_path / "left" / "a.mp4").touch()
+    (tmp_path / "list.txt").write_text("left/a.mp4 0\n")
+    read_list_file(tmp_path / "list.txt", Problems())
+    listing.list_folder(tmp_path)
+    assert ("Reading list.txt" in terminal.getvalue()) == is_shown
+    assert (f"Listing {tmp_path}" in terminal.getvalue()) == is_shown
