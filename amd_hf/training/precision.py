@@ -152,7 +152,7 @@ def precision_before(output_dir: str, resume_from_checkpoint: str | bool | None)
 
 @functools.cache
 def cpu_bf16_speedup(size: int = 512) -> float:
-    """Measure how many times faster matrix products are in bf16 than in float32 on this CPU; once, in 0.1 s.
+    """Measure how many times faster matrix products are in bf16 than in float32 on this CPU; once, in 0.2 s.
 
     Some CPUs multiply bf16 five times as fast; others emulate it, many times slower.
 
@@ -162,11 +162,13 @@ def cpu_bf16_speedup(size: int = 512) -> float:
     matrices = [torch.ones(size, size, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     best = [float("inf"), float("inf")]
     start_of_all = time.perf_counter()
-    for _ in range(12):  # take turns and keep the best times: other programs then disturb both alike
+    # The choice must be the same each time a run is started, on a busy machine too: seconds of the processor do not
+    # count what other programs take, and of the times of both, which take turns, the best ones are kept.
+    for _ in range(24):
         for number, matrix in enumerate(matrices):
-            start = time.perf_counter()
+            start = time.process_time()
             matrix @ matrix
-            best[number] = min(best[number], time.perf_counter() - start)
+            best[number] = min(best[number], time.process_time() - start)
         if time.perf_counter() - start_of_all > 0.5:  # emulated bf16 is slow: one round says enough
             break
     return best[0] / best[1]

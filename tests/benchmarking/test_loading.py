@@ -61,7 +61,8 @@ def test_one_long_call_counts_as_long_as_many_short_ones(rows: list[dict[str, An
         _burn(time.process_time() - start)
         return {"unreadable": []}
 
-    assert 0.4 < profile_loading(collate, rows, 1, 0.5).ratio("crop and resize") < 0.6
+    # On a busy machine a second of the clock holds few samples.
+    assert 0.3 < profile_loading(collate, rows, 1, 1.0).ratio("crop and resize") < 0.7
 
 
 def test_unreadable_videos_are_counted_and_no_clips(rows: list[dict[str, Any]], tmp_path: Path) -> None:
