@@ -149,7 +149,7 @@ def all_commands() -> Iterator[Command]:
             page.read_text(),
         ):
             stands_for_any = re.search(r"\.\.\.$|…|(^amd-hf .*|>.*)\b[A-Z][A-Z_]*\b", code) or re.fullmatch(
-                r"amd-hf \w+", code
+                r"amd-hf \w+( \w+)?", code
             )
             if not stands_for_any and "benchmarks/" not in code:
                 yield from _lines(page.name, code if code.startswith(("python", "amd-hf")) else f"python {code}")

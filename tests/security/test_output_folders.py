@@ -40,6 +40,7 @@ from examples.motion_shapes import write_motion_shapes
 from examples.shape_images import write_shape_images
 from tests.helpers.models import tiny_config
 from tests.helpers.training import ROOT, finetuning_args, load_script
+from tests.helpers.writing import PLACES_THAT_WRITE
 
 
 def _contents(folder: Path) -> dict[str, bytes | str]:
@@ -452,82 +453,6 @@ _ALWAYS = {"rmtree", "unlink", "rmdir", "removedirs", "replace", "rename", "rena
            "rotate_checkpoints"}  # fmt: skip
 _OF_MODULES = {("os", "remove"), ("torch", "save"), ("shutil", "copy"), ("np", "save"), ("np", "savez")}
 
-# (file, function): every place that deletes, renames or writes, and what keeps it from others' files.
-_ALLOWED = {
-    ("amd_hf/outputs/folders.py", "replace_file"): "the mechanism itself",
-    ("amd_hf/outputs/folders.py", "write_marker"): "the mechanism itself: no marker but ours is replaced",
-    ("amd_hf/outputs/folders.py", "claim_split"): "the mechanism itself",
-    ("amd_hf/outputs/folders.py", "_remove_files"): "the mechanism itself: only names that were found to be ours",
-    ("amd_hf/outputs/folders.py", "remove_listed"): "the mechanism itself",
-    ("amd_hf/hub/publishing.py", "_copy"): "into a claimed folder, files that did not exist",
-    ("amd_hf/hub/publishing.py", "_set_auto_map"): "into a claimed folder",
-    ("amd_hf/hub/checks.py", "_other_answers"): "a temporary folder",
-    ("amd_hf/options/programs.py", "_tell_torchrun"): "the file that torchrun names for it",
-    ("amd_hf/hub/reader.py", "read"): "a temporary folder of its caller",
-    ("studies/store.py", "_compute_into_files"): "markers of its own, and a folder of its own",
-    ("studies/store.py", "remove_work"): "a stage's folder by its marker",
-    ("studies/store.py", "_compute_with_log"): "appends",
-    ("studies/store.py", "_write"): "results that did not exist",
-    ("studies/report.py", "_write"): "OutputFiles",
-    ("studies/report.py", "_draw_bars"): "OutputFiles of the report",
-    ("studies/report.py", "_draw_curves"): "OutputFiles of the report",
-    ("studies/playback.py", "write_playback_clips"): "claim_split",
-    ("examples/motion_shapes.py", "_write_video"): "claim_split, files that are missing",
-    ("examples/motion_shapes.py", "encode_video"): "into memory",
-    ("examples/motion_people.py", "_write_films"): "OutputFiles",
-    ("examples/motion_people.py", "write_action_list"): "OutputFiles of its caller",
-    ("examples/shape_images.py", "write_shape_images"): "claim_split",
-    ("amd_hf/data/checking.py", "write_clean_list"): "OutputFiles of check_videos.py",
-    ("amd_hf/evaluation/features.py", "_write_json"): "a folder that _prepare_folder has looked through",
-    ("amd_hf/evaluation/features.py", "flush"): "a folder that _prepare_folder has looked through",
-    ("amd_hf/evaluation/features.py", "_write_parquet"): "as above",
-    ("amd_hf/evaluation/report.py", "write_report"): "OutputFiles of evaluate.py",
-    ("amd_hf/evaluation/report.py", "write_class_table"): "OutputFiles of evaluate.py",
-    ("amd_hf/evaluation/report.py", "write_predictions"): "OutputFiles of evaluate.py",
-    ("amd_hf/evaluation/report.py", "draw_confusion_matrix"): "OutputFiles of evaluate.py",
-    ("amd_hf/detection/evaluation.py", "write_csv"): "OutputFiles of evaluate.py",
-    ("amd_hf/detection/evaluation.py", "write_detection_report"): "OutputFiles, or the folder of a run",
-    ("amd_hf/detection/drawing.py", "draw_detections"): "OutputFiles of predict.py",
-    ("amd_hf/pretraining/visualization.py", "draw_reconstructions"): "OutputFiles, or the claimed folder of a demo",
-    ("amd_hf/outputs/figures.py", "plot_losses"): "the folder of a run or a demo",
-    ("amd_hf/pretraining/visualization.py", "draw_similarity"): "OutputFiles, or the folder of a run",
-    ("amd_hf/pretraining/visualization.py", "save_similarity"): "OutputFiles, or the folder of a run",
-    ("tools/library_tests.py", "fetch"): "the download of its own that it makes",
-    ("studies/ablate.py", "_as_arguments"): "the folder of the stage that it starts",
-    ("amd_hf/hub/cards.py", "write_run_card"): "the claimed folder of a run",
-    ("amd_hf/training/checkpoints.py", "mark_checkpoint"): "a checkpoint of the run",
-    ("amd_hf/training/checkpoints.py", "begin_checkpoint"): "a checkpoint of the run, begun by its marker",
-    ("amd_hf/training/data_listing.py", "save_listing"): "a checkpoint of the run",
-    ("amd_hf/training/run_folders.py", "_release"): "the lock's own file, while it is held",
-    ("amd_hf/training/checkpoints.py", "save_position"): "a checkpoint of the run",
-    ("amd_hf/training/precision.py", "save_precision"): "a checkpoint of the run",
-    ("amd_hf/pretraining/trainer.py", "save_extras"): "a checkpoint of the run",
-    ("amd_hf/finetuning/ema.py", "save_weights"): "a checkpoint of the run",
-    ("amd_hf/finetuning/trainer.py", "save_model"): "the claimed folder of a run",
-    ("studies/ablate.py", "train_classifier"): "into a stage's folder",
-    ("amd_hf/cli/check.py", "write_outcome"): "OutputFiles",
-    ("amd_hf/cli/convert.py", "main"): "a target that did not exist",
-    ("amd_hf/export/exporting.py", "export_model"): "OutputFiles; all is written into a temporary folder first",
-    ("amd_hf/export/exporting.py", "_describe"): "a temporary folder",
-    ("amd_hf/export/exporting.py", "_measure"): "a temporary folder",
-    ("amd_hf/cli/convert.py", "write_official"): "a target that did not exist",
-    ("examples/demo.py", "main"): "a claimed folder",
-    ("examples/demo_detection.py", "main"): "a claimed folder",
-    ("amd_hf/cli/evaluate.py", "test_classifier"): "OutputFiles",
-    ("amd_hf/cli/evaluate.py", "report_folds"): "OutputFiles",
-    ("amd_hf/cli/finetune.py", "report_test"): "the claimed folder of a run",
-    ("tools/make_api_reference.py", "main"): "a maintainer's tool: the pages of the repository, which are under git",
-    ("tools/make_model_cards.py", "main"): "a maintainer's tool: the pages of the repository, which are under git",
-    ("amd_hf/cli/predict.py", "detect_actions"): "OutputFiles",
-    ("benchmarks/common.py", "keep"): "maintainers' results in the repository, which are under git",
-    ("benchmarks/data_loading.py", "main"): "maintainers' results in the repository, which are under git",
-    ("benchmarks/finetune_memory.py", "main"): "files of this benchmark's name, where its user says",
-    ("benchmarks/inference.py", "make_models"): "a temporary folder",
-    ("benchmarks/quantisation.py", "make_models"): "a temporary folder",
-    ("benchmarks/quantisation.py", "_megabytes"): "memory",
-    ("benchmarks/videos.py", "_write"): "a temporary folder",
-}
-
 
 def _changes_files(call: ast.Call) -> bool:
     """Whether a call deletes, renames or writes files, as far as names tell."""
@@ -575,12 +500,12 @@ def _places() -> dict[tuple[str, str], list[int]]:
 
 
 def test_files_are_deleted_and_written_in_these_places_only() -> None:
-    strange = {place: lines for place, lines in _places().items() if place not in _ALLOWED}
+    strange = {place: lines for place, lines in _places().items() if place not in PLACES_THAT_WRITE}
     assert not strange, "claim what is written there by amd_hf.outputs.folders, then add the place to the list"
 
 
 def test_list_of_places_names_none_that_is_gone() -> None:
-    assert not _ALLOWED.keys() - _places().keys()
+    assert not PLACES_THAT_WRITE.keys() - _places().keys()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The cache of files at addresses: a folder that the ranks of a run, and several runs, share.
 
-    cache_dir/usage                  bytes in the folder, about; locked while room is made
+    cache_dir/amd_hf_usage           bytes of these files, about; locked while room is made
     cache_dir/ab/ab12.json           size and version of the file at an address; its time is that of the comparison
     cache_dir/ab/ab12-cd34.mp4       the file in one version
     cache_dir/ab/ab12-cd34.lock      locked by those who read that file (shared) or fetch it (exclusive)
@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import posixpath
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ _FRACTION_LEFT = 0.9  # of the bound, after files were taken away: so that it is
 _NUM_RESTARTS = 5  # of a transfer whose file became another one
 _READ_AT_ONCE = 1 << 16  # bytes of a request for headers of archives
 _OWN_SUFFIXES = (".json", ".lock", ".part")
+# Files of the cache by their names: whatever else lies in the folder is somebody's, neither counted nor removed.
+_CACHED_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}(-\d+)?\.[a-z0-9]+")
 
 
 class CachedFile:
@@ -267,7 +270,7 @@ def _make_room(address: str, num_bytes: int, access: RemoteAccess) -> None:
 
 @contextmanager
 def _usage(cache: Path) -> Iterator[Any]:
-    with open(cache / "usage", "a+") as file:
+    with open(cache / "amd_hf_usage", "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file  # closing unlocks
 
@@ -278,7 +281,7 @@ def _scan(cache: Path) -> tuple[int, list[_Stored]]:
     for folder in os.scandir(cache):
         for entry in os.scandir(folder.path) if folder.is_dir() else ():
             suffix = os.path.splitext(entry.name)[1]
-            if suffix in (".json", ".lock"):
+            if suffix in (".json", ".lock") or not _CACHED_NAME.fullmatch(entry.name):
                 continue
             try:
                 status = entry.stat()

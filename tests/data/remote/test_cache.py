@@ -92,6 +92,19 @@ def test_least_recently_used_files_go_and_those_in_use_stay(tmp_path: Path) -> N
             assert not Path(held.path).exists()
 
 
+def test_files_of_others_in_the_folder_stay_and_do_not_count(tmp_path: Path) -> None:
+    theirs = [tmp_path / "holiday" / "a.mp4", tmp_path / "ab" / "clip-1.mp4", tmp_path / "usage"]
+    for file in theirs:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(250_000))
+    with ShakyServer(_BODIES) as server:
+        _use(server, tmp_path, cache_gigabytes=250_000e-9)
+        for name in _BODIES:
+            with open_cached(f"{server.address}/{name}"):
+                pass
+    assert all(file.read_bytes() == bytes(250_000) for file in theirs)
+
+
 def test_what_does_not_fit_is_an_error_that_names_the_option(tmp_path: Path) -> None:
     with ShakyServer(dict(_BODIES)) as server:
         _use(server, tmp_path, cache_gigabytes=50_000 / 1e9)
