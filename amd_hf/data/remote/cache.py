@@ -22,6 +22,7 @@ import posixpath
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,7 +158,8 @@ def _current_identity(address: str, access: RemoteAccess) -> tuple[Identity, Pat
         pass
     identity = read_identity(address, access)
     about.parent.mkdir(parents=True, exist_ok=True)
-    new = about.with_name(f"{about.name}.{os.getpid()}.part")
+    # Threads, processes and machines with one file system compare the same address at the same time.
+    new = about.with_name(f"{about.name}.{uuid.uuid4().hex}.part")
     new.write_text(json.dumps({"address": shown(address), **identity._asdict()}))
     new.replace(about)
     return identity, about
