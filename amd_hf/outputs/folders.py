@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import sys
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,8 +126,8 @@ def refuse_false_marker(path: Path) -> NoReturn:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: under another name first."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a file whole or not at all: under another name first, which no other thread, process or machine takes."""
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     unfinished.write_bytes(content)
     unfinished.replace(path)
 

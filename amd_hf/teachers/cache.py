@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import numpy as np
 import torch
 
 from ..modeling_amd import TokenSplit
+from ..outputs.folders import replace_file
 from .frozen import FrozenTeacher
 
 
@@ -68,7 +67,7 @@ class TeacherCache:
                     f"`teacher_cache` {self.folder} is no cache of a teacher's features, and not empty (it holds "
                     f"{names[0]}): give a new folder."
                 )
-            _write_whole(file, json.dumps(identity, indent=2).encode())
+            replace_file(file, json.dumps(identity, indent=2).encode())
         before = json.loads(file.read_text())
         # The source is for the reader: the same weights may lie elsewhere now.
         changed = [
@@ -141,7 +140,9 @@ class TeacherCache:
             for index, row in enumerate(rows):
                 if row is None:
                     rows[index] = computed[index].numpy()
-                    _write_whole(self._file(names[index]), computed[index].numpy().tobytes())
+                    file = self._file(names[index])
+                    file.parent.mkdir(exist_ok=True)
+                    replace_file(file, computed[index].numpy().tobytes())
         # One transfer for all layers: (B, layers * tokens * D). NumPy, since under autocast to bfloat16 torch refuses
         # to stack float16 on the CPU.
         flat = torch.from_numpy(np.stack([row for row in rows if row is not None])).to(split.visible.device)
@@ -185,11 +186,3 @@ def _read_whole(file: Path, size: int) -> np.ndarray | None:
     except FileNotFoundError:
         return None
     return content if content.nbytes == size else None
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    """Write a file that appears under its name when it is whole, whoever else writes it and whenever this ends."""
-    file.parent.mkdir(exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, file)

@@ -22,13 +22,13 @@ import posixpath
 import re
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ...outputs.folders import replace_file
 from .files import (
     FileChanged,
     Identity,
@@ -158,10 +158,7 @@ def _current_identity(address: str, access: RemoteAccess) -> tuple[Identity, Pat
         pass
     identity = read_identity(address, access)
     about.parent.mkdir(parents=True, exist_ok=True)
-    # Threads, processes and machines with one file system compare the same address at the same time.
-    new = about.with_name(f"{about.name}.{uuid.uuid4().hex}.part")
-    new.write_text(json.dumps({"address": shown(address), **identity._asdict()}))
-    new.replace(about)
+    replace_file(about, json.dumps({"address": shown(address), **identity._asdict()}).encode())
     return identity, about
 
 
